@@ -1,0 +1,287 @@
+"""The SQL catalog: what changes row by row, in tables that SQLite and PostgreSQL both run.
+
+Belongs here: table definitions, the engine, and the states a row can be in. Does not belong here: what moves a row
+(the module named after the thing does that) and anything analysts scan, which is Parquet.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+
+
+class Instant(sa.TypeDecorator[dt.datetime]):
+    """UTC time kept as integer microseconds since 1970, since SQLite forgets time zones."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        """Refuse a time without zone: it would be read back as another moment."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("A time in the catalog needs a time zone; use ahi.clock.now()")
+        return round(value.timestamp() * 1_000_000)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> dt.datetime | None:  # noqa: ARG002
+        """Give the moment back in UTC."""
+        return None if value is None else EPOCH + dt.timedelta(microseconds=value)
+
+
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class ObjectState(StrEnum):
+    """Where an object is. Exactly one holds at any time."""
+
+    HELD = "held"
+    """Lies in an association that is not closed yet."""
+    READY = "ready"
+    """Read and waiting for an import job."""
+    IMPORTING = "importing"
+    """Part of an import job that has not been settled."""
+    IMPORTED = "imported"
+    """In an image set."""
+    FAILED = "failed"
+    """Not in an image set, for the reason given."""
+    SET_ASIDE = "set_aside"
+    """Overwritten or deleted by its sender before it was imported."""
+
+
+IN_FLIGHT = (ObjectState.HELD, ObjectState.READY, ObjectState.IMPORTING)
+
+
+class JobState(StrEnum):
+    """Where a job of the chain is."""
+
+    PLANNED = "planned"
+    CLAIMED = "claimed"
+    """One run has taken it; its client token is stored, the service may or may not know it."""
+    SUBMITTED = "submitted"
+    ENDED = "ended"
+    """Terminal at the service; its results are not in the ledger yet."""
+    SETTLED = "settled"
+
+
+metadata = sa.MetaData()
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("batch_id", sa.String, primary_key=True, comment="Digest of the message ids"),
+    sa.Column("queue", sa.String, nullable=False, comment="uploads, import_events or image_set_events"),
+    sa.Column("day", sa.String, nullable=False, comment="Arrival day, YYYY-MM-DD in UTC: the partition"),
+    sa.Column("object_key", sa.String, nullable=False, comment="Inbox object in the lake bucket"),
+    sa.Column("n_messages", sa.Integer, nullable=False),
+    sa.Column("received_at", Instant, nullable=False),
+    sa.Column("consumed_at", Instant, comment="Set by the commit that made the batch true"),
+    sa.Column("consumed_seq", sa.Integer),
+    sa.Index("ix_batches_pending", "queue", "consumed_at"),
+    sa.Index("ix_batches_day", "day", "queue"),
+)
+
+objects = sa.Table(
+    "objects",
+    metadata,
+    sa.Column("object_id", sa.String, primary_key=True, comment="Digest of bucket, key and version"),
+    sa.Column("bucket", sa.String, nullable=False),
+    sa.Column("key", sa.String, nullable=False),
+    sa.Column("version_id", sa.String, comment="S3 object version; null in an unversioned bucket"),
+    sa.Column("etag", sa.String),
+    sa.Column("size_bytes", sa.BigInteger),
+    sa.Column("sequencer", sa.String, comment="S3 order of events on one key"),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("state_since", Instant, nullable=False),
+    sa.Column("reason_code", sa.String, comment="Why failed or set aside, one of ahi.reasons.Reason"),
+    sa.Column("reason_text", sa.Text),
+    sa.Column("warnings", sa.String, comment="HealthImaging warning codes, comma separated"),
+    sa.Column("StudyInstanceUID", sa.String),
+    sa.Column("SeriesInstanceUID", sa.String),
+    sa.Column("SOPInstanceUID", sa.String),
+    sa.Column("SOPClassUID", sa.String),
+    sa.Column("Modality", sa.String),
+    sa.Column("TransferSyntaxUID", sa.String),
+    sa.Column("association_prefix", sa.String, comment="Closed prefix the object belongs to, if any"),
+    sa.Column("job_key", sa.String, comment="Job that imports or imported it"),
+    sa.Column("input_key", sa.String, comment="Key HealthImaging reads it from"),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("image_set_id", sa.String),
+    sa.Column("image_set_version", sa.Integer),
+    sa.Column("is_primary", sa.Boolean),
+    sa.Column("batch_id", sa.String, comment="Inbox batch that announced it"),
+    sa.Column("day", sa.String, nullable=False),
+    # The clock of each hop, in order. `changed_seq` tells publishing which days to write again.
+    sa.Column("landed_at", Instant, comment="S3's time of the upload"),
+    sa.Column("received_at", Instant, comment="A sensor took the message"),
+    sa.Column("header_at", Instant, comment="Header row committed"),
+    sa.Column("header_published_at", Instant, comment="Header row in the published index"),
+    sa.Column("submitted_at", Instant, comment="Import job started"),
+    sa.Column("job_ended_at", Instant, comment="Import job ended at the service"),
+    sa.Column("settled_at", Instant, comment="Result read from the job's output"),
+    sa.Column("indexed_at", Instant, comment="Rows of its image set committed"),
+    sa.Column("published_at", Instant, comment="Rows of its image set in the published index"),
+    sa.Column("landing_deleted_at", Instant, comment="Sender deleted the landing object"),
+    sa.Column("header_seq", sa.Integer),
+    sa.Column("indexed_seq", sa.Integer),
+    sa.Column("changed_seq", sa.Integer, nullable=False, default=0),
+    sa.Index("ix_objects_state", "state", "job_key"),
+    sa.Index("ix_objects_key", "bucket", "key"),
+    sa.Index("ix_objects_sop", "SOPInstanceUID"),
+    sa.Index("ix_objects_job", "job_key"),
+    sa.Index("ix_objects_image_set", "image_set_id"),
+    sa.Index("ix_objects_changed", "changed_seq", "day"),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("job_key", sa.String, primary_key=True, comment="Digest of what the job imports; also its job name"),
+    sa.Column("service", sa.String, nullable=False, comment="medical-imaging or healthlake"),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("day", sa.String, nullable=False),
+    sa.Column("datastore_id", sa.String, nullable=False),
+    sa.Column("input_uri", sa.String, nullable=False),
+    sa.Column("output_uri", sa.String, nullable=False),
+    sa.Column("in_place", sa.Boolean, nullable=False, comment="A closed prefix, used without a copy"),
+    sa.Column("client_token", sa.String, comment="Stored before the start call, so a repeated start is the same job"),
+    sa.Column("n_objects", sa.Integer, nullable=False),
+    sa.Column("n_bytes", sa.BigInteger, nullable=False),
+    sa.Column("planned_at", Instant, nullable=False),
+    sa.Column("not_before", Instant, comment="Back-pressure: no start before this time"),
+    sa.Column("claimed_at", Instant),
+    sa.Column("claimed_by", sa.String),
+    sa.Column("submitted_at", Instant),
+    sa.Column("job_id", sa.String, comment="Id the service gave"),
+    sa.Column("ended_at", Instant),
+    sa.Column("status", sa.String, comment="Last status the service gave"),
+    sa.Column("message", sa.Text),
+    sa.Column("settled_at", Instant),
+    sa.Column("n_imported", sa.Integer),
+    sa.Column("n_failed", sa.Integer),
+    sa.Column("n_retried", sa.Integer),
+    sa.Column("n_image_sets", sa.Integer),
+    sa.Column("output_folder", sa.String, comment="Folder with the manifest and the ndjson files"),
+    sa.Index("ix_jobs_state", "service", "state", "planned_at"),
+    sa.Index("ix_jobs_job_id", "job_id"),
+)
+
+pacing = sa.Table(
+    "pacing",
+    metadata,
+    sa.Column("bucket", sa.String, primary_key=True, comment="Token bucket shared by every run"),
+    sa.Column("tokens", sa.Float, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+)
+
+documents = sa.Table(
+    "documents",
+    metadata,
+    sa.Column("datastore_id", sa.String, primary_key=True),
+    sa.Column("image_set_id", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("object_key", sa.String, nullable=False, comment="Kept document in the lake bucket, gzip"),
+    sa.Column("sha256", sa.String, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("is_primary", sa.Boolean, nullable=False),
+    sa.Column("created_at", Instant),
+    sa.Column("updated_at", Instant),
+    sa.Column("fetched_at", Instant, nullable=False),
+    sa.Column("day", sa.String, nullable=False),
+    sa.Index("ix_documents_day", "day"),
+)
+
+heads = sa.Table(
+    "heads",
+    metadata,
+    sa.Column("datastore_id", sa.String, primary_key=True),
+    sa.Column("image_set_id", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False, comment="Version the index shows"),
+    sa.Column("batch_id", sa.String, nullable=False, comment="Commit whose rows the index shows"),
+    sa.Column("is_primary", sa.Boolean, nullable=False),
+    sa.Column("StudyInstanceUID", sa.String),
+    sa.Column("SeriesInstanceUID", sa.String),
+    sa.Column("n_instances", sa.Integer, nullable=False),
+    sa.Column("created_at", Instant),
+    sa.Column("updated_at", Instant),
+    sa.Column("indexed_at", Instant, nullable=False),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("deleted_at", Instant),
+    sa.Column("delete_reason", sa.String),
+    sa.Index("ix_heads_series", "SeriesInstanceUID"),
+)
+
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    sa.Column("item_id", sa.String, primary_key=True, comment="Digest of where it came from"),
+    sa.Column("source", sa.String, nullable=False, comment="uploads, import_events, image_set_events or documents"),
+    sa.Column("reason_code", sa.String, nullable=False),
+    sa.Column("reason_text", sa.Text, nullable=False),
+    sa.Column("evidence", sa.String, nullable=False, comment="Lake key and line where the item lies untouched"),
+    sa.Column("batch_id", sa.String),
+    sa.Column("first_seen", Instant, nullable=False),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("event_id", sa.String, primary_key=True),
+    sa.Column("detail_type", sa.String, nullable=False),
+    sa.Column("subject", sa.String, comment="Job id or image set id"),
+    sa.Column("occurred_at", Instant),
+    sa.Column("batch_id", sa.String, nullable=False),
+    sa.Column("outcome", sa.String, nullable=False, comment="used, duplicate, stale, recorded"),
+)
+
+commits = sa.Table(
+    "commits",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("batch_id", sa.String, nullable=False, unique=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("run_id", sa.String),
+    sa.Column("committed_at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("path", sa.String, primary_key=True, comment="Relative to the index folder"),
+    sa.Column("table_name", sa.String, nullable=False),
+    sa.Column("n_rows", sa.BigInteger, nullable=False),
+    sa.Column("n_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String, nullable=False),
+    sa.Column("schema_hash", sa.String, nullable=False),
+    sa.Column("live_seq", sa.Integer, nullable=False),
+    sa.Column("retired_seq", sa.Integer),
+    sa.Column("retired_at", Instant),
+    sa.Index("ix_files_live", "table_name", "retired_seq"),
+)
+
+dead = sa.Table(
+    "dead",
+    metadata,
+    sa.Column("table_name", sa.String, primary_key=True),
+    sa.Column("row_key", sa.String, primary_key=True, comment="image_set_id, or object_id for headers"),
+    sa.Column("batch_id", sa.String, primary_key=True, comment="Commit whose rows under the key no longer count"),
+    sa.Column("seq", sa.Integer, nullable=False),
+)
+
+publications = sa.Table(
+    "publications",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, comment="Newest commit that the publication shows"),
+    sa.Column("published_at", Instant, nullable=False),
+)
+
+state = sa.Table(
+    "state",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True, comment="Cursors and schema version"),
+    sa.Column("value", sa.Text, nullable=False),
+)

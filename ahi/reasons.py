@@ -1,0 +1,57 @@
+"""Why an object or an item did not go through. Belongs here: the closed list of codes, each with what to do.
+
+Does not belong here: deciding which one applies.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Code of a failure or quarantine; `ADVICE` says what a person does about it."""
+
+    NOT_DICOM = "NOT_DICOM"
+    EMPTY = "EMPTY"
+    BROKEN = "BROKEN"
+    NO_IDENTITY = "NO_IDENTITY"
+    NOT_AN_INSTANCE = "NOT_AN_INSTANCE"
+    BROKEN_PIXELS = "BROKEN_PIXELS"
+    OBJECT_GONE = "OBJECT_GONE"
+    ACCESS_DENIED = "ACCESS_DENIED"
+    TOO_LARGE = "TOO_LARGE"
+    SUPERSEDED = "SUPERSEDED"
+    DELETED_BEFORE_IMPORT = "DELETED_BEFORE_IMPORT"
+    IMPORT_REJECTED = "IMPORT_REJECTED"
+    IMPORT_SERVER_ERROR = "IMPORT_SERVER_ERROR"
+    JOB_FAILED = "JOB_FAILED"
+    NOT_REPORTED = "NOT_REPORTED"
+    MESSAGE_NOT_JSON = "MESSAGE_NOT_JSON"
+    MESSAGE_NOT_UNDERSTOOD = "MESSAGE_NOT_UNDERSTOOD"
+    MANIFEST_NOT_UNDERSTOOD = "MANIFEST_NOT_UNDERSTOOD"
+    UNKNOWN_BUCKET = "UNKNOWN_BUCKET"
+    DOCUMENT_NOT_UNDERSTOOD = "DOCUMENT_NOT_UNDERSTOOD"
+
+
+ADVICE: dict[Reason, str] = {
+    Reason.NOT_DICOM: "The object is not DICOM. Nothing to do, unless the sender meant it to be.",
+    Reason.EMPTY: "The object has no bytes. Ask the sender to send it again.",
+    Reason.BROKEN: "The header ends early or cannot be read. Ask the sender to send it again.",
+    Reason.NO_IDENTITY: "A Study, Series or SOP Instance UID or the SOP Class is missing or invalid. Correct and resend.",
+    Reason.NOT_AN_INSTANCE: "A directory (DICOMDIR), not an image or report. Nothing to do.",
+    Reason.BROKEN_PIXELS: "The header is complete but the pixel data ends early. Ask the sender to send it again.",
+    Reason.OBJECT_GONE: "The object was gone when it was read. Send it again.",
+    Reason.ACCESS_DENIED: "The pipeline may not read the object. Check the bucket and key policy, then send it again.",
+    Reason.TOO_LARGE: "Larger than HealthImaging takes in one job. Split it or ask for a higher quota.",
+    Reason.SUPERSEDED: "Its sender overwrote it before it was imported. The newer version has its own line.",
+    Reason.DELETED_BEFORE_IMPORT: "Its sender deleted it before it was imported.",
+    Reason.IMPORT_REJECTED: "HealthImaging refused the file; its own words are in the reason text. Correct and resend.",
+    Reason.IMPORT_SERVER_ERROR: "HealthImaging failed on it in every attempt. Send it again later or open a case.",
+    Reason.JOB_FAILED: "The import jobs that held it failed in every attempt. See `import_jobs` for their messages.",
+    Reason.NOT_REPORTED: "No job's results mention it after every attempt. Send it again.",
+    Reason.MESSAGE_NOT_JSON: "A message on the queue is not JSON. Its bytes are kept; find who sends to the queue.",
+    Reason.MESSAGE_NOT_UNDERSTOOD: "A message is JSON of no known form. Its bytes are kept; find who sends to the queue.",
+    Reason.MANIFEST_NOT_UNDERSTOOD: "An association manifest lacks what it needs. Correct it and send it again.",
+    Reason.UNKNOWN_BUCKET: "The event is of another bucket than the landing bucket. Check the notification settings.",
+    Reason.DOCUMENT_NOT_UNDERSTOOD: "HealthImaging's document has an unknown form. It is kept; re-index after an update.",
+}

@@ -1,0 +1,86 @@
+"""Everything the pipeline is told from outside, in one class.
+
+Belongs here: each setting with its unit, default and reason. Does not belong here: reading a setting anywhere else,
+and anything AWS's own SDK reads (`AWS_ENDPOINT_URL`, region, credentials): those stay with boto3.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from dotenv import load_dotenv
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of one deployment, from environment variables with the prefix `AHI_`."""
+
+    model_config = SettingsConfigDict(env_prefix="AHI_", frozen=True, extra="ignore")
+
+    home: Path = Field(Path(".ahi"), description="State of this deployment on local disk.")
+
+    # Names of what infra/template.yaml made; `python -m local_aws` prints them, and so do the outputs of the stack.
+    landing_bucket: str = Field("", description="Bucket that receives DICOM.")
+    lake_bucket: str = Field("", description="Bucket for inbox batches, job outputs and kept documents.")
+    staging_bucket: str = Field("", description="Bucket with one prefix for each import job.")
+    upload_queue_url: str = Field("", description="Queue of S3 events and association manifests.")
+    import_queue_url: str = Field("", description="Queue of HealthImaging import job events.")
+    image_set_queue_url: str = Field("", description="Queue of HealthImaging image set events.")
+    datastore_id: str = Field("", description="HealthImaging data store, 32 characters.")
+    import_role_arn: str = Field("", description="Role that HealthImaging assumes to read and write S3.")
+
+    catalog_url: str = Field("", description="SQLAlchemy URL of the catalog; empty: SQLite under `home`.")
+
+    # HealthImaging quotas ("Endpoints and quotas", "Throttling limits" of the developer guide), below or at the default.
+    max_files_per_job: int = Field(5_000, ge=1, le=5_000, description="Objects in one import job.")
+    max_bytes_per_job: int = Field(10 * 10**9, ge=1, description="Bytes in one import job.")
+    max_jobs_in_flight: int = Field(100, ge=1, description="Import jobs that run at a time in one data store.")
+    job_starts_per_second: float = Field(1.0, gt=0, description="Sustained rate of StartDICOMImportJob.")
+    metadata_reads_per_second: float = Field(50.0, gt=0, description="Sustained rate of GetImageSetMetadata.")
+
+    # A tick of at most 10 s survives every proxy and reload that Dagster's code server meets.
+    listen_seconds: float = Field(8.0, ge=0, le=10, description="How long a sensor tick waits for a first message.")
+    drain_seconds: float = Field(5.0, gt=0, le=10, description="How long a tick goes on receiving after the first.")
+    drain_messages: int = Field(1_000, ge=1, description="Messages in one inbox batch, at most.")
+    linger_seconds: float = Field(0.25, ge=0, description="Quiet time after which a tick stops receiving.")
+
+    header_threads: int = Field(16, ge=1, description="Header reads under way at a time in one run.")
+    copy_threads: int = Field(16, ge=1, description="Server-side copies under way at a time in one run.")
+    document_threads: int = Field(8, ge=1, description="Metadata reads under way at a time in one run.")
+
+    max_attempts: int = Field(3, ge=1, description="Import attempts for one object before it is set down as failed.")
+    claim_seconds: float = Field(120.0, gt=0, description="A claimed job silent for so long is taken over.")
+    hold_seconds: float = Field(900.0, gt=0, description="How long an object of an association awaits its manifest.")
+    manifest_seconds: float = Field(86_400.0, gt=0, description="How long an ended job may owe its manifest.")
+    association_prefix: str = Field("associations/", description="Landing keys under it await an association manifest.")
+
+    sweep_overlap_seconds: float = Field(300.0, ge=0, description="How far a sweep looks back behind its cursor.")
+    sweep_grace_seconds: float = Field(60.0, ge=0, description="An object younger than this is left to its event.")
+    listing_interval_seconds: float = Field(900.0, ge=0, description="Time between two listings of the landing bucket.")
+
+    compact_files: int = Field(64, ge=2, description="Small files of a table that trigger compaction.")
+    small_file_bytes: int = Field(16 * 2**20, ge=1, description="A file below this size is small.")
+    grace_seconds: float = Field(3_600.0, ge=0, description="How long a retired file is kept for readers of old lists.")
+    patient_key_secret: str = Field("", description="Secret of the keyed hash behind patient_key; empty: made at first use under `home`.")
+
+    @property
+    def index_dir(self) -> Path:
+        """Folder of the index: `data/`, `index.duckdb` and, by default, the catalog."""
+        return self.home.resolve() / "index"
+
+    @property
+    def catalog(self) -> str:
+        """SQLAlchemy URL of the catalog."""
+        return self.catalog_url or f"sqlite:///{self.index_dir / 'catalog.sqlite'}"
+
+
+@cache
+def load_settings() -> Settings:
+    """Settings of this process. Variables already set win over the stack's own file.
+
+    Only a stack started on this machine writes `stack.env`; on AWS there is none and this reads the environment alone.
+    """
+    load_dotenv(Settings().home / "stack.env", override=False)
+    return Settings()
