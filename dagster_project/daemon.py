@@ -1,0 +1,27 @@
+"""`python -m dagster_project.daemon run ...`: Dagster's daemon, with the fork server for runs started first.
+
+Dagster makes its launcher when the first run is due, and that run would then wait for all the imports. Belongs here:
+that one head start. Everything else is Dagster's own `dagster-daemon`, which works as well.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Start the fork server if `dagster.yaml` asks for warm runs, then be the daemon."""
+    from dagster import DagsterInstance  # noqa: PLC0415
+    from dagster._daemon.cli import main as dagster_daemon  # noqa: PLC0415
+
+    from dagster_project.launcher import WarmRunLauncher, start_fork_server  # noqa: PLC0415
+
+    with DagsterInstance.get() as instance:
+        if isinstance(instance.run_launcher, WarmRunLauncher):
+            start_fork_server(instance.run_launcher.preload)
+    sys.argv[0] = "dagster-daemon"
+    dagster_daemon()
+
+
+if __name__ == "__main__":
+    main()
