@@ -1,7 +1,7 @@
 """The SQL catalog: what changes row by row, in tables that SQLite and PostgreSQL both run.
 
-Belongs here: table definitions, the engine, and the states a row can be in. Does not belong here: what moves a row
-(the module named after the thing does that) and anything analysts scan, which is Parquet.
+Belongs here: table definitions and the states a row can be in. Does not belong here: connections (`engine`), what
+moves a row (the module named after the thing does that) and anything analysts scan, which is Parquet.
 """
 
 from __future__ import annotations
@@ -191,7 +191,21 @@ documents = sa.Table(
     sa.Column("updated_at", Instant),
     sa.Column("fetched_at", Instant, nullable=False),
     sa.Column("day", sa.String, nullable=False),
+    sa.Column("seq", sa.Integer, comment="Commit that changed the row; set by the commit itself where it is null"),
     sa.Index("ix_documents_day", "day"),
+    sa.Index("ix_documents_seq", "seq"),
+)
+
+sightings = sa.Table(
+    "sightings",
+    metadata,
+    sa.Column("datastore_id", sa.String, primary_key=True),
+    sa.Column("image_set_id", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False, comment="Highest version that HealthImaging showed us"),
+    sa.Column("gone", sa.Boolean, nullable=False, comment="HealthImaging says it is deleted"),
+    sa.Column("seen_at", Instant, nullable=False),
+    sa.Column("pending", sa.Boolean, nullable=False, comment="The index does not show this yet"),
+    sa.Index("ix_sightings_pending", "pending"),
 )
 
 heads = sa.Table(
@@ -199,7 +213,7 @@ heads = sa.Table(
     metadata,
     sa.Column("datastore_id", sa.String, primary_key=True),
     sa.Column("image_set_id", sa.String, primary_key=True),
-    sa.Column("version", sa.Integer, nullable=False, comment="Version the index shows"),
+    sa.Column("version", sa.Integer, nullable=False, comment="Newest version read; 0: none was"),
     sa.Column("batch_id", sa.String, nullable=False, comment="Commit whose rows the index shows"),
     sa.Column("is_primary", sa.Boolean, nullable=False),
     sa.Column("StudyInstanceUID", sa.String),
@@ -211,7 +225,9 @@ heads = sa.Table(
     sa.Column("seq", sa.Integer, nullable=False),
     sa.Column("deleted_at", Instant),
     sa.Column("delete_reason", sa.String),
+    sa.Column("deleted_version", sa.Integer, comment="Last version that the deletion covers; null: every version"),
     sa.Index("ix_heads_series", "SeriesInstanceUID"),
+    sa.Index("ix_heads_seq", "seq"),
 )
 
 quarantine = sa.Table(
@@ -235,6 +251,8 @@ events = sa.Table(
     sa.Column("occurred_at", Instant),
     sa.Column("batch_id", sa.String, nullable=False),
     sa.Column("outcome", sa.String, nullable=False, comment="used, duplicate, stale, recorded"),
+    sa.Column("seq", sa.Integer, comment="Commit that changed the row; set by the commit itself where it is null"),
+    sa.Index("ix_events_seq", "seq"),
 )
 
 commits = sa.Table(
@@ -257,7 +275,9 @@ files = sa.Table(
     sa.Column("n_bytes", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.String, nullable=False),
     sa.Column("schema_hash", sa.String, nullable=False),
-    sa.Column("live_seq", sa.Integer, nullable=False),
+    sa.Column("first_seq", sa.Integer, nullable=False, comment="Oldest commit whose rows the file may hold"),
+    sa.Column("last_seq", sa.Integer, nullable=False, comment="Newest commit whose rows the file may hold"),
+    sa.Column("live_seq", sa.Integer, nullable=False, comment="Commit that made the file part of the table"),
     sa.Column("retired_seq", sa.Integer),
     sa.Column("retired_at", Instant),
     sa.Index("ix_files_live", "table_name", "retired_seq"),
@@ -269,7 +289,11 @@ dead = sa.Table(
     sa.Column("table_name", sa.String, primary_key=True),
     sa.Column("row_key", sa.String, primary_key=True, comment="image_set_id, or object_id for headers"),
     sa.Column("batch_id", sa.String, primary_key=True, comment="Commit whose rows under the key no longer count"),
-    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("seq", sa.Integer, nullable=False, comment="Commit that buried the rows"),
+    sa.Column("rows_seq", sa.Integer, nullable=False, comment="Commit that wrote the rows"),
+    sa.Column("purged_seq", sa.Integer, comment="Compaction after which no live file holds the rows"),
+    sa.Column("purged_at", Instant),
+    sa.Index("ix_dead_live", "table_name", "purged_seq"),
 )
 
 publications = sa.Table(

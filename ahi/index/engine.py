@@ -1,0 +1,116 @@
+"""Connections to the catalog. Belongs here: the engine, the one way to write, and making the tables.
+
+Does not belong here: tables (`catalog`) and what is written (`commit`).
+
+SQLite and PostgreSQL are the same code by URL. Every write transaction takes one lock before it reads anything
+(SQLite: BEGIN IMMEDIATE; PostgreSQL: an advisory lock), so the order of commit numbers is the order of commits, and
+what a transaction read cannot have changed when it writes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from ahi.index import catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+BUSY_SECONDS = 30
+WRITE = "ahi_write"
+# Any number, the same in every process: the lock that serialises writers on PostgreSQL ("ahi" in ASCII).
+ADVISORY_LOCK = 0x616869
+
+
+def open_engine(url: str) -> sa.Engine:
+    """Engine of a catalog. It opens no connection now, and keeps none: a fork of the process can use it.
+
+    Args:
+        url: SQLAlchemy URL, `sqlite:///...` or `postgresql+driver://...`.
+    """
+    engine = sa.create_engine(url, poolclass=NullPool)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # The driver's own transaction handling begins late and never IMMEDIATE; None turns it off, `_begin_sqlite` begins.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get(WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def write_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A write transaction, alone in its catalog until it ends: keep it short, call no service inside.
+
+    Commits at the end of the block; any exception rolls back and goes on.
+    """
+    with engine.connect().execution_options(**{WRITE: True}) as connection, connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+        yield connection
+
+
+@contextmanager
+def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A read transaction in which every statement sees the same commit. It never blocks a writer."""
+    with engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
+
+
+def create_tables(engine: sa.Engine, folder: Path) -> None:
+    """Make the catalog's tables if they are missing. Safe when several processes do it at once.
+
+    Args:
+        engine: The catalog.
+        folder: An existing folder of the index, for the lock.
+    """
+    with locked(folder / ".create.lock"):
+        if engine.dialect.name == "sqlite":
+            raw = engine.raw_connection()
+            try:
+                # Readers then go on beside a writer. The setting stays with the file; changing it needs to be alone.
+                raw.cursor().execute("PRAGMA journal_mode = WAL")
+            finally:
+                raw.close()
+        with write_transaction(engine) as connection:
+            catalog.metadata.create_all(connection)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file of the index. The system frees it when its process ends, killed or not."""
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def insert_missing(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
+    """Insert rows whose primary key is not there yet; leave the others as they are."""
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as pg_insert  # noqa: PLC0415
+
+        connection.execute(pg_insert(table).on_conflict_do_nothing(), list(rows))
+    else:
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert  # noqa: PLC0415
+
+        connection.execute(sqlite_insert(table).on_conflict_do_nothing(), list(rows))

@@ -1,0 +1,161 @@
+"""Parquet files of the index. Belongs here: rows to one immutable, synced file.
+
+Does not belong here: making a file part of a table (`commit`), columns (`registry`), casts of values (`values`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ahi.clock import day_of, now
+from ahi.index.registry import arrow_schema, arrow_type
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from ahi.index.columns import Column, Table
+
+# Readers skip whole groups by their statistics; 20-120 thousand rows were best (index schema, rule 8).
+ROW_GROUP_ROWS = 100_000
+# Level 1 costs half of level 3's CPU and few bytes more (storage reference, 2.1).
+ZSTD_LEVEL = 1
+
+
+class IndexWriteError(ValueError):
+    """Rows do not fit their table. The text names table and column, never a value."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A synced Parquet file that no table holds yet.
+
+    Attributes:
+        path: Relative to the folder of the index.
+        table_name: Table it was written for.
+        n_rows: Rows in it.
+        n_bytes: Its size.
+        sha256: Digest of its bytes.
+        schema_hash: Digest of its column names and types.
+        batch_id: Batch that every row of it names.
+    """
+
+    path: str
+    table_name: str
+    n_rows: int
+    n_bytes: int
+    sha256: str
+    schema_hash: str
+    batch_id: str = ""
+
+
+def schema_hash(columns: Sequence[tuple[str, str]]) -> str:
+    """Digest of column names and DuckDB types. Files with equal digests can be read as one without `union_by_name`."""
+    return hashlib.sha256("\n".join(f"{name} {kind}" for name, kind in columns).encode()).hexdigest()[:16]
+
+
+def table_hash(table: Table) -> str:
+    """Digest of a table's columns as the registry has them now."""
+    return schema_hash([(column.name, column.duckdb_type) for column in table.columns])
+
+
+def write_rows(root: Path, table: Table, rows: Sequence[Mapping[str, object]], *, batch_id: str) -> DataFile | None:
+    """Write rows as one immutable Parquet file, sorted and synced to disk.
+
+    Args:
+        root: Folder of the index.
+        table: Table of the registry.
+        rows: Values by column name. A missing column is null; `batch_id` and, if missing, `indexed_at` are filled in.
+        batch_id: Batch whose commit will make the file part of the table.
+
+    Returns:
+        The file, or None if there are no rows.
+
+    Raises:
+        IndexWriteError: A column is not in the registry, or a value is not of its column's type.
+    """
+    if not rows:
+        return None
+    known = {column.name for column in table.columns}
+    if unknown := sorted(set().union(*rows) - known):
+        raise IndexWriteError(f"Table {table.name} has no column {', '.join(unknown)}: add it to the registry.")
+    import pyarrow as pa  # noqa: PLC0415
+
+    stamp = now()
+    filled = {"batch_id": lambda _: batch_id, "indexed_at": lambda row: row.get("indexed_at") or stamp}
+    arrays = []
+    for column in table.columns:
+        value_of = filled.get(column.name)
+        values = [value_of(row) for row in rows] if value_of else [row.get(column.name) for row in rows]
+        arrays.append(_array(table, column, values))
+    data = pa.Table.from_arrays(arrays, schema=arrow_schema(table))
+    data = data.sort_by([(name, "ascending") for name in table.sort_by])
+    return write_table(root, f"{table.name}/{day_of(stamp)}", data, table=table.name, columns=_columns(table), batch_id=batch_id)
+
+
+def _columns(table: Table) -> list[tuple[str, str]]:
+    return [(column.name, column.duckdb_type) for column in table.columns]
+
+
+def _array(table: Table, column: Column, values: list[object]) -> pa.Array:
+    import pyarrow as pa  # noqa: PLC0415
+
+    try:
+        return pa.array(values, type=arrow_type(column.duckdb_type))
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        # Arrow's text quotes the value, which may be a patient's.
+        text = f"A value of {table.name}.{column.name} is not a {column.duckdb_type}: cast it with ahi.index.values."
+        raise IndexWriteError(text) from None
+
+
+def write_table(
+    root: Path, folder: str, data: pa.Table, *, table: str, columns: Sequence[tuple[str, str]], batch_id: str = ""
+) -> DataFile:
+    """Write an Arrow table as it is to a new file under `data/<folder>/`, and sync file and folders."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(data, sink, compression="zstd", compression_level=ZSTD_LEVEL, row_group_size=ROW_GROUP_ROWS)
+    content = sink.getvalue()
+    path = new_path(root, folder)
+    with (root / path).open("xb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    sync_folder((root / path).parent)
+    return DataFile(
+        path=path,
+        table_name=table,
+        n_rows=data.num_rows,
+        n_bytes=content.size,
+        sha256=hashlib.sha256(content).hexdigest(),
+        schema_hash=schema_hash(columns),
+        batch_id=batch_id,
+    )
+
+
+def new_path(root: Path, folder: str) -> str:
+    """A path that no file has, relative to the root; its folder is there and synced. The name says nothing."""
+    relative = f"data/{folder}"
+    target = root / relative
+    missing = [part for part in (target, *target.parents) if not part.exists()]
+    target.mkdir(parents=True, exist_ok=True)
+    for part in missing:
+        sync_folder(part.parent)
+    return f"{relative}/{uuid.uuid4().hex}.parquet"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
