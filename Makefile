@@ -1,0 +1,55 @@
+# A newcomer needs `make demo` and `make test`; `make` alone lists the rest.
+.DEFAULT_GOAL := help
+.ONESHELL:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3.11
+UV := 0.11.32
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test up down lint drill bench lock
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(READY) ## See real DICOM files arrive, go through HealthImaging and come out as rows; leaves nothing running
+	@$(BIN)/python -m dagster_project.demo
+
+test: lint ## All checks and tests
+	$(BIN)/pytest -q -n auto --dist loadgroup -m "not drill"
+
+up: $(READY) ## Start everything in the background, Dagster UI on 127.0.0.1:3000 (AHI_HOME, AHI_UI_PORT, AHI_AWS_PORT)
+	@$(BIN)/python -m dagster_project.stack up
+
+down: $(READY) ## Stop what `make up` started, and nothing else
+	@$(BIN)/python -m dagster_project.stack down
+
+lint: $(READY) ## Lint, format, types, import direction, definitions
+	@$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy & types=$$!
+	$(BIN)/lint-imports
+	# An instance of its own: the check must neither find nor leave one.
+	home=$$(mktemp -d)
+	DAGSTER_HOME=$$home $(BIN)/dagster definitions validate -w workspace.yaml --log-level warning
+	rm -r $$home
+	wait $$types
+
+drill: $(READY) ## Minutes-long trouble: processes killed at the worst moments
+	$(BIN)/pytest -q -m drill
+
+bench: $(READY) ## What a run costs, and how fresh the index is
+	for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+
+lock: $(READY) ## Resolve the dependencies of pyproject.toml anew into requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group local --group dev --generate-hashes --no-emit-index-url -q \
+		--python-version 3.11 -o requirements.lock
+
+# Redone when what is locked changes.
+$(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps -e . uv==$(UV)
+	touch $@
