@@ -106,7 +106,9 @@ class Commit:
             elif _wins(head, old, replace=replace):
                 winners.append(head)
                 buried.append((head.image_set_id, old.batch_id))
-                updates.append(self._head_row(head) | {"deleted_at": None, "delete_reason": None, "deleted_version": None})
+                updates.append(
+                    self._head_row(head) | {"deleted_at": None, "delete_reason": None, "deleted_version": None}
+                )
             else:
                 buried.append((head.image_set_id, self.batch_id))
                 if old.deleted_at is not None and head.version > old.version:
@@ -120,9 +122,7 @@ class Commit:
         self._bury(self.image_set_tables, buried)
         return winners
 
-    def bury(
-        self, datastore_id: str, image_set_id: str, *, version: int | None, reason: str, at: dt.datetime
-    ) -> None:
+    def bury(self, datastore_id: str, image_set_id: str, *, version: int | None, reason: str, at: dt.datetime) -> None:
         """Delete an image set from the index. Rows that come late stay out too.
 
         Args:
@@ -134,7 +134,9 @@ class Commit:
         """
         old = self._heads([(datastore_id, image_set_id)]).get((datastore_id, image_set_id))
         if old is None:
-            nothing = Head(datastore_id, image_set_id, 0, is_primary=False, study_uid=None, series_uid=None, n_instances=0)
+            nothing = Head(
+                datastore_id, image_set_id, 0, is_primary=False, study_uid=None, series_uid=None, n_instances=0
+            )
             deletion = {"deleted_at": at, "delete_reason": reason, "deleted_version": version}
             self._insert(c.heads, [self._head_row(nothing) | deletion])
             return

@@ -96,7 +96,9 @@ def write_rows(root: Path, table: Table, rows: Sequence[Mapping[str, object]], *
         arrays.append(_array(table, column, values))
     data = pa.Table.from_arrays(arrays, schema=arrow_schema(table))
     data = data.sort_by([(name, "ascending") for name in table.sort_by])
-    return write_table(root, f"{table.name}/{day_of(stamp)}", data, table=table.name, columns=_columns(table), batch_id=batch_id)
+    return write_table(
+        root, f"{table.name}/{day_of(stamp)}", data, table=table.name, columns=_columns(table), batch_id=batch_id
+    )
 
 
 def _columns(table: Table) -> list[tuple[str, str]]:

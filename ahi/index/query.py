@@ -1,0 +1,106 @@
+"""Questions to the published index. Belongs here: opening it so that a query can only read, and clear errors.
+
+Does not belong here: printing (the command line) and the views themselves (`views`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import duckdb
+
+
+class IndexQueryError(Exception):
+    """The query cannot be answered. The text is one paragraph for the person who asked."""
+
+
+class IndexNotPublishedError(IndexQueryError):
+    """There is no published index yet."""
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """An answer: names and DuckDB types of the columns, and the rows."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: list[tuple[object, ...]]
+
+    def dicts(self) -> list[dict[str, object]]:
+        """The rows by column name."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def open_index(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open the published index read-only. It shows one publication for good: open again to see a newer one.
+
+    The connection reads the index and its Parquet files, and no other file of the machine.
+
+    Raises:
+        IndexNotPublishedError: Nothing has been published there.
+    """
+    import duckdb  # noqa: PLC0415
+
+    if not path.exists():
+        raise IndexNotPublishedError(
+            f"There is no published index at {path}. Start the pipeline (make up) and send data."
+        )
+    connection = duckdb.connect(str(path), read_only=True)
+    folder = str(path.parent / "data").replace("'", "''")
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(f"SET allowed_directories = ['{folder}/']")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def query(path: Path, sql: str, parameters: Sequence[object] = ()) -> QueryResult:
+    """Answer one SELECT (or DESCRIBE, SHOW, SUMMARIZE, EXPLAIN, PIVOT) from the published index.
+
+    Args:
+        path: The published `index.duckdb`.
+        sql: One statement.
+        parameters: Values for its `?`.
+
+    Raises:
+        IndexNotPublishedError: Nothing has been published.
+        IndexQueryError: The statement is broken, would change something, or is not one statement.
+    """
+    import duckdb  # noqa: PLC0415
+
+    with open_index(path) as connection:
+        try:
+            statements = connection.extract_statements(sql)
+            # PIVOT becomes several statements, of which DuckDB makes one when it runs the text.
+            allowed = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
+            if len(statements) != 1:
+                raise IndexQueryError(f"One statement at a time, please: this text has {len(statements)}.")
+            if statements[0].type not in allowed:
+                kind = statements[0].type.name
+                raise IndexQueryError(f"The index is read-only: {kind} is not possible, SELECT, DESCRIBE and SHOW are.")
+            cursor = connection.execute(sql, list(parameters) or None)
+            description = cursor.description or []
+            return QueryResult(
+                columns=tuple(str(column[0]) for column in description),
+                types=tuple(str(column[1]) for column in description),
+                rows=cursor.fetchall(),
+            )
+        except duckdb.IOException as error:
+            text = "A file of the index is gone, so this publication is too old: ask again."
+            raise IndexQueryError(f"{text} ({_first(error)})") from None
+        except duckdb.CatalogException as error:
+            names = ", ".join(str(row[0]) for row in connection.execute("SHOW TABLES").fetchall())
+            raise IndexQueryError(f"{_first(error)} The index has: {names}.") from None
+        except duckdb.Error as error:
+            raise IndexQueryError(f"The query cannot be run. {_first(error)}") from None
+
+
+def _first(error: Exception) -> str:
+    """DuckDB's own words without the picture of the statement below them."""
+    text = str(error).split("\nLINE ")[0]
+    return " ".join(text.split())
