@@ -1,0 +1,309 @@
+"""Typed values of DICOM attributes. Belongs here: text, numbers and items into the Python values of a column.
+
+Does not belong here: reading bytes and character sets (`ahi.dicom`), the shape of documents (`ahi.documents`).
+Takes what both sources give: text of a header, several values joined by a backslash; and values of a HealthImaging
+document, padded strings, numbers, nulls, scalars or lists. A value that does not fit is None and a `CastFailure`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+from ahi.index.columns import SHAPES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ahi.index.columns import Column, Shape
+
+Item = dict[str, object]
+"""Attributes of a sequence item by keyword; values as a HealthImaging document has them."""
+
+_RAW_LIMIT = 256
+_PADDING = "\0 "
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_DATE = re.compile(r"(\d{4})([.\-/]?)(\d{2})\2(\d{2})", re.ASCII)
+_TIME = re.compile(r"(\d{2})(?:(:?)(\d{2})(?:\2(\d{2})(?:\.(\d{1,6})\d*)?)?)?", re.ASCII)
+_OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})", re.ASCII)
+_DATETIME = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{2})?(\d{2})?(\d{2})?(?:\.(\d{1,6})\d*)?([+-]\d{4})?", re.ASCII)
+_AGE = re.compile(r"(\d{1,3})([DWMY])", re.ASCII)
+_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+_RANGES = {
+    "IS": (-(2**31), 2**31 - 1),
+    "SL": (-(2**31), 2**31 - 1),
+    "US": (0, 2**16 - 1),
+    "UL": (0, 2**32 - 1),
+    "SS": (-(2**15), 2**15 - 1),
+    "US or SS": (-(2**15), 2**16 - 1),
+}
+# Free text in which a backslash is a character like any other (PS3.5 table 6.2-1).
+_UNSPLIT = frozenset({"ST", "LT", "UT", "UR"})
+
+
+@dataclass(frozen=True)
+class CastFailure:
+    """A value that did not fit its column: keyword, VR, the value as sent (cut to 256 characters), and why."""
+
+    keyword: str
+    vr: str
+    raw: str
+    reason: str
+
+    def as_row(self) -> dict[str, str]:
+        """The failure as an entry of the column `cast_failures`."""
+        return {"keyword": self.keyword, "vr": self.vr, "raw": self.raw, "reason": self.reason}
+
+
+class CastError(ValueError):
+    """A value does not fit; the text says why and never holds the value."""
+
+
+def _date(text: str) -> dt.date:
+    match = _DATE.fullmatch(text)
+    if match is None:
+        raise CastError("not a date")
+    year, _, month, day = match.groups()
+    try:
+        return dt.date(int(year), int(month), int(day))
+    except ValueError:
+        raise CastError("no such day") from None
+
+
+def _time(text: str) -> dt.time:
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise CastError("not a time")
+    hour, _, minute, second, fraction = match.groups()
+    try:
+        # A leap second has no place in a TIME; it counts as the second before.
+        return dt.time(
+            int(hour), int(minute or 0), min(int(second or 0), 59 if second == "60" else 99), _micros(fraction)
+        )
+    except ValueError:
+        raise CastError("no such time") from None
+
+
+def _micros(fraction: str | None) -> int:
+    return int(fraction.ljust(6, "0")) if fraction else 0
+
+
+def parse_offset(text: object) -> dt.timezone | None:
+    """Offset from UTC of `+HHMM` or `-HHMM`; None for anything else."""
+    match = _OFFSET.fullmatch(text.strip(_PADDING)) if isinstance(text, str) else None
+    if match is None:
+        return None
+    sign, hours, minutes = match.groups()
+    delta = dt.timedelta(hours=int(hours), minutes=int(minutes))
+    return dt.timezone(-delta if sign == "-" else delta) if delta < dt.timedelta(hours=24) else None
+
+
+def _datetime(text: str, offset: dt.timezone | None) -> dt.datetime:
+    match = _DATETIME.fullmatch(text)
+    if match is None:
+        raise CastError("not a date and time")
+    year, month, day, hour, minute, second, fraction, zone = match.groups()
+    tzinfo = parse_offset(zone) if zone else offset
+    if tzinfo is None:
+        raise CastError("no offset from UTC")
+    try:
+        seconds = min(int(second or 0), 59 if second == "60" else 99)
+        local = (
+            int(year),
+            int(month or 1),
+            int(day or 1),
+            int(hour or 0),
+            int(minute or 0),
+            seconds,
+            _micros(fraction),
+        )
+        return dt.datetime(*local, tzinfo=tzinfo).astimezone(dt.UTC)
+    except (ValueError, OverflowError):
+        raise CastError("no such date and time") from None
+
+
+def _float(value: str | float) -> float:
+    if isinstance(value, str):
+        if _DECIMAL.fullmatch(value) is None:
+            raise CastError("not a decimal number")
+        value = float(value)
+    if not math.isfinite(value):
+        raise CastError("not a finite number")
+    return float(value)
+
+
+def _integer(value: str | float, low: int, high: int) -> int:
+    try:
+        number = int(value)
+    except (ValueError, OverflowError):
+        number = None
+    if number is None or number != value:
+        if isinstance(value, str) and number is not None and "_" not in value:
+            pass
+        else:
+            whole = _float(value)
+            if not whole.is_integer():
+                raise CastError("not a whole number")
+            number = int(whole)
+    if not low <= number <= high:
+        raise CastError("out of range")
+    return number
+
+
+def _text(value: object, vr: str) -> str:
+    if not isinstance(value, str):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CastError("not text")
+        value = str(value)
+    if vr == "PN":
+        return value.rstrip(_PADDING).rstrip("=")
+    return value.strip(_PADDING + "\t\r\n") if vr == "AE" else value.rstrip(_PADDING)
+
+
+def _number_or_text(value: object) -> str | int | float:
+    if isinstance(value, str):
+        return value.strip(_PADDING)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CastError("neither text nor a number")
+    return value
+
+
+_Scalar = "Callable[[object, dt.timezone | None], object]"
+
+
+@cache
+def _scalar(vr: str) -> Callable[[object, dt.timezone | None], object]:
+    """Function of one non-empty value and the object's offset from UTC to the typed value of a VR."""
+    if vr in {"DS", "FD", "FL"}:
+        return lambda value, _: _float(_number_or_text(value))
+    if vr in _RANGES:
+        low, high = _RANGES[vr]
+        return lambda value, _: _integer(_number_or_text(value), low, high)
+    if vr in {"DA", "TM"}:
+        # Dates and times repeat through a series.
+        parse: Callable[[str], object] = lru_cache(4096)(_date if vr == "DA" else _time)
+        return lambda value, _: parse(str(value).strip(_PADDING))
+    if vr == "DT":
+        return lambda value, offset: _datetime(str(value).strip(_PADDING), offset)
+    return lambda value, _: _text(value, vr)
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip(_PADDING))
+
+
+def cast(column: Column, value: object, failures: list[CastFailure], offset: dt.timezone | None = None) -> object:
+    """Typed value of an attribute for its column, or None.
+
+    Args:
+        column: Column of a DICOM attribute.
+        value: Text (several values joined by a backslash), a number, a list of those, items of a sequence, or None.
+        failures: Takes an entry when the value does not fit.
+        offset: Offset from UTC of the object, for a date and time without its own.
+    """
+    if value is None or value == "":
+        return None
+    vr = column.vr or ""
+    try:
+        if column.shape is not None:
+            return _items(column.shape, value)
+        if isinstance(value, str) and "\\" in value and vr not in _UNSPLIT:
+            value = value.split("\\")
+        scalar = _scalar(vr)
+        if column.vm != "1":
+            values = value if isinstance(value, list | tuple) else (value,)
+            cells = [None if _is_empty(one) else scalar(one, offset) for one in values]
+            return cells if any(cell is not None for cell in cells) else None
+        if isinstance(value, list | tuple):
+            return _only(vr, value, scalar, offset)
+        return None if _is_empty(value) else scalar(value, offset)
+    except CastError as error:
+        failures.append(CastFailure(column.name, vr, _raw(value), str(error)))
+    return None
+
+
+def _only(
+    vr: str,
+    values: Sequence[object],
+    scalar: Callable[[object, dt.timezone | None], object],
+    offset: dt.timezone | None,
+) -> object:
+    """The value of a list that should hold one. Text is kept as sent, a second number or date fits no column."""
+    if len(values) > 1 and _RANGES.keys() | {"DA", "TM", "DT", "DS", "FD", "FL"} >= {vr}:
+        if all(_is_empty(one) for one in values):
+            return None
+        raise CastError("more than one value")
+    if len(values) > 1:
+        return "\\".join(_text(one or "", vr) for one in values) or None
+    return None if not values or _is_empty(values[0]) else scalar(values[0], offset)
+
+
+def _raw(value: object) -> str:
+    text = "\\".join(str(one) for one in value) if isinstance(value, list | tuple) else str(value)
+    return text[:_RAW_LIMIT]
+
+
+def _items(shape: Shape, value: object) -> list[dict[str, object]] | None:
+    """Items of a sequence as structs; items without any field of the shape are left out."""
+    if not isinstance(value, list):
+        raise CastError("not a list of items")
+    cells = [cell for item in value if (cell := _item(shape, item)) is not None]
+    return cells or None
+
+
+def _item(shape: Shape, item: object) -> dict[str, object] | None:
+    if not isinstance(item, dict):
+        raise CastError("not a list of items")
+    cell: dict[str, object] = {}
+    for field in SHAPES[shape]:
+        cell[field.name] = None
+        for keyword in field.keywords:
+            value = item.get(keyword)
+            if field.shape is not None:
+                nested = _items(field.shape, value) if value else None
+                cell[field.name] = nested[0] if nested else None
+            elif not _is_empty(value):
+                one = "\\".join(map(str, value)) if isinstance(value, list) else value
+                cell[field.name] = _text(one, field.vr) or None
+                break
+    return cell if any(one is not None for one in cell.values()) else None
+
+
+_NAME_COMPONENTS = ("family", "given", "middle", "prefix", "suffix")
+
+
+def name_parts(name: object) -> dict[str, str | None] | None:
+    """Components of a person's name: five of the alphabetic group, and the other two groups whole (PS3.5 6.2.1)."""
+    if not isinstance(name, str) or not name:
+        return None
+    groups = [group.strip(_PADDING) for group in name.split("=")[:3]]
+    groups += [""] * (3 - len(groups))
+    components = [component.strip(_PADDING) for component in groups[0].split("^")]
+    parts: dict[str, str | None] = dict.fromkeys(_NAME_COMPONENTS)
+    parts.update({key: component or None for key, component in zip(_NAME_COMPONENTS, components, strict=False)})
+    return {**parts, "ideographic": groups[1] or None, "phonetic": groups[2] or None}
+
+
+def age_years(age: object, birth: object, study: object) -> float | None:
+    """Age in years, from PatientAge (`045Y`, `006M`, `010D`) or else from the dates of birth and study."""
+    match = _AGE.fullmatch(age.strip()) if isinstance(age, str) else None
+    if match is not None:
+        return int(match[1]) * _YEARS[match[2]]
+    if isinstance(birth, dt.date) and isinstance(study, dt.date) and study >= birth:
+        return (study - birth).days / 365.25
+    return None
+
+
+def start_utc(values: Mapping[str, object], date: str, time: str) -> dt.datetime | None:
+    """Moment of a local date and time, in UTC; None when one of them or TimezoneOffsetFromUTC is missing."""
+    day, clock, offset = values.get(date), values.get(time), parse_offset(values.get("TimezoneOffsetFromUTC"))
+    if not isinstance(day, dt.date) or not isinstance(clock, dt.time) or offset is None:
+        return None
+    try:
+        return dt.datetime.combine(day, clock, tzinfo=offset).astimezone(dt.UTC)
+    except OverflowError:
+        return None
