@@ -9,7 +9,6 @@ or deleting an image set is one small insert, whatever the size of the image set
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from ahi.index import catalog as c
 from ahi.index.engine import insert_missing
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Iterable, Iterator, Sequence
 
 # SQLite before 3.32 took 999 parameters in a statement, and short statements are cached better.

@@ -68,11 +68,9 @@ def write_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
 @contextmanager
 def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A read transaction in which every statement sees the same commit. It never blocks a writer."""
-    with engine.connect() as connection:
-        if connection.dialect.name == "postgresql":
-            connection = connection.execution_options(isolation_level="REPEATABLE READ")
-        with connection.begin():
-            yield connection
+    options = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+    with engine.connect().execution_options(**options) as connection, connection.begin():
+        yield connection
 
 
 def create_tables(engine: sa.Engine, folder: Path) -> None:

@@ -9,7 +9,6 @@ reader's working directory, so a moved index must be published again (its next `
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import os
 import shutil
@@ -28,6 +27,7 @@ from ahi.index.views import INFO_COLUMNS, catalog_columns, empty_select, names, 
 from ahi.index.writer import schema_hash, sync_folder, table_hash
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -187,22 +187,27 @@ def _build(index: Index, path: Path, template: Path, shown: _Snapshot) -> dt.dat
     """Write the file; returns the time it names as its publication, taken as late as can be."""
     import duckdb  # noqa: PLC0415
 
+    # What has no rows stays as the template has it: a typed, empty view.
     shutil.copyfile(template, path)
     with duckdb.connect() as connection:
         _attach(connection, path)
         connection.execute("BEGIN")
         for table in index.tables.values():
             columns = [(column.name, column.duckdb_type) for column in table.columns]
+            if not shown.live(table.name):
+                continue
             rows = _files_select(index.root, table.name, columns, table_hash(table), shown.live(table.name))
             if keys := shown.dead.get(table.name):
                 dead = f"internal.{quoted('dead_' + table.name)}"
-                _create(connection, dead, _keys_arrow(keys))
+                _create(connection, dead, keys_arrow(keys))
                 rows = (
                     f"SELECT r.* FROM ({rows}) r ANTI JOIN {dead} d "
                     f"ON d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
                 )
             _replace(connection, f"{table.name}_rows", rows)
         for mirror in MIRRORS:
+            if not shown.live(mirror.name) and not shown.deltas[mirror.name].num_rows:
+                continue
             delta = f"internal.{quoted(mirror.name + '_delta')}"
             _create(connection, delta, shown.deltas[mirror.name])
             select = f"SELECT {names(dict(mirror.columns))} FROM {delta}"
@@ -212,6 +217,8 @@ def _build(index: Index, path: Path, template: Path, shown: _Snapshot) -> dt.dat
                 select += f" UNION ALL SELECT r.* FROM ({files}) r ANTI JOIN {delta} d ON {same}"
             _replace(connection, mirror.name, select)
         for name, rows_of_table in shown.whole.items():
+            if not rows_of_table.num_rows:
+                continue
             _create(connection, f"internal.{quoted(name + '_copy')}", rows_of_table)
             _replace(connection, name, f"SELECT * FROM internal.{quoted(name + '_copy')}")
         published_at = _write_info(connection, index, shown)
@@ -228,7 +235,7 @@ def _write_info(connection: duckdb.DuckDBPyConnection, index: Index, shown: _Sna
     published_at = now()
     values = ", ".join(f"?::{kind} AS {name}" for name, kind in INFO_COLUMNS.items())
     connection.execute(
-        f"CREATE TABLE internal.info_row AS SELECT {values}",  # noqa: S608 - names and types are constants
+        f"CREATE TABLE internal.info_row AS SELECT {values}",
         [shown.seq, shown.committed_at, published_at, SCHEMA_VERSION, rows, files],
     )
     _replace(connection, "info", "SELECT * FROM internal.info_row")
@@ -245,7 +252,8 @@ def _replace(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> N
     connection.execute(f"CREATE OR REPLACE VIEW internal.{quoted(name)} AS {select}")
 
 
-def _keys_arrow(keys: list[tuple[str, str]]) -> pa.Table:
+def keys_arrow(keys: Sequence[tuple[str, str]]) -> pa.Table:
+    """Keys of dead rows as a relation (row_key, batch_id). There must be one at least."""
     import pyarrow as pa  # noqa: PLC0415
 
     row_keys, batches = zip(*keys, strict=True)

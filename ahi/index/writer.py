@@ -9,7 +9,7 @@ import hashlib
 import os
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ahi.clock import day_of, now
 from ahi.index.registry import arrow_schema, arrow_type
@@ -88,11 +88,13 @@ def write_rows(root: Path, table: Table, rows: Sequence[Mapping[str, object]], *
     import pyarrow as pa  # noqa: PLC0415
 
     stamp = now()
-    filled = {"batch_id": lambda _: batch_id, "indexed_at": lambda row: row.get("indexed_at") or stamp}
     arrays = []
     for column in table.columns:
-        value_of = filled.get(column.name)
-        values = [value_of(row) for row in rows] if value_of else [row.get(column.name) for row in rows]
+        values = [row.get(column.name) for row in rows]
+        if column.name == "batch_id":
+            values = [batch_id] * len(rows)
+        elif column.name == "indexed_at":
+            values = [value or stamp for value in values]
         arrays.append(_array(table, column, values))
     data = pa.Table.from_arrays(arrays, schema=arrow_schema(table))
     data = data.sort_by([(name, "ascending") for name in table.sort_by])
@@ -105,7 +107,7 @@ def _columns(table: Table) -> list[tuple[str, str]]:
     return [(column.name, column.duckdb_type) for column in table.columns]
 
 
-def _array(table: Table, column: Column, values: list[object]) -> pa.Array:
+def _array(table: Table, column: Column, values: list[object]) -> pa.Array[Any]:
     import pyarrow as pa  # noqa: PLC0415
 
     try:

@@ -1,0 +1,259 @@
+"""Upkeep of the files. Belongs here: merging small ones, and removing what nothing needs any more.
+
+Does not belong here: when to do it (a schedule) and what a commit writes (`commit`).
+
+Nothing is changed in place: compaction writes a new file and retires its inputs, which stay on disk for readers of
+older publications until the grace period is over.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from ahi.clock import day_of, now
+from ahi.index import catalog as c
+from ahi.index.engine import locked
+from ahi.index.publish import files_select
+from ahi.index.views import quoted, text
+from ahi.index.writer import ROW_GROUP_ROWS, ZSTD_LEVEL, DataFile, new_path, sync_folder, table_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ahi.index.columns import Table
+    from ahi.index.store import Index
+
+# Bytes that one merge takes in, so that its memory and its output stay bounded: 16 files of the small size.
+MERGE_FILES = 16
+# A sort beyond this spills to disk; no process of the pipeline may pass 1 GiB.
+MEMORY = "512MB"
+
+
+@dataclass(frozen=True)
+class CompactionResult:
+    """What compaction did: merged files in, files out, bytes in and out, and keys that `dead` no longer needs."""
+
+    files_in: int = 0
+    files_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    keys_purged: int = 0
+
+    def __add__(self, other: CompactionResult) -> CompactionResult:
+        """Both together."""
+        return CompactionResult(
+            self.files_in + other.files_in,
+            self.files_out + other.files_out,
+            self.bytes_in + other.bytes_in,
+            self.bytes_out + other.bytes_out,
+            self.keys_purged + other.keys_purged,
+        )
+
+
+@dataclass(frozen=True)
+class ExpiryResult:
+    """What expiry removed: retired files, files of no commit, their bytes, and rows of the catalog."""
+
+    retired: int
+    orphans: int
+    n_bytes: int
+    dead_rows: int
+    publications: int
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    seq: int
+    files: Sequence[sa.Row[tuple[object, ...]]]
+    dead: Sequence[tuple[str, str]]
+
+
+def compact(index: Index) -> CompactionResult:
+    """Merge the small files of each table that has at least `index.compact_files` of them.
+
+    Rows that no longer count are left behind, and the rest is sorted as the registry says. A commit that happens
+    meanwhile is not touched. Publish afterwards: only then do readers see the new files.
+    """
+    result = CompactionResult()
+    with locked(index.root / ".compact.lock"):
+        for table in index.tables.values():
+            while inputs := _inputs(index, table):
+                result += _merge(index, table, inputs)
+    return result
+
+
+def _inputs(index: Index, table: Table) -> _Inputs | None:
+    """Small files and dead keys of a table, read in one transaction: apart, a commit between could be lost."""
+    with index.snapshot() as connection:
+        live = sa.select(c.files).where(c.files.c.table_name == table.name, c.files.c.retired_seq.is_(None))
+        small = connection.execute(
+            live.where(c.files.c.n_bytes < index.small_file_bytes).order_by(c.files.c.first_seq, c.files.c.path)
+        ).fetchall()
+        if len(small) < index.compact_files:
+            return None
+        budget = MERGE_FILES * index.small_file_bytes
+        picked: list[sa.Row[tuple[object, ...]]] = []
+        for row in small:
+            budget -= row.n_bytes
+            if budget < 0 and len(picked) > 1:
+                break
+            picked.append(row)
+        dead = connection.execute(
+            sa.select(c.dead.c.row_key, c.dead.c.batch_id).where(
+                c.dead.c.table_name == table.name, c.dead.c.purged_seq.is_(None)
+            )
+        ).fetchall()
+        seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
+        return _Inputs(seq, picked, [(row.row_key, row.batch_id) for row in dead])
+
+
+def _merge(index: Index, table: Table, inputs: _Inputs) -> CompactionResult:
+    output = _write_merged(index, table, inputs)
+    from ahi.index.store import file_row  # noqa: PLC0415 - store imports this module
+
+    paths = [str(row.path) for row in inputs.files]
+    with index.commit(kind="compact") as commit:
+        connection = commit.connection
+        live = c.files.c.retired_seq.is_(None)
+        found = set(connection.scalars(sa.select(c.files.c.path).where(live, c.files.c.table_name == table.name)))
+        if not found.issuperset(paths):
+            raise RuntimeError(f"Files of {table.name} were retired while they were merged: compact in one place only.")
+        connection.execute(
+            c.files.update()
+            .where(c.files.c.path == sa.bindparam("old"))
+            .values(retired_seq=commit.seq, retired_at=now()),
+            [{"old": path} for path in paths],
+        )
+        if output:
+            first, last = (min(row.first_seq for row in inputs.files), max(row.last_seq for row in inputs.files))
+            connection.execute(c.files.insert(), [file_row(output, first, last, commit.seq)])
+        purged = _purge(connection, table.name, commit.seq, seen=inputs.seq, but=output.path if output else "")
+    return CompactionResult(
+        files_in=len(paths),
+        files_out=1 if output else 0,
+        bytes_in=sum(row.n_bytes for row in inputs.files),
+        bytes_out=output.n_bytes if output else 0,
+        keys_purged=purged,
+    )
+
+
+def _write_merged(index: Index, table: Table, inputs: _Inputs) -> DataFile | None:
+    """The rows of the inputs that count, in one synced file; None if there are none."""
+    import duckdb  # noqa: PLC0415
+
+    from ahi.index.publish import keys_arrow  # noqa: PLC0415
+
+    digest = table_hash(table)
+    columns = [(column.name, column.duckdb_type) for column in table.columns]
+    rows = files_select(
+        index.root, table.name, columns, [(str(row.path), row.schema_hash == digest) for row in inputs.files]
+    )
+    path = new_path(index.root, f"{table.name}/{day_of(now())}")
+    target = index.root / path
+    with duckdb.connect() as connection:
+        connection.execute(f"SET memory_limit = '{MEMORY}'")
+        connection.execute("SET threads = 1")
+        connection.execute(f"SET temp_directory = {text(str(index.root / '.spill'))}")
+        if inputs.dead:
+            connection.register("dead", keys_arrow(inputs.dead))
+            rows = (
+                f"SELECT r.* FROM ({rows}) r ANTI JOIN dead d "
+                f"ON d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
+            )
+        order = ", ".join(quoted(name) for name in table.sort_by)
+        copied = connection.execute(
+            f"COPY (SELECT * FROM ({rows}) ORDER BY {order}) TO {text(str(target))} (FORMAT parquet, "
+            f"COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+        ).fetchone()
+    n_rows = int(copied[0]) if copied else 0
+    if not n_rows:
+        target.unlink()
+        return None
+    with target.open("rb") as handle:
+        os.fsync(handle.fileno())
+        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    sync_folder(target.parent)
+    return DataFile(path, table.name, n_rows, target.stat().st_size, sha256, digest)
+
+
+def _purge(connection: sa.Connection, table: str, seq: int, *, seen: int, but: str = "") -> int:
+    """Mark dead keys whose rows no live file holds any more.
+
+    Args:
+        connection: A write transaction.
+        table: Table of the keys.
+        seq: Commit that marks them.
+        seen: Only keys buried up to this commit: the merge did not leave out those of later ones.
+        but: The merge's output, which holds no row of a seen key.
+    """
+    holds = (
+        sa.select(c.files.c.path)
+        .where(
+            c.files.c.table_name == table,
+            c.files.c.retired_seq.is_(None),
+            c.files.c.path != but,
+            c.files.c.first_seq <= c.dead.c.rows_seq,
+            c.files.c.last_seq >= c.dead.c.rows_seq,
+        )
+        .correlate(c.dead)
+        .exists()
+    )
+    marked = connection.execute(
+        c.dead.update()
+        .where(c.dead.c.table_name == table, c.dead.c.purged_seq.is_(None), c.dead.c.seq <= seen, ~holds)
+        .values(purged_seq=seq, purged_at=now())
+    )
+    return int(marked.rowcount)
+
+
+def expire(index: Index) -> ExpiryResult:
+    """Remove files that no reader within the grace period can need, and files that no commit ever took in.
+
+    A retired file goes once a publication without it has been out for the grace period. A file that the catalog does
+    not know goes when it is older than the grace period, which therefore must exceed the longest write.
+    """
+    cutoff = now() - dt.timedelta(seconds=index.grace_seconds)
+    # Storage is listed before the catalog is read: a file committed between the two is known, and stays.
+    stored = _stored(index.root)
+    with index.transaction() as connection:
+        shown = connection.scalar(
+            sa.select(sa.func.max(c.publications.c.seq)).where(c.publications.c.published_at <= cutoff)
+        )
+        old = sa.and_(c.files.c.retired_seq.is_not(None), c.files.c.retired_seq <= (shown or 0))
+        retired = connection.execute(sa.select(c.files.c.path, c.files.c.n_bytes).where(old)).fetchall()
+        known = set(connection.scalars(sa.select(c.files.c.path)))
+        connection.execute(c.files.delete().where(old))
+        seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
+        for table in index.tables:
+            _purge(connection, table, seq, seen=seq)
+        dead = connection.execute(
+            c.dead.delete().where(c.dead.c.purged_seq.is_not(None), c.dead.c.purged_at <= cutoff)
+        ).rowcount
+        # The newest publication of those before the cutoff stays: readers within the grace period may still hold it.
+        forgotten = connection.execute(c.publications.delete().where(c.publications.c.seq < (shown or 0))).rowcount
+    orphans = {
+        path: size for path, (modified, size) in stored.items() if path not in known and modified < cutoff.timestamp()
+    }
+    for path in [*(row.path for row in retired), *orphans]:
+        (index.root / path).unlink(missing_ok=True)
+    n_bytes = sum(row.n_bytes for row in retired) + sum(orphans.values())
+    return ExpiryResult(len(retired), len(orphans), n_bytes, int(dead), int(forgotten))
+
+
+def _stored(root: Path) -> dict[str, tuple[float, int]]:
+    """Time of change and size of every data file, by path relative to the root."""
+    found = {}
+    for path in (root / "data").glob("*/*/*.parquet"):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        found[path.relative_to(root).as_posix()] = (status.st_mtime, status.st_size)
+    return found
