@@ -1,0 +1,146 @@
+"""What the commands share: connecting, complaining, printing. Does not belong here: what one command alone needs."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rich.console import Console
+
+    from ahi.aws import Aws
+    from ahi.index.store import Index
+    from ahi.settings import Settings
+
+NO = 1
+"""Exit code: the answer is no. Something is open, or could not be sent."""
+CANNOT = 2
+"""Exit code: the question cannot be answered, as when no stack is running."""
+
+
+def fail(text: str, code: int = CANNOT) -> NoReturn:
+    """End the command with one sentence on stderr."""
+    typer.echo(f"ahi: {text}", err=True)
+    raise typer.Exit(code)
+
+
+def console() -> Console:
+    """Where tables are printed."""
+    from rich.console import Console
+
+    return Console()
+
+
+def open_settings() -> Settings:
+    """Settings of this process; a wrong one is a sentence, not a traceback."""
+    from pydantic import ValidationError
+
+    from ahi.settings import load_settings
+
+    try:
+        return load_settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"AHI_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        fail(f"A setting is wrong. {wrong}.")
+
+
+def landing_bucket(settings: Settings) -> str:
+    """Name of the landing bucket, which the stack's environment gives."""
+    if not settings.landing_bucket:
+        fail(
+            f"No stack is running for {settings.home}. Start one with `make up`; "
+            "for a pipeline on AWS, set AHI_LANDING_BUCKET and the other outputs of infra/template.yaml."
+        )
+    return settings.landing_bucket
+
+
+def open_index(settings: Settings) -> Index:
+    """The index and its catalog; looking at it must not make one."""
+    from ahi.index.store import Index
+
+    if not settings.catalog_url and not (settings.index_dir / "catalog.sqlite").exists():
+        fail(f"Nothing has run in {settings.home} yet. Start the stack with `make up`, then send: `ahi send PATH`.")
+    return Index(settings.index_dir, settings.catalog)
+
+
+@contextmanager
+def aws_errors(settings: Settings) -> Iterator[None]:
+    """Turn what goes wrong on the way to AWS into one sentence."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from ahi.aws import error_code
+
+    try:
+        yield
+    except ClientError as error:
+        code, where = error_code(error), settings.landing_bucket
+        if code in {"NoSuchBucket", "404"}:
+            fail(f"The landing bucket {where} does not exist at this endpoint. Is AHI_LANDING_BUCKET of another stack?")
+        fail(f"AWS refused: {code}. Credentials and region come from the usual AWS_* variables.")
+    except BotoCoreError as error:
+        endpoint = getattr(error, "kwargs", {}).get("endpoint_url")
+        if endpoint:
+            fail(f"Nothing answers at {endpoint}. Start the stack with `make up`.")
+        fail(f"AWS cannot be reached: {type(error).__name__}. Set region and credentials, or start a stack: `make up`.")
+
+
+def connect() -> Aws:
+    """Clients of AWS or of the local stack."""
+    from ahi.aws import Aws
+
+    return Aws()
+
+
+def plain(value: object) -> object:
+    """A value as JSON can hold it."""
+    if isinstance(value, (dt.datetime, dt.date, dt.time)):
+        return value.isoformat()
+    return str(value)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document."""
+    typer.echo(json.dumps(value, default=plain, indent=2, ensure_ascii=False))
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table as CSV; lists and structs are JSON inside their field."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        nested = (json.dumps(v, default=plain, ensure_ascii=False) if isinstance(v, (list, dict)) else v for v in row)
+        writer.writerow(["" if value is None else value for value in nested])
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+    """Print a table for a person."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for number, column in enumerate(columns):
+        figures = rows and all(isinstance(row[number], (int, float)) or row[number] is None for row in rows)
+        table.add_column(column, justify="right" if figures else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(shown(value)) for value in row))
+    console().print(table)
+
+
+def shown(value: object) -> str:
+    """A value for a person's eyes."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    if isinstance(value, dt.datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return str(value)

@@ -1,0 +1,26 @@
+"""The commands of `ahi`. Belongs here: their list. Does not belong here: what they do."""
+
+from __future__ import annotations
+
+import typer
+
+from ahi.cli import failures, query, send, status, wait
+
+app = typer.Typer(
+    name="ahi",
+    help="Send DICOM, follow it into AWS HealthImaging, query the index.\n\n"
+    "A first look, with the stack of `make up`: `ahi send samples/dicom && ahi wait && ahi status`",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,  # locals hold headers, and those name patients
+    add_completion=False,
+)
+app.command("send")(send.send)
+app.command("status")(status.status)
+app.command("wait")(wait.wait)
+app.command("query")(query.query)
+app.command("failures")(failures.failures)
+
+
+if __name__ == "__main__":
+    app()

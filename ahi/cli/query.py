@@ -1,0 +1,46 @@
+"""`ahi query`: SQL over the published index. Belongs here: printing answers. The asking is `ahi.index.query`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ahi.cli import common
+
+SHOWN_ROWS = 200
+
+
+def query(
+    sql: Annotated[str, typer.Argument(help="One SELECT, DESCRIBE or SHOW; `-` reads it from standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows as a JSON list of objects.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print rows as CSV.")] = False,
+) -> None:
+    """Ask the published index in SQL (DuckDB). It can only be read.
+
+    Views: patients, studies, series, instances, frames (current, primary, not deleted), headers, objects, closure,
+    freshness, and more: `ahi query "SHOW TABLES"`. Every column has a description: `ahi query "SELECT column_name,
+    comment FROM duckdb_columns() WHERE table_name = 'series'"`
+
+    Examples: `ahi query "SELECT Modality, count(*) FROM series GROUP BY ALL"`,
+    `ahi query --csv "FROM studies" > studies.csv`
+
+    DuckDB itself opens the same file: `index/index.duckdb` under AHI_HOME.
+    """
+    from ahi.index.query import IndexQueryError
+    from ahi.index.query import query as ask
+
+    settings = common.open_settings()
+    try:
+        answer = ask(settings.index_dir / "index.duckdb", sys.stdin.read() if sql == "-" else sql)
+    except IndexQueryError as error:
+        common.fail(str(error))
+    if as_json:
+        common.print_json(answer.dicts())
+    elif as_csv:
+        common.print_csv(answer.columns, answer.rows)
+    else:
+        common.print_table(answer.columns, answer.rows[:SHOWN_ROWS])
+        rest = len(answer.rows) - SHOWN_ROWS
+        typer.echo(f"{len(answer.rows):,} rows{f', the last {rest:,} not shown: --csv gives all' if rest > 0 else ''}")
