@@ -1,0 +1,94 @@
+"""Put the parts together once the event loop runs.
+
+Belongs here: who gets what. Does not belong here: what anybody does with it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from local_aws import bootstrap
+from local_aws.control import Control
+from local_aws.faults import Faults
+from local_aws.healthimaging.datastores import Datastores
+from local_aws.healthimaging.events import Events
+from local_aws.healthimaging.image_sets import ImageSets
+from local_aws.healthimaging.imports import Imports
+from local_aws.healthimaging.jobs import Jobs
+from local_aws.healthimaging.limits import Limits
+from local_aws.healthimaging.service import HealthImaging
+from local_aws.healthimaging.store import Store
+from local_aws.healthimaging.updates import Updates
+from local_aws.inprocess import Caller
+from local_aws.sqs_gaps import SqsGaps
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from local_aws.app import LocalAws
+    from local_aws.settings import LocalSettings
+
+DATASTORE_NAME = "ahi"
+
+
+class Parts:
+    """Everything beside ministack."""
+
+    def __init__(self, settings: LocalSettings, app: LocalAws, loop: asyncio.AbstractEventLoop) -> None:
+        self._settings = settings
+        self._store = Store(settings.aws_dir / "healthimaging")
+        self._caller = Caller(app, loop, settings.account, settings.region)
+        faults = Faults()
+        limits = Limits(enabled=settings.rate_limits)
+        events = Events(settings, loop, faults)
+        self._datastores = Datastores(settings, self._store, events)
+        self._imports = Imports(settings, self._store, self._caller, events, faults)
+        jobs = Jobs(settings, self._store, self._datastores, self._imports, events)
+        image_sets = ImageSets(settings, self._store, self._datastores, faults)
+        self._updates = Updates(self._store, image_sets, self._imports, events)
+        operations = {
+            "CreateDatastore": self._datastores.create,
+            "GetDatastore": self._datastores.get,
+            "ListDatastores": self._datastores.list,
+            "DeleteDatastore": self._datastores.delete,
+            "TagResource": self._datastores.tag,
+            "UntagResource": self._datastores.untag,
+            "ListTagsForResource": self._datastores.list_tags,
+            "StartDICOMImportJob": jobs.start,
+            "GetDICOMImportJob": jobs.get,
+            "ListDICOMImportJobs": jobs.list,
+            "SearchImageSets": image_sets.search,
+            "GetImageSet": image_sets.get,
+            "GetImageSetMetadata": image_sets.metadata,
+            "ListImageSetVersions": image_sets.versions,
+            "UpdateImageSetMetadata": self._updates.update,
+            "DeleteImageSet": self._updates.delete,
+        }
+        app.health_imaging = HealthImaging(operations, limits, faults)
+        app.control = Control(faults, app.log, limits)
+        app.sqs_gaps = SqsGaps(app.ministack)
+        app.faults = faults
+
+    def bootstrap(self, port: int) -> dict[str, str]:
+        """Template, data store, unfinished work of the last time. Returns the environment."""
+        outputs = bootstrap.apply_template(self._caller)
+        rows = self._store.rows("SELECT id FROM datastores WHERE name = ? AND status = 'ACTIVE'", (DATASTORE_NAME,))
+        datastore_id = rows[0]["id"] if rows else ""
+        if not datastore_id:
+            answer = self._datastores.create({"datastoreName": DATASTORE_NAME, "clientToken": f"start-{time.time_ns()}"})
+            datastore_id = answer["datastoreId"]
+        self._updates.resume()
+        self._imports.resume()
+        return bootstrap.environment(self._settings, port, outputs, datastore_id)
+
+    def warm_up(self) -> None:
+        """Import what the first job needs, so that it does not wait for it."""
+        import numpy as np  # noqa: F401, PLC0415, ICN001
+        import pydicom.charset  # noqa: F401, PLC0415
+        import pydicom.datadict  # noqa: F401, PLC0415
+
+    def close(self) -> None:
+        """Stop working; what is unfinished is taken up at the next start."""
+        self._imports.close()
+        self._store.close()

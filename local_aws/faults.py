@@ -1,0 +1,242 @@
+"""Trouble on demand: each fault is a small dataclass, added over the control API while the server runs.
+
+Belongs here: which faults exist and how long each lasts. Does not belong here: carrying an event (`events.py`) or
+a job (`healthimaging/imports.py`); they ask here what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, TypeVar
+
+
+class FaultError(Exception):
+    """A fault was asked for that does not exist; the text lists what does."""
+
+
+@dataclass
+class Fault:
+    """What all faults share."""
+
+    kind: ClassVar[str] = ""
+    # How many more times it strikes; None: until it is removed.
+    times: int | None = None
+
+    def spend(self) -> bool:
+        """Strike once. False when the fault is used up."""
+        if self.times is None:
+            return True
+        if self.times <= 0:
+            return False
+        self.times -= 1
+        return True
+
+
+@dataclass
+class DropEvents(Fault):
+    """Events whose detail-type matches the pattern (`*` allowed) are never delivered."""
+
+    kind = "drop_events"
+    detail_type: str = "*"
+
+
+@dataclass
+class DuplicateEvents(Fault):
+    """Matching events are delivered `copies` times, with the same event id fields but for the envelope's id."""
+
+    kind = "duplicate_events"
+    detail_type: str = "*"
+    copies: int = 2
+
+
+@dataclass
+class DelayEvents(Fault):
+    """Matching events are delivered `seconds` later."""
+
+    kind = "delay_events"
+    detail_type: str = "*"
+    seconds: float = 1.0
+
+
+@dataclass
+class ShuffleEvents(Fault):
+    """Matching events are gathered for `seconds` and delivered in a random order drawn from `seed`."""
+
+    kind = "shuffle_events"
+    detail_type: str = "*"
+    seconds: float = 1.0
+    seed: int = 0
+
+
+@dataclass
+class Throttle(Fault):
+    """Calls are refused as throttled: the `first` attempts of each different request, or every `every`-th call.
+
+    `service` is `medical-imaging`, `s3` or `sqs`; `operation` may hold `*`.
+    """
+
+    kind = "throttle"
+    service: str = "medical-imaging"
+    operation: str = "*"
+    first: int = 0
+    every: int = 0
+
+
+@dataclass
+class LoseResponse(Fault):
+    """The operation does its work, then the caller gets InternalServerException instead of the answer."""
+
+    kind = "lose_response"
+    operation: str = "StartDICOMImportJob"
+    times: int | None = 1
+
+
+@dataclass
+class FailJob(Fault):
+    """An import job ends FAILED, without having imported anything; a manifest is written with `manifest`."""
+
+    kind = "fail_job"
+    times: int | None = 1
+    message: str = "DICOM import job has failed."
+    manifest: bool = False
+
+
+@dataclass
+class FailFiles(Fault):
+    """An import job ends COMPLETED with every file failed, as a server error or as the customer's."""
+
+    kind = "fail_files"
+    times: int | None = 1
+    exception_type: str = "InternalServerException"
+    message: str = "Internal error during import"
+
+
+@dataclass
+class LateManifest(Fault):
+    """The job is COMPLETED and its event sent `seconds` before manifest and result files appear in S3."""
+
+    kind = "late_manifest"
+    times: int | None = 1
+    seconds: float = 2.0
+
+
+@dataclass
+class HoldJobs(Fault):
+    """Import jobs stay SUBMITTED until this fault is removed or POST /_local_aws/release is called."""
+
+    kind = "hold_jobs"
+
+
+@dataclass
+class LockMetadata(Fault):
+    """GetImageSetMetadata answers ConflictException, as it may shortly after an import."""
+
+    kind = "lock_metadata"
+    times: int | None = 1
+
+
+KINDS: dict[str, type[Fault]] = {
+    cls.kind: cls
+    for cls in (
+        *(DropEvents, DuplicateEvents, DelayEvents, ShuffleEvents),
+        *(Throttle, LoseResponse, FailJob, FailFiles, LateManifest, HoldJobs, LockMetadata),
+    )
+}
+F = TypeVar("F", bound=Fault)
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@dataclass
+class Faults:
+    """The faults that are set. Safe from several threads."""
+
+    _set: dict[str, Fault] = field(default_factory=dict)
+    _calls: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _next: int = 1
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def add(self, request: dict[str, Any]) -> str:
+        """Set a fault from its JSON form, `{"kind": ..., ...}`. Returns its id.
+
+        Raises:
+            FaultError: Unknown kind or field.
+        """
+        values = dict(request)
+        cls = KINDS.get(str(values.pop("kind", "")))
+        if cls is None:
+            raise FaultError(f"Unknown kind of fault. Known: {', '.join(sorted(KINDS))}.")
+        known = {f.name for f in fields(cls)}
+        if set(values) - known:
+            raise FaultError(f"{cls.kind} has the fields {', '.join(sorted(known))}.")
+        with self._lock:
+            name = f"{cls.kind}-{self._next}"
+            self._next += 1
+            self._set[name] = cls(**values)
+        self._notify()
+        return name
+
+    def remove(self, name: str | None = None) -> None:
+        """Remove one fault, or all of them and their counters."""
+        with self._lock:
+            if name is None:
+                self._set.clear()
+                self._calls.clear()
+            else:
+                self._set.pop(name, None)
+        self._notify()
+
+    def _notify(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    def listing(self) -> list[dict[str, Any]]:
+        """What is set, in JSON form."""
+        with self._lock:
+            return [{"id": name, "kind": fault.kind, **asdict(fault)} for name, fault in self._set.items()]
+
+    def take(self, cls: type[F], matches: Callable[[F], bool] | None = None) -> F | None:
+        """The first fault of a kind that still strikes; spends one strike of it."""
+        with self._lock:
+            for fault in self._set.values():
+                if isinstance(fault, cls) and (matches is None or matches(fault)) and fault.spend():
+                    return fault
+        return None
+
+    def throttled(self, service: str, operation: str, identity: bytes) -> bool:
+        """Whether a call is to be refused now. `identity` tells one request from another."""
+        with self._lock:
+            found = [(name, f) for name, f in self._set.items() if isinstance(f, Throttle) and f.service == service]
+            for name, fault in found:
+                if not fnmatchcase(operation, fault.operation):
+                    continue
+                if fault.every:
+                    self._calls[name] += 1
+                    if self._calls[name] % fault.every == 0 and fault.spend():
+                        return True
+                if fault.first:
+                    key = f"{name}/{hashlib.blake2b(identity, digest_size=12).hexdigest()}"
+                    self._calls[key] += 1
+                    if self._calls[key] <= fault.first and fault.spend():
+                        return True
+        return False
+
+    def refuse(self, service: str, operation: str, scope: dict[str, Any]) -> Answer | None:
+        """The throttling answer for a call on S3 or SQS, or None."""
+        if not self._set or service not in {"s3", "sqs"}:
+            return None
+        identity = f"{scope['method']} {scope['path']} ".encode() + scope.get("query_string", b"")
+        if not self.throttled(service, operation, identity):
+            return None
+        if service == "s3":
+            body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+            return 503, {"Content-Type": "application/xml"}, body
+        error = {"__type": "com.amazonaws.sqs#RequestThrottled", "message": "Rate exceeded"}
+        headers = {"Content-Type": "application/x-amz-json-1.0", "x-amzn-query-error": "RequestThrottled;Sender"}
+        return 400, headers, json.dumps(error).encode()

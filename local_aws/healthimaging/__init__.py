@@ -1,0 +1,1 @@
+"""An emulator of AWS HealthImaging's native API."""

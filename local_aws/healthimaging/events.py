@@ -1,0 +1,141 @@
+"""HealthImaging's events on the default bus, in their documented shape.
+
+Belongs here: the 19 detail-types, the envelope's parts, and the faults of delivery. Does not belong here: rules and
+queues; ministack delivers by the rules of the template.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from local_aws.faults import DelayEvents, DropEvents, DuplicateEvents, Fault, Faults, ShuffleEvents
+from local_aws.ministack_bridge import put_aws_events
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from local_aws.healthimaging.store import ImageSet, Job
+    from local_aws.settings import LocalSettings
+
+SOURCE = "aws.medical-imaging"
+Entry = dict[str, Any]
+_JOB_TYPES = {
+    "SUBMITTED": "Import Job Submitted",
+    "IN_PROGRESS": "Import Job In Progress",
+    "COMPLETED": "Import Job Completed",
+    "FAILED": "Import Job Failed",
+}
+_DATASTORE_TYPES = {
+    "CREATING": "Data Store Creating",
+    "CREATE_FAILED": "Data Store Creation Failed",
+    "ACTIVE": "Data Store Created",
+    "DELETING": "Data Store Deleting",
+    "DELETED": "Data Store Deleted",
+}
+
+
+def job_folder(output_uri: str, datastore_id: str, job_id: str) -> str:
+    """The folder of one job's results under the output prefix that was asked for."""
+    return f"{output_uri.rstrip('/')}/{datastore_id}-DicomImport-{job_id}/"
+
+
+class Events:
+    """Puts events on the bus, from any thread."""
+
+    def __init__(self, settings: LocalSettings, loop: asyncio.AbstractEventLoop, faults: Faults) -> None:
+        self._settings = settings
+        self._loop = loop
+        self._faults = faults
+        self._gathered: list[Entry] = []
+        self._lock = threading.Lock()
+
+    def _arn(self, datastore_id: str, image_set_id: str = "") -> str:
+        tail = f"/imageset/{image_set_id}" if image_set_id else ""
+        return f"arn:aws:medical-imaging:{self._settings.region}:{self._settings.account}:datastore/{datastore_id}{tail}"
+
+    def _entry(self, detail_type: str, resource: str, detail: dict[str, Any]) -> Entry:
+        body = json.dumps({"imagingVersion": "1.0", **detail})
+        return {"Source": SOURCE, "DetailType": detail_type, "Resources": [resource], "Detail": body}
+
+    def datastore(self, datastore_id: str, name: str, status: str) -> None:
+        """A data store changed its status."""
+        detail = {"datastoreId": datastore_id, "datastoreName": name, "datastoreStatus": status}
+        self.send([self._entry(_DATASTORE_TYPES[status], self._arn(datastore_id), detail)])
+
+    def job(self, job: Job) -> None:
+        """An import job changed its status."""
+        extended = self._settings.event_output_uri == "job"
+        detail = {
+            "datastoreId": job.datastore_id,
+            "jobId": job.id,
+            "jobName": job.name,
+            "jobStatus": job.status,
+            "inputS3Uri": job.input,
+            "outputS3Uri": job_folder(job.output, job.datastore_id, job.id) if extended else job.output,
+        }
+        self.send([self._entry(_JOB_TYPES[job.status], self._arn(job.datastore_id), detail)])
+
+    def image_set_entry(self, detail_type: str, image_set: ImageSet) -> Entry:
+        """The event of one image set's change, not yet sent."""
+        detail: dict[str, Any] = {"datastoreId": image_set.datastore_id, self._settings.event_id_key: image_set.id}
+        if self._settings.event_version_fields:
+            detail |= {"isPrimary": image_set.is_primary, "imageSetVersion": str(image_set.version)}
+        detail |= {"imageSetState": image_set.state, "imageSetWorkflowStatus": image_set.workflow}
+        return self._entry(detail_type, self._arn(image_set.datastore_id, image_set.id), detail)
+
+    def image_set(self, detail_type: str, image_set: ImageSet) -> None:
+        """One image set changed."""
+        self.send([self.image_set_entry(detail_type, image_set)])
+
+    # -- delivery -------------------------------------------------------------------------------------------------
+
+    def _taken(self, cls: type[Any], detail_type: str) -> Any:
+        def matches(fault: Fault) -> bool:
+            return fnmatchcase(detail_type, getattr(fault, "detail_type", "*"))
+
+        return self._faults.take(cls, matches)
+
+    def send(self, entries: Sequence[Entry]) -> None:
+        """Deliver events, each as the faults have it."""
+        now: list[Entry] = []
+        for entry in entries:
+            kind = entry["DetailType"]
+            if self._taken(DropEvents, kind):
+                continue
+            twice = self._taken(DuplicateEvents, kind)
+            copies = [entry] * (twice.copies if twice else 1)
+            shuffle = self._taken(ShuffleEvents, kind)
+            delay = None if shuffle else self._taken(DelayEvents, kind)
+            if shuffle:
+                self._gather(copies, shuffle)
+            elif delay:
+                self._loop.call_soon_threadsafe(self._loop.call_later, delay.seconds, self._put, copies)
+            else:
+                now += copies
+        if now:
+            done: asyncio.Future[None] = asyncio.run_coroutine_threadsafe(self._put_now(now), self._loop)  # type: ignore[assignment]
+            done.result()
+
+    def _gather(self, entries: list[Entry], shuffle: ShuffleEvents) -> None:
+        with self._lock:
+            first = not self._gathered
+            self._gathered += entries
+        if first:
+            self._loop.call_soon_threadsafe(self._loop.call_later, shuffle.seconds, self._release, shuffle.seed)
+
+    def _release(self, seed: int) -> None:
+        with self._lock:
+            entries, self._gathered = self._gathered, []
+        random.Random(seed).shuffle(entries)  # noqa: S311 -- an order, not a secret
+        self._put(entries)
+
+    async def _put_now(self, entries: list[Entry]) -> None:
+        self._put(entries)
+
+    def _put(self, entries: list[Entry]) -> None:
+        put_aws_events(entries, self._settings.account, self._settings.region)

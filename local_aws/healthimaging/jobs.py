@@ -1,0 +1,115 @@
+"""The operations on import jobs. What a job does is in `imports.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from local_aws.healthimaging.events import job_folder
+from local_aws.healthimaging.paging import offset, token
+from local_aws.healthimaging.store import Job
+from local_aws.protocol.errors import ServiceError, conflict, not_found, validation
+
+if TYPE_CHECKING:
+    from local_aws.healthimaging.datastores import Datastores
+    from local_aws.healthimaging.events import Events
+    from local_aws.healthimaging.imports import Imports
+    from local_aws.healthimaging.store import Store
+    from local_aws.settings import LocalSettings
+
+PAGE = 50
+
+
+class Jobs:
+    """StartDICOMImportJob, GetDICOMImportJob, ListDICOMImportJobs."""
+
+    def __init__(self, settings: LocalSettings, store: Store, datastores: Datastores, imports: Imports, events: Events) -> None:
+        self._settings = settings
+        self._store = store
+        self._datastores = datastores
+        self._imports = imports
+        self._events = events
+
+    def start(self, request: dict[str, Any]) -> dict[str, Any]:
+        """StartDICOMImportJob. The same client token with the same parameters is the same job."""
+        datastore_id = request["datastoreId"]
+        self._datastores.row(datastore_id)
+        if not request["dataAccessRoleArn"].startswith("arn:aws"):
+            raise validation("dataAccessRoleArn is not an ARN.")
+        wanted = json.dumps({k: v for k, v in request.items() if k != "clientToken"}, sort_keys=True)
+        fingerprint = hashlib.sha256(wanted.encode()).hexdigest()
+        with self._store.transaction():
+            same = self._store.jobs("datastore_id = ? AND token = ?", (datastore_id, request["clientToken"]))
+            if same and same[0].request != fingerprint:
+                raise conflict("The client token was used with other parameters.")
+            if same:
+                return self._started(same[0])
+            active = self._store.rows(
+                "SELECT count(*) AS n FROM jobs WHERE datastore_id = ? AND status IN ('SUBMITTED', 'IN_PROGRESS')",
+                (datastore_id,),
+            )[0]["n"]
+            if active >= self._settings.max_concurrent_jobs:
+                raise ServiceError("ServiceQuotaExceededException", f"{active} import jobs are running already.")
+            job_id = uuid.uuid4().hex
+            job = Job(
+                id=job_id,
+                datastore_id=datastore_id,
+                name=request.get("jobName") or f"import-{job_id[:8]}",
+                status="SUBMITTED",
+                role=request["dataAccessRoleArn"],
+                input=request["inputS3Uri"],
+                output=request["outputS3Uri"],
+                token=request["clientToken"],
+                request=fingerprint,
+                submitted=time.time(),
+            )
+            self._store.put_job(job)
+        self._events.job(job)
+        self._imports.submit(job.id)
+        return self._started(job)
+
+    def _started(self, job: Job) -> dict[str, Any]:
+        return {
+            "datastoreId": job.datastore_id,
+            "jobId": job.id,
+            "jobStatus": job.status,
+            "submittedAt": job.submitted,
+        }
+
+    def get(self, request: dict[str, Any]) -> dict[str, Any]:
+        """GetDICOMImportJob. outputS3Uri is the job's own folder, not what was asked for."""
+        self._datastores.row(request["datastoreId"])
+        found = self._store.jobs("id = ? AND datastore_id = ?", (request["jobId"], request["datastoreId"]))
+        if not found:
+            raise not_found("The import job does not exist.")
+        job = found[0]
+        folder = job_folder(job.output, job.datastore_id, job.id)
+        return {"jobProperties": self._summary(job) | {"inputS3Uri": job.input, "outputS3Uri": folder}}
+
+    def _summary(self, job: Job) -> dict[str, Any]:
+        out = {
+            "jobId": job.id,
+            "jobName": job.name,
+            "jobStatus": job.status,
+            "datastoreId": job.datastore_id,
+            "dataAccessRoleArn": job.role,
+            "submittedAt": job.submitted,
+            "endedAt": job.ended,
+            "message": job.message,
+        }
+        return {k: v for k, v in out.items() if v is not None}
+
+    def list(self, request: dict[str, Any]) -> dict[str, Any]:
+        """ListDICOMImportJobs, newest first."""
+        self._datastores.row(request["datastoreId"])
+        where, values = "datastore_id = ?", [request["datastoreId"]]
+        if request.get("jobStatus"):
+            where += " AND status = ?"
+            values.append(request["jobStatus"])
+        start, size = offset(request), request.get("maxResults", PAGE)
+        jobs = self._store.jobs(where, values, f"ORDER BY submitted DESC, id LIMIT {size + 1} OFFSET {start}")
+        following = token(start + size) if len(jobs) > size else None
+        return {"jobSummaries": [self._summary(j) for j in jobs[:size]], "nextToken": following}

@@ -1,0 +1,60 @@
+"""Call rates: a token bucket for each operation, at the documented rate and burst."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+# Operation: (calls a second, burst). Developer guide, "Throttling limits".
+RATES: dict[str, tuple[float, float]] = {
+    "CreateDatastore": (0.085, 1),
+    "DeleteDatastore": (0.085, 1),
+    "GetDatastore": (10, 20),
+    "ListDatastores": (5, 10),
+    "StartDICOMImportJob": (1, 2),
+    "GetDICOMImportJob": (25, 50),
+    "ListDICOMImportJobs": (10, 20),
+    "SearchImageSets": (25, 50),
+    "GetImageSet": (25, 50),
+    "ListImageSetVersions": (25, 50),
+    "GetImageSetMetadata": (50, 100),
+    "GetImageFrame": (1000, 2000),
+    "UpdateImageSetMetadata": (0.25, 1),
+    "CopyImageSet": (0.25, 1),
+    "DeleteImageSet": (0.25, 1),
+    "TagResource": (10, 20),
+    "UntagResource": (10, 20),
+    "ListTagsForResource": (10, 20),
+}
+
+
+@dataclass
+class _Bucket:
+    rate: float
+    burst: float
+    tokens: float
+    at: float
+
+
+class Limits:
+    """Buckets of one account. Safe from several threads."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self.enabled = enabled
+        self._lock = threading.Lock()
+        self._buckets = {name: _Bucket(rate, burst, burst, time.monotonic()) for name, (rate, burst) in RATES.items()}
+
+    def allow(self, operation: str) -> bool:
+        """Take one token. False when the bucket is empty."""
+        bucket = self._buckets.get(operation)
+        if not self.enabled or bucket is None:
+            return True
+        with self._lock:
+            now = time.monotonic()
+            bucket.tokens = min(bucket.burst, bucket.tokens + (now - bucket.at) * bucket.rate)
+            bucket.at = now
+            if bucket.tokens < 1:
+                return False
+            bucket.tokens -= 1
+            return True

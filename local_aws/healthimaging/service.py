@@ -1,0 +1,79 @@
+"""The HealthImaging endpoint: from a request to an answer.
+
+Belongs here: routing, validation, limits, faults of calls, and the table of operations. Does not belong here: what an
+operation does (`datastores.py`, `jobs.py`, `image_sets.py`, `updates.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from local_aws.faults import LoseResponse
+from local_aws.protocol import restjson
+from local_aws.protocol.errors import ServiceError, render, validation
+from local_aws.protocol.validate import problems
+
+if TYPE_CHECKING:
+    from local_aws.faults import Faults
+    from local_aws.healthimaging.limits import Limits
+
+log = logging.getLogger(__name__)
+
+Operation = Callable[[dict[str, Any]], dict[str, Any]]
+Answer = tuple[str, int, dict[str, str], bytes]
+NOT_YET = "This operation is not emulated yet. Emulated: {}."
+
+
+class HealthImaging:
+    """Answers requests by the service model and a table of operations."""
+
+    def __init__(self, operations: dict[str, Operation], limits: Limits, faults: Faults) -> None:
+        self._model = restjson.load_model("medical-imaging")
+        self._router = restjson.Router(self._model)
+        self._operations = operations
+        self._limits = limits
+        self._faults = faults
+
+    def handle(self, method: str, raw_path: str, query: str, body: bytes, account: str, region: str) -> Answer:  # noqa: ARG002
+        """Answer one request.
+
+        Returns:
+            Operation name, status, headers and body.
+        """
+        found = self._router.match(method, raw_path)
+        if found is None:
+            error = ServiceError("UnknownOperationException", "No operation of medical-imaging has this method and path.")
+            return "", 404, *render(self._model, error)[1:]
+        operation, path = found
+        try:
+            return operation.name, *self._answer(operation, path, query, body, f"{method} {raw_path}?{query}")
+        except ServiceError as error:
+            return operation.name, *render(self._model, error)
+        except Exception:
+            log.exception("%s broke", operation.name)
+            return operation.name, *render(self._model, ServiceError("InternalServerException", "Internal server error"))
+
+    def _answer(self, operation: Any, path: dict[str, str], query: str, body: bytes, line: str) -> tuple[int, dict[str, str], bytes]:
+        name = operation.name
+        throttled = self._faults.throttled("medical-imaging", name, line.encode() + body)
+        if throttled or not self._limits.allow(name):
+            raise ServiceError("ThrottlingException", "Rate exceeded")
+        request = restjson.parse(operation, path, query, body)
+        if operation.input_shape is not None:
+            wrong = list(problems(operation.input_shape, request))
+            if wrong:
+                count = len(wrong)
+                raise validation(f"{count} validation error{'s' * (count > 1)} detected: {'; '.join(wrong)}"[:1024])
+        handler = self._operations.get(name)
+        if handler is None:
+            raise validation(NOT_YET.format(", ".join(sorted(self._operations))))
+        output = handler(request)
+        if operation.output_shape is not None:
+            wrong = list(problems(operation.output_shape, {k: v for k, v in output.items() if v is not None}))
+            if wrong:
+                raise RuntimeError(f"own answer is invalid: {wrong[:3]}")
+        if self._faults.take(LoseResponse, lambda fault: fault.operation == name):
+            raise ServiceError("InternalServerException", "Internal server error")
+        return restjson.serialize(operation, output)

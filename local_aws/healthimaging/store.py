@@ -1,0 +1,201 @@
+"""What the emulated service remembers: SQLite for data stores, jobs, image sets and versions; files for documents.
+
+Belongs here: rows and files under the home. Does not belong here: any rule of the service.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS datastores (id TEXT PRIMARY KEY, account TEXT, name TEXT, status TEXT, kms TEXT,
+  authorizer TEXT, format TEXT, token TEXT, request TEXT, created REAL, updated REAL);
+CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, datastore_id TEXT, name TEXT, status TEXT, role TEXT,
+  input TEXT, output TEXT, token TEXT, request TEXT, submitted REAL, ended REAL, message TEXT);
+CREATE UNIQUE INDEX IF NOT EXISTS jobs_token ON jobs (datastore_id, token);
+CREATE INDEX IF NOT EXISTS jobs_status ON jobs (datastore_id, status);
+CREATE TABLE IF NOT EXISTS image_sets (datastore_id TEXT, id TEXT, version INTEGER, is_primary INTEGER, state TEXT,
+  workflow TEXT, study_uid TEXT, series_uid TEXT, grouping TEXT, study_grouping TEXT, tags TEXT, created REAL,
+  updated REAL, deleted REAL, accessed REAL, PRIMARY KEY (datastore_id, id));
+CREATE INDEX IF NOT EXISTS image_sets_series ON image_sets (datastore_id, study_uid, series_uid);
+CREATE INDEX IF NOT EXISTS image_sets_updated ON image_sets (datastore_id, updated, id);
+CREATE TABLE IF NOT EXISTS versions (datastore_id TEXT, id TEXT, version INTEGER, is_primary INTEGER, state TEXT,
+  workflow TEXT, created REAL, updated REAL, deleted REAL, message TEXT, forced INTEGER,
+  PRIMARY KEY (datastore_id, id, version));
+CREATE TABLE IF NOT EXISTS tags (arn TEXT PRIMARY KEY, tags TEXT);
+"""
+
+
+@dataclass
+class ImageSet:
+    """The current state of one image set."""
+
+    datastore_id: str
+    id: str
+    version: int
+    is_primary: bool
+    state: str
+    workflow: str
+    study_uid: str
+    series_uid: str
+    grouping: tuple[str, ...]
+    study_grouping: tuple[str, ...]
+    tags: dict[str, Any]
+    created: float
+    updated: float
+    deleted: float | None = None
+    accessed: float | None = None
+
+
+@dataclass
+class Job:
+    """One import job."""
+
+    id: str
+    datastore_id: str
+    name: str
+    status: str
+    role: str
+    input: str
+    output: str
+    token: str
+    request: str
+    submitted: float
+    ended: float | None = None
+    message: str | None = None
+
+
+class Store:
+    """All state of the emulated HealthImaging. Safe from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._documents = folder / "documents"
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(folder / "state.sqlite", check_same_thread=False, isolation_level=None)
+        self._db.row_factory = sqlite3.Row
+        # A killed process loses nothing with WAL; only a power cut could cost the last commits, and this is no archive.
+        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA)
+        self._depth = 0
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside becomes true together, or not at all."""
+        with self._lock:
+            outer = self._depth == 0
+            if outer:
+                self._db.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield
+            except BaseException:
+                if outer:
+                    self._db.execute("ROLLBACK")
+                raise
+            else:
+                if outer:
+                    self._db.execute("COMMIT")
+            finally:
+                self._depth -= 1
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """Rows of a query."""
+        with self._lock:
+            return self._db.execute(sql, parameters).fetchall()
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        """One statement."""
+        with self._lock:
+            self._db.execute(sql, parameters)
+
+    def put(self, table: str, row: dict[str, Any]) -> None:
+        """Insert or replace one row; lists and dicts become JSON."""
+        values = [json.dumps(v) if isinstance(v, list | tuple | dict) else v for v in row.values()]
+        self.execute(
+            f"INSERT OR REPLACE INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",  # noqa: S608
+            values,
+        )
+
+    # -- image sets -----------------------------------------------------------------------------------------------
+
+    def image_set(self, datastore_id: str, image_set_id: str) -> ImageSet | None:
+        """One image set, deleted ones included."""
+        found = self.image_sets("datastore_id = ? AND id = ?", (datastore_id, image_set_id))
+        return found[0] if found else None
+
+    def image_sets(self, where: str, parameters: Sequence[Any], tail: str = "") -> list[ImageSet]:
+        """Image sets by a condition of our own making (never a caller's text)."""
+        out = []
+        for row in self.rows(f"SELECT * FROM image_sets WHERE {where} {tail}", parameters):  # noqa: S608
+            values = dict(row) | {
+                "grouping": tuple(json.loads(row["grouping"])),
+                "study_grouping": tuple(json.loads(row["study_grouping"])),
+                "tags": json.loads(row["tags"]),
+                "is_primary": bool(row["is_primary"]),
+            }
+            out.append(ImageSet(**values))
+        return out
+
+    def put_image_set(self, image_set: ImageSet, *, message: str | None = None, forced: bool | None = None) -> None:
+        """Write the current state and the row of its version."""
+        self.put("image_sets", asdict(image_set))
+        shared = ("datastore_id", "id", "version", "is_primary", "state", "workflow", "updated", "deleted")
+        row = {k: getattr(image_set, k) for k in shared}
+        before = self.rows(
+            "SELECT created, message, forced FROM versions WHERE datastore_id = ? AND id = ? AND version = ?",
+            (image_set.datastore_id, image_set.id, image_set.version),
+        )
+        self.put(
+            "versions",
+            row
+            | {
+                "created": before[0]["created"] if before else image_set.updated,
+                "message": message if message is not None or not before else before[0]["message"],
+                "forced": forced if forced is not None or not before else before[0]["forced"],
+            },
+        )
+
+    # -- jobs -----------------------------------------------------------------------------------------------------
+
+    def jobs(self, where: str, parameters: Sequence[Any], tail: str = "") -> list[Job]:
+        """Jobs by a condition of our own making."""
+        names = ", ".join(f.name for f in fields(Job))
+        return [Job(**dict(r)) for r in self.rows(f"SELECT {names} FROM jobs WHERE {where} {tail}", parameters)]  # noqa: S608
+
+    def put_job(self, job: Job) -> None:
+        """Write a job."""
+        self.put("jobs", asdict(job))
+
+    # -- documents ------------------------------------------------------------------------------------------------
+
+    def _path(self, datastore_id: str, image_set_id: str, version: int) -> Path:
+        return self._documents / datastore_id / image_set_id[:2] / image_set_id / f"{version}.json.gz"
+
+    def write_document(self, datastore_id: str, image_set_id: str, version: int, packed: bytes) -> None:
+        """Keep the document of one version."""
+        path = self._path(datastore_id, image_set_id, version)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{threading.get_ident()}")
+        temporary.write_bytes(packed)
+        os.replace(temporary, path)
+
+    def read_document(self, datastore_id: str, image_set_id: str, version: int) -> bytes | None:
+        """The document of one version, compressed; None when there is none."""
+        try:
+            return self._path(datastore_id, image_set_id, version).read_bytes()
+        except FileNotFoundError:
+            return None

@@ -1,0 +1,49 @@
+"""The three places where this package reaches into ministack beyond its HTTP interface.
+
+Belongs here: every import of ministack. Does not belong here: anything that can be asked over S3, SQS or EventBridge.
+`tests/local_aws/test_ministack_bridge.py` is the contract test: move ministack's pin only with it green.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def application() -> Any:
+    """ministack's ASGI application. Import it only after `settings.prepare_ministack`."""
+    from ministack.app import app  # noqa: PLC0415 -- reads its environment when imported
+
+    return app
+
+
+def put_aws_events(entries: Sequence[Mapping[str, Any]], account: str, region: str) -> None:
+    """Put events with an `aws.` source on the default bus, which PutEvents rightly refuses to users.
+
+    Must run on the server's event loop: ministack's stores belong to it.
+
+    Args:
+        entries: PutEvents entries (Source, DetailType, Detail, Resources).
+        account: Account of the bus.
+        region: Region of the bus.
+
+    Raises:
+        RuntimeError: ministack did not take an entry.
+    """
+    from ministack.core.responses import request_scope  # noqa: PLC0415
+    from ministack.services import eventbridge  # noqa: PLC0415
+
+    with request_scope(account, region):
+        for start in range(0, len(entries), 10):
+            _, _, body = eventbridge._put_events({"Entries": [dict(e) for e in entries[start : start + 10]]}, allow_aws_source=True)  # noqa: SLF001
+            if json.loads(body)["FailedEntryCount"]:
+                raise RuntimeError("ministack refused an event")
+
+
+def save_state() -> None:
+    """Write ministack's snapshot now. By itself it does so on a clean stop only, and a killed one would start empty."""
+    from ministack.app import _build_persistence_save_dict  # noqa: PLC0415
+    from ministack.core.persistence import save_all  # noqa: PLC0415
+
+    save_all(_build_persistence_save_dict())

@@ -1,0 +1,178 @@
+"""Route, parse and serialize rest-json requests by a botocore service model.
+
+Belongs here: the wire. Does not belong here: what is allowed (`validate.py`) and what is answered.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote
+
+from local_aws.protocol.errors import validation
+
+if TYPE_CHECKING:
+    from botocore.model import OperationModel, ServiceModel, Shape
+
+
+def load_model(service: str) -> ServiceModel:
+    """The model of a service as botocore ships it."""
+    from botocore.loaders import Loader  # noqa: PLC0415
+    from botocore.model import ServiceModel  # noqa: PLC0415
+
+    return ServiceModel(Loader().load_service_model(service, "service-2"), service)
+
+
+class Router:
+    """Finds the operation of a request. Matches the raw path: an encoded slash stays inside its segment."""
+
+    def __init__(self, model: ServiceModel) -> None:
+        self._routes: list[tuple[str, re.Pattern[str], OperationModel]] = []
+        for name in model.operation_names:
+            operation = model.operation_model(name)
+            template = operation.http["requestUri"].split("?")[0]
+            pattern = "".join(
+                f"(?P<{part[1:-1].rstrip('+')}>{'.+' if part.endswith('+}') else '[^/]+'})" if part.startswith("{") else re.escape(part)
+                for part in re.split(r"(\{[^}]+\})", template)
+            )
+            self._routes.append((operation.http["method"], re.compile(pattern), operation))
+
+    def match(self, method: str, raw_path: str) -> tuple[OperationModel, dict[str, str]] | None:
+        """Operation and decoded path parameters, or None."""
+        for verb, pattern, operation in self._routes:
+            found = pattern.fullmatch(raw_path) if verb == method else None
+            if found:
+                return operation, {k: unquote(v) for k, v in found.groupdict().items()}
+        return None
+
+
+def parse(operation: OperationModel, path: dict[str, str], query: str, body: bytes) -> dict[str, Any]:
+    """Input members of a request.
+
+    Raises:
+        ServiceError: The body is not JSON, or a value has the wrong form.
+    """
+    shape = operation.input_shape
+    if shape is None:
+        return {}
+    values = parse_qs(query, keep_blank_values=True)
+    out: dict[str, Any] = {}
+    payload = shape.serialization.get("payload")
+    document: Any = None
+    if body and (payload is None or shape.members[payload].type_name != "blob"):
+        try:
+            document = json.loads(body)
+        except ValueError as error:
+            raise validation("The request body is not JSON.") from error
+    for name, member in shape.members.items():
+        where = member.serialization.get("location")
+        wire = member.serialization.get("name", name)
+        if where == "uri":
+            out[name] = _scalar(member, path[wire], name)
+        elif where == "querystring":
+            if wire in values:
+                found = values[wire]
+                out[name] = found if member.type_name == "list" else _scalar(member, found[0], name)
+        elif where is None and name == payload:
+            if member.type_name == "blob":
+                out[name] = body
+            elif document is not None:
+                out[name] = _from_json(member, document, name)
+        elif where is None and payload is None and isinstance(document, dict) and document.get(wire) is not None:
+            out[name] = _from_json(member, document[wire], name)
+    return out
+
+
+def _scalar(shape: Shape, text: str, name: str) -> Any:
+    if shape.type_name in {"integer", "long"}:
+        try:
+            return int(text)
+        except ValueError as error:
+            raise validation(f"Value at '{name}' is not an integer.") from error
+    if shape.type_name == "boolean":
+        return text.lower() == "true"
+    return text
+
+
+def _from_json(shape: Shape, value: Any, name: str) -> Any:  # noqa: PLR0911 -- one return a type
+    kind = shape.type_name
+    if kind == "structure":
+        if not isinstance(value, dict):
+            raise validation(f"Value at '{name}' is not a structure.")
+        pairs = [(key, member, value.get(member.serialization.get("name", key))) for key, member in shape.members.items()]
+        return {key: _from_json(member, found, f"{name}.{key}") for key, member, found in pairs if found is not None}
+    if kind == "list":
+        if not isinstance(value, list):
+            raise validation(f"Value at '{name}' is not a list.")
+        return [_from_json(shape.member, item, f"{name}.{i}") for i, item in enumerate(value)]
+    if kind == "map":
+        if not isinstance(value, dict):
+            raise validation(f"Value at '{name}' is not a map.")
+        return {str(k): _from_json(shape.value, v, f"{name}.{k}") for k, v in value.items()}
+    if kind == "blob":
+        try:
+            return base64.b64decode(value, validate=True)
+        except (ValueError, TypeError) as error:
+            raise validation(f"Value at '{name}' is not base64.") from error
+    if kind == "timestamp":
+        return _timestamp(value, name)
+    return value
+
+
+def _timestamp(value: Any, name: str) -> datetime:
+    try:
+        if isinstance(value, int | float):
+            return datetime.fromtimestamp(value, UTC)
+        moment = datetime.fromisoformat(str(value))
+    except (ValueError, OverflowError, OSError) as error:
+        raise validation(f"Value at '{name}' is not a timestamp.") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def serialize(operation: OperationModel, output: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of a success."""
+    status = int(operation.http.get("responseCode", 200))
+    headers = {"Content-Type": "application/json"}
+    shape = operation.output_shape
+    if shape is None:
+        return status, headers, b"{}"
+    payload = shape.serialization.get("payload")
+    body: dict[str, Any] = {}
+    raw: bytes | None = None
+    for name, member in shape.members.items():
+        if name not in output or output[name] is None:
+            continue
+        wire = member.serialization.get("name", name)
+        if member.serialization.get("location") == "header":
+            headers[wire] = str(output[name])
+        elif name == payload and member.type_name == "blob":
+            raw = output[name]
+        elif name == payload:
+            body = _to_json(member, output[name])
+        else:
+            body[wire] = _to_json(member, output[name])
+    return status, headers, raw if raw is not None else json.dumps(body).encode()
+
+
+def _to_json(shape: Shape, value: Any) -> Any:
+    kind = shape.type_name
+    if kind == "structure":
+        return {
+            member.serialization.get("name", key): _to_json(member, value[key])
+            for key, member in shape.members.items()
+            if value.get(key) is not None
+        }
+    if kind == "list":
+        return [_to_json(shape.member, item) for item in value]
+    if kind == "map":
+        return {k: _to_json(shape.value, v) for k, v in value.items()}
+    if kind == "blob":
+        return base64.b64encode(value).decode()
+    if kind == "timestamp":
+        seconds = value.timestamp() if isinstance(value, datetime) else float(value)
+        return math.floor(seconds * 1000) / 1000
+    return value
