@@ -33,7 +33,7 @@ class Settings(BaseSettings):
 
     catalog_url: str = Field("", description="SQLAlchemy URL of the catalog; empty: SQLite under `home`.")
 
-    # HealthImaging quotas ("Endpoints and quotas", "Throttling limits" of the developer guide), below or at the default.
+    # HealthImaging quotas ("Endpoints and quotas" and "Throttling limits" of its developer guide).
     max_files_per_job: int = Field(5_000, ge=1, le=5_000, description="Objects in one import job.")
     max_bytes_per_job: int = Field(10 * 10**9, ge=1, description="Bytes in one import job.")
     max_jobs_in_flight: int = Field(100, ge=1, description="Import jobs that run at a time in one data store.")
@@ -54,16 +54,25 @@ class Settings(BaseSettings):
     claim_seconds: float = Field(120.0, gt=0, description="A claimed job silent for so long is taken over.")
     hold_seconds: float = Field(900.0, gt=0, description="How long an object of an association awaits its manifest.")
     manifest_seconds: float = Field(86_400.0, gt=0, description="How long an ended job may owe its manifest.")
-    association_prefix: str = Field("associations/", description="Landing keys under it await an association manifest.")
+    association_prefix: str = Field("associations/", description="Landing keys under it await a manifest.")
 
     sweep_overlap_seconds: float = Field(300.0, ge=0, description="How far a sweep looks back behind its cursor.")
     sweep_grace_seconds: float = Field(60.0, ge=0, description="An object younger than this is left to its event.")
     listing_interval_seconds: float = Field(900.0, ge=0, description="Time between two listings of the landing bucket.")
+    enumeration_interval_seconds: float = Field(
+        86_400.0, ge=0, description="Time between two full lists of image sets."
+    )
+
+    overdue_seconds: float = Field(
+        3_600.0, gt=0, description="An object on its way for longer fails the closure check."
+    )
+    freshness_seconds: float = Field(300.0, gt=0, description="Arrival to queryable that 95 of 100 objects must meet.")
 
     compact_files: int = Field(64, ge=2, description="Small files of a table that trigger compaction.")
     small_file_bytes: int = Field(16 * 2**20, ge=1, description="A file below this size is small.")
     grace_seconds: float = Field(3_600.0, ge=0, description="How long a retired file is kept for readers of old lists.")
-    patient_key_secret: str = Field("", description="Secret of the keyed hash behind patient_key; empty: made at first use under `home`.")
+    keep_runs_days: float = Field(14.0, gt=0, description="Dagster runs that ended longer ago are deleted.")
+    patient_key_secret: str = Field("", repr=False, description="Key of the hash behind patient_key; empty: made once.")
 
     @property
     def index_dir(self) -> Path:

@@ -1,0 +1,218 @@
+"""The job chain: planned, claimed, submitted, ended, settled. One state machine for every service that runs imports.
+
+Belongs here: moving a job along, its limits, and what happens when an answer is lost. Does not belong here: what a
+job contains (`ahi.imports`) and what its results mean (`ahi.results`).
+
+A start whose answer is lost must not become two jobs. So the client token is stored before the call, a claim that
+has gone silent is taken over by looking for the job by its name first, and only then started again with that token.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Protocol
+
+import sqlalchemy as sa
+
+from ahi import pacing
+from ahi.clock import now
+from ahi.index import catalog
+from ahi.index.catalog import JobState
+
+if TYPE_CHECKING:
+    from ahi.index.store import Index
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the chain, as the catalog has it."""
+
+    job_key: str
+    service: str
+    state: JobState
+    day: str
+    datastore_id: str
+    input_uri: str
+    output_uri: str
+    in_place: bool
+    client_token: str | None
+    n_objects: int
+    n_bytes: int
+    claimed_at: dt.datetime | None
+    submitted_at: dt.datetime | None
+    job_id: str | None
+    ended_at: dt.datetime | None
+    status: str | None
+    message: str | None
+    output_folder: str | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a service says of a job now."""
+
+    job_id: str
+    status: str
+    ended: bool
+    ended_at: dt.datetime | None
+    message: str | None
+    output_folder: str | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a service takes at a time."""
+
+    in_flight: int
+    starts_per_second: float
+    burst: float = 1.0
+
+
+class BackPressureError(Exception):
+    """The service wants fewer or later calls: the job goes back to planned, nothing failed."""
+
+
+class RejectedError(Exception):
+    """The service refuses this very job, and would again. The text is the service's own."""
+
+
+class Service(Protocol):
+    """A service that runs import jobs."""
+
+    name: str
+
+    def start(self, job: Job) -> str:
+        """Start the job with its client token; returns the service's job id.
+
+        Raises BackPressureError or RejectedError; anything else means that the answer is unknown.
+        """
+
+    def find(self, job: Job) -> str | None:
+        """Job id of an earlier start of this job whose answer was lost, or None."""
+
+    def describe(self, job_id: str) -> Report | None:
+        """The job's present state; None when the service does not know it."""
+
+
+def claim(index: Index, service: str, limits: Limits, who: str) -> Job | float | None:
+    """Take the oldest planned job, if the limits leave room.
+
+    Returns the claimed job; or seconds to wait for the next start; or None when there is nothing to start now.
+    """
+    table, moment = catalog.jobs, now()
+    mine = table.c.service == service
+    with index.transaction() as connection:
+        due = sa.or_(table.c.not_before.is_(None), table.c.not_before <= moment)
+        query = sa.select(table).where(mine, table.c.state == JobState.PLANNED, due)
+        row = connection.execute(query.order_by(table.c.planned_at, table.c.job_key).limit(1)).mappings().first()
+        if row is None:
+            return None
+        running = sa.select(sa.func.count()).where(mine, table.c.state.in_((JobState.CLAIMED, JobState.SUBMITTED)))
+        if connection.execute(running).scalar_one() >= limits.in_flight:
+            return None
+        wait = pacing.take(connection, f"{service}:start", rate=limits.starts_per_second, burst=limits.burst)
+        if wait:
+            return wait
+        # The token follows from the content, so whoever starts this job again starts the same one.
+        values = {"state": JobState.CLAIMED, "client_token": row["job_key"], "claimed_at": moment, "claimed_by": who}
+        connection.execute(table.update().where(table.c.job_key == row["job_key"]).values(values))
+        return _job({**row, **values})
+
+
+def submitted(index: Index, job: Job, job_id: str) -> None:
+    """Record the job id the service gave, and the hop of every object in it."""
+    moment = now()
+    with index.commit(kind="submitted") as commit:
+        update = catalog.jobs.update().where(
+            catalog.jobs.c.job_key == job.job_key, catalog.jobs.c.state == JobState.CLAIMED
+        )
+        commit.connection.execute(update.values(state=JobState.SUBMITTED, job_id=job_id, submitted_at=moment))
+        of_job = catalog.objects.update().where(catalog.objects.c.job_key == job.job_key)
+        commit.connection.execute(of_job.values(submitted_at=moment, changed_seq=commit.seq))
+
+
+def give_back(index: Index, job: Job, *, after_seconds: float) -> None:
+    """Return a claimed job to planned, not to be started before some seconds have passed."""
+    not_before = now() + dt.timedelta(seconds=after_seconds)
+    with index.transaction() as connection:
+        change = catalog.jobs.update().where(
+            catalog.jobs.c.job_key == job.job_key, catalog.jobs.c.state == JobState.CLAIMED
+        )
+        connection.execute(change.values(state=JobState.PLANNED, not_before=not_before, claimed_at=None))
+
+
+def ended(index: Index, job: Job, report: Report) -> bool:
+    """Record that a job reached its end at the service. False when the chain knew that already."""
+    moment = report.ended_at or now()
+    with index.transaction() as connection:
+        live = catalog.jobs.c.state.in_((JobState.CLAIMED, JobState.SUBMITTED))
+        change = catalog.jobs.update().where(catalog.jobs.c.job_key == job.job_key, live)
+        values = {
+            "state": JobState.ENDED,
+            "job_id": report.job_id,
+            "ended_at": moment,
+            "status": report.status,
+            "message": report.message,
+            "output_folder": report.output_folder,
+        }
+        return connection.execute(change.values(values)).rowcount > 0
+
+
+def start(index: Index, service: Service, job: Job, *, back_off: float = 5.0) -> str | None:
+    """Start a claimed job and record it. Returns its job id, or None when the service pushed back.
+
+    Raises RejectedError with the job still claimed: its owner decides what becomes of the contents.
+    Any other error leaves the claim standing, to be taken over when it has gone silent.
+    """
+    try:
+        job_id = service.start(job)
+    except BackPressureError:
+        give_back(index, job, after_seconds=back_off)
+        return None
+    submitted(index, job, job_id)
+    return job_id
+
+
+def recover(index: Index, service: Service, *, silent_seconds: float, who: str | None = None) -> tuple[int, int]:
+    """Take over claims that have gone silent, and those `who` itself left behind in an earlier attempt.
+
+    Returns (found at the service, given back to be started again).
+    """
+    table = catalog.jobs
+    cutoff = now() - dt.timedelta(seconds=silent_seconds)
+    found = again = 0
+    left = table.c.claimed_at <= cutoff
+    silent = sa.and_(table.c.state == JobState.CLAIMED, sa.or_(left, table.c.claimed_by == who) if who else left)
+    for job in jobs(index, service.name, silent):
+        job_id = service.find(job)
+        if job_id is not None:
+            submitted(index, job, job_id)
+            found += 1
+        else:
+            give_back(index, job, after_seconds=0)
+            again += 1
+    return found, again
+
+
+def jobs(index: Index, service: str, where: sa.ColumnElement[bool]) -> list[Job]:
+    """Jobs of one service that meet a condition, oldest first."""
+    table = catalog.jobs
+    with index.engine.connect() as connection:
+        query = sa.select(table).where(table.c.service == service, where).order_by(table.c.planned_at)
+        return [_job(row) for row in connection.execute(query).mappings()]
+
+
+def job_named(index: Index, service: str, job_id: str, job_name: str) -> Job | None:
+    """The job with the id that the service gave, or with the name that we gave, if it is one of ours.
+
+    The name finds a job whose start we made but did not live to record.
+    """
+    table = catalog.jobs
+    found = jobs(index, service, sa.or_(table.c.job_id == job_id, table.c.job_key == job_name))
+    return found[0] if found else None
+
+
+def _job(row: object) -> Job:
+    values = {field.name: row[field.name] for field in fields(Job)}  # type: ignore[index]
+    return Job(**{**values, "state": JobState(values["state"])})

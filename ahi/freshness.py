@@ -1,0 +1,62 @@
+"""Freshness: how long each hop from arrival to a queryable row takes.
+
+Belongs here: the hops, and their percentiles over objects that arrived lately. Does not belong here: the clock of an
+object, which each stage writes into the ledger.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from ahi.clock import now
+from ahi.index import catalog
+
+HOPS = {
+    "arrival to received": ("landed_at", "received_at"),
+    "received to header": ("received_at", "header_at"),
+    "arrival to header queryable": ("landed_at", "header_published_at"),
+    "header to job started": ("header_at", "submitted_at"),
+    "job started to ended": ("submitted_at", "job_ended_at"),
+    "job ended to settled": ("job_ended_at", "settled_at"),
+    "job ended to indexed": ("job_ended_at", "indexed_at"),
+    "arrival to queryable": ("landed_at", "published_at"),
+}
+"""Name of each hop, and the columns of the ledger between which it lies."""
+
+SAMPLE = 100_000
+"""Newest objects that percentiles are taken over."""
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One hop, in seconds."""
+
+    name: str
+    count: int
+    p50: float
+    p95: float
+    p99: float
+
+
+def percentiles(engine: sa.Engine, *, within: dt.timedelta = dt.timedelta(days=1)) -> list[Hop]:
+    """Percentiles of each hop that any object which landed within a time from now has made."""
+    table, cutoff = catalog.objects, now() - within
+    names = sorted({name for pair in HOPS.values() for name in pair})
+    query = sa.select(*(table.c[name] for name in names)).where(table.c.landed_at >= cutoff)
+    with engine.connect() as connection:
+        rows = connection.execute(query.order_by(table.c.landed_at.desc()).limit(SAMPLE)).all()
+    hops = []
+    for name, (start, end) in HOPS.items():
+        first, last = names.index(start), names.index(end)
+        seconds = sorted((r[last] - r[first]).total_seconds() for r in rows if r[first] and r[last])
+        if seconds:
+            hops.append(Hop(name, len(seconds), *(_at(seconds, share) for share in (0.5, 0.95, 0.99))))
+    return hops
+
+
+def _at(ordered: list[float], share: float) -> float:
+    """Nearest-rank percentile of sorted values."""
+    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 100) * len(ordered) // 100) - 1))]

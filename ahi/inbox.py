@@ -1,0 +1,196 @@
+"""The inbox: messages made durable before the queue forgets them.
+
+Belongs here: drain a queue, write what came as one immutable object, acknowledge, list what no commit has consumed.
+Does not belong here: what the messages mean (`ahi.events`) and what is done about them.
+
+The order is the point: write, register, acknowledge. A crash in between gives the same messages again, perhaps in
+other batches; consumers drop what they know by its own key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from ahi.clock import day_of, now
+from ahi.errors import PermanentError
+from ahi.index import catalog
+from ahi.index.commit import AlreadyCommittedError
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterable, Sequence
+
+    from ahi.pipeline import Pipeline
+    from ahi.settings import Settings
+
+
+class Queue(StrEnum):
+    """A queue that a sensor drains; also the folder of its inbox objects."""
+
+    UPLOADS = "uploads"
+    IMPORT_EVENTS = "import_events"
+    IMAGE_SET_EVENTS = "image_set_events"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message as it came, and the handle that deletes it."""
+
+    message_id: str
+    body: str
+    receipt: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One inbox object: the unit of a run."""
+
+    batch_id: str
+    queue: Queue
+    day: str
+    object_key: str
+    n_messages: int
+    received_at: dt.datetime
+
+
+def queue_url(settings: Settings, queue: Queue) -> str:
+    """URL of a queue from the settings. Raises PermanentError with the variable to set when there is none."""
+    name = {
+        Queue.UPLOADS: "upload_queue_url",
+        Queue.IMPORT_EVENTS: "import_queue_url",
+        Queue.IMAGE_SET_EVENTS: "image_set_queue_url",
+    }[queue]
+    url: str = getattr(settings, name)
+    if not url:
+        raise PermanentError(
+            f"AHI_{name.upper()} is not set: export the outputs of infra/template.yaml, or run `make up`"
+        )
+    return url
+
+
+def collect(pipeline: Pipeline, queue: Queue, *, listen_seconds: float) -> Batch | None:
+    """Drain a queue within its budgets and keep what came as one batch. None when nothing came."""
+    url = queue_url(pipeline.settings, queue)
+    messages = drain(pipeline, url, listen_seconds=listen_seconds)
+    if not messages:
+        return None
+    batch = keep(pipeline, queue, messages)
+    acknowledge(pipeline, url, messages)
+    return batch
+
+
+def drain(pipeline: Pipeline, url: str, *, listen_seconds: float) -> list[Message]:
+    """Receive messages: wait for a first one, then go on until the queue is quiet or a budget is spent."""
+    settings, sqs = pipeline.settings, pipeline.aws.sqs
+    received: dict[str, Message] = {}
+    wait, deadline, quiet_since = listen_seconds, float("inf"), 0.0
+    while len(received) < settings.drain_messages and time.monotonic() < deadline:
+        answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=round(wait))
+        found = [Message(m["MessageId"], m["Body"], m["ReceiptHandle"]) for m in answer.get("Messages", [])]
+        received |= {message.message_id: message for message in found}
+        if not received:
+            break
+        moment = time.monotonic()
+        if wait or found:
+            quiet_since = moment
+        if wait:
+            wait, deadline = 0.0, moment + settings.drain_seconds
+        if not found:
+            if moment - quiet_since >= settings.linger_seconds:
+                break
+            time.sleep(0.05)
+    return list(received.values())
+
+
+def keep(pipeline: Pipeline, queue: Queue, messages: Sequence[Message]) -> Batch:
+    """Write messages as one inbox object named by the digest of their ids, and register it. Idempotent."""
+    received_at = now()
+    ids = sorted(message.message_id for message in messages)
+    batch_id = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:32]
+    day = day_of(received_at)
+    key = f"inbox/{queue}/{day}/{batch_id}.jsonl"
+    lines = [json.dumps({"messageId": m.message_id, "body": m.body}, ensure_ascii=False) for m in messages]
+    metadata = {"received-at": received_at.isoformat()}
+    body = ("\n".join(lines) + "\n").encode()
+    pipeline.aws.s3.put_object(Bucket=pipeline.settings.lake_bucket, Key=key, Body=body, Metadata=metadata)
+    batch = Batch(batch_id, queue, day, key, len(messages), received_at)
+    register(pipeline, [batch])
+    return batch
+
+
+def register(pipeline: Pipeline, found: Iterable[Batch]) -> int:
+    """Enter batches that the catalog does not know. Returns how many were new."""
+    added = 0
+    with pipeline.index.transaction() as connection:
+        for batch in found:
+            known = sa.select(catalog.batches.c.batch_id).where(catalog.batches.c.batch_id == batch.batch_id)
+            if connection.execute(known).first() is None:
+                connection.execute(catalog.batches.insert().values(**vars(batch)))
+                added += 1
+    return added
+
+
+def acknowledge(pipeline: Pipeline, url: str, messages: Sequence[Message]) -> None:
+    """Delete messages from their queue. One that will not go comes again, which is harmless."""
+    for start in range(0, len(messages), 10):
+        entries = [{"Id": str(n), "ReceiptHandle": m.receipt} for n, m in enumerate(messages[start : start + 10])]
+        pipeline.aws.sqs.delete_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
+
+
+def pending(pipeline: Pipeline, queue: Queue, limit: int = 50) -> list[Batch]:
+    """Batches that no commit has consumed, oldest first."""
+    table = catalog.batches
+    query = sa.select(table).where(table.c.queue == queue, table.c.consumed_at.is_(None))
+    return _batches(pipeline, query.order_by(table.c.received_at).limit(limit))
+
+
+def of_day(pipeline: Pipeline, queue: Queue, day: str) -> list[Batch]:
+    """Every batch of one arrival day, consumed or not, oldest first."""
+    table = catalog.batches
+    query = sa.select(table).where(table.c.queue == queue, table.c.day == day).order_by(table.c.received_at)
+    return _batches(pipeline, query)
+
+
+def find(pipeline: Pipeline, batch_id: str) -> Batch:
+    """One batch by its id. Raises PermanentError when the catalog does not know it."""
+    found = _batches(pipeline, sa.select(catalog.batches).where(catalog.batches.c.batch_id == batch_id))
+    if not found:
+        raise PermanentError(f"No inbox batch {batch_id}; run the sweep if the catalog was restored from an older copy")
+    return found[0]
+
+
+def read(pipeline: Pipeline, batch: Batch) -> list[Message]:
+    """The messages of a batch, as they came."""
+    body = pipeline.aws.s3.get_object(Bucket=pipeline.settings.lake_bucket, Key=batch.object_key)["Body"].read()
+    lines = [json.loads(line) for line in body.decode().split("\n") if line]
+    return [Message(line["messageId"], line["body"]) for line in lines]
+
+
+def consume(connection: sa.Connection, batch: Batch, seq: int) -> None:
+    """Mark a batch as consumed, inside the commit that makes its contents true."""
+    done = catalog.batches.update().where(catalog.batches.c.batch_id == batch.batch_id)
+    connection.execute(done.values(consumed_at=now(), consumed_seq=seq))
+
+
+def finish(pipeline: Pipeline, batch: Batch) -> None:
+    """Mark a batch as consumed in a commit of its own: what it asked for is true already. Again is harmless."""
+    try:
+        commit_ = pipeline.index.commit(batch_id=batch.batch_id, kind=batch.queue, run_id=pipeline.run_id)
+        with commit_ as commit:
+            consume(commit.connection, batch, commit.seq)
+    except AlreadyCommittedError:
+        return
+
+
+def _batches(pipeline: Pipeline, query: sa.Select[tuple[object, ...]]) -> list[Batch]:
+    with pipeline.index.engine.connect() as connection:
+        rows = connection.execute(query).mappings()
+        names = Batch.__dataclass_fields__
+        return [Batch(**({name: row[name] for name in names} | {"queue": Queue(row["queue"])})) for row in rows]

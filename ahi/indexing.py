@@ -1,0 +1,243 @@
+"""Kept documents into rows: the tables follow what HealthImaging shows.
+
+Belongs here: bringing the index up to the sightings, and indexing again from kept documents. Does not belong here:
+any call to HealthImaging; nothing in this module makes one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from ahi import inbox, quarantine
+from ahi.clock import now
+from ahi.documents import DocumentError, DocumentRows, flatten, patient_key_function
+from ahi.index import catalog
+from ahi.index.catalog import ObjectState
+from ahi.index.store import Head
+from ahi.reasons import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Self
+
+    from ahi.inbox import Batch
+    from ahi.index.store import Commit
+    from ahi.pipeline import Pipeline
+
+CHUNK_BYTES = 32 * 2**20
+"""Compressed bytes of documents in one commit, which bounds the memory that flattening takes."""
+
+CHUNK_DOCUMENTS = 500
+
+
+@dataclass
+class IndexReport:
+    """What bringing the index up did, in numbers."""
+
+    documents: int = 0
+    deleted: int = 0
+    stale: int = 0
+    quarantined: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
+    modalities: Counter[str] = field(default_factory=Counter)
+    cast_failures: int = 0
+    """Instances with at least one value that has no typed form."""
+
+    def __iadd__(self, other: IndexReport) -> Self:
+        """Add another's numbers."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+        return self
+
+
+@dataclass(frozen=True)
+class _Kept:
+    image_set_id: str
+    version: int
+    object_key: str
+    size_bytes: int
+    is_primary: bool
+    created_at: object
+    updated_at: object
+
+
+def catch_up(pipeline: Pipeline, batches: Sequence[Batch] = ()) -> IndexReport:
+    """Index every sighting that the index does not show, then mark the batches consumed. A replay changes nothing."""
+    report = IndexReport()
+    for chunk in _chunks(_newest_kept(pipeline, catalog.sightings.c.pending)):
+        _index(pipeline, chunk, report, replace=False)
+    _bury(pipeline, report)
+    for batch in batches:
+        inbox.finish(pipeline, batch)
+    return report
+
+
+def index_again(pipeline: Pipeline, day: str) -> IndexReport:
+    """Write the rows of one day's documents again, as the present code reads them, without HealthImaging."""
+    report, of_day = IndexReport(), catalog.documents.c.day == day
+    for chunk in _chunks(_newest_kept(pipeline, of_day)):
+        _index(pipeline, chunk, report, replace=True)
+    return report
+
+
+def patient_secret(pipeline: Pipeline) -> bytes:
+    """Secret of the keyed hash behind `patient_key`: from the settings, or made once and kept in the catalog.
+
+    Losing it changes every patient_key at the next re-index, so a deployment sets its own.
+    """
+    if pipeline.settings.patient_key_secret:
+        return pipeline.settings.patient_key_secret.encode()
+    table = catalog.state
+    mine = sa.select(table.c.value).where(table.c.name == "patient_key_secret")
+    with pipeline.index.engine.connect() as connection:
+        value = connection.execute(mine).scalar_one_or_none()
+    if value is None:
+        with pipeline.index.transaction() as connection:
+            value = connection.execute(mine).scalar_one_or_none()
+            if value is None:
+                value = secrets.token_hex(32)
+                connection.execute(table.insert().values(name="patient_key_secret", value=value))
+    return str(value).encode()
+
+
+def _newest_kept(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> list[_Kept]:
+    """Kept documents of the version that HealthImaging shows, of image sets that are not gone."""
+    sightings, documents = catalog.sightings, catalog.documents
+    same = sa.and_(
+        sightings.c.datastore_id == documents.c.datastore_id,
+        sightings.c.image_set_id == documents.c.image_set_id,
+        sightings.c.version == documents.c.version,
+    )
+    query = sa.select(documents).join(sightings, same).where(sa.not_(sightings.c.gone), where)
+    with pipeline.index.engine.connect() as connection:
+        rows = connection.execute(query.order_by(documents.c.fetched_at)).mappings()
+        return [_Kept(**{name: row[name] for name in _Kept.__dataclass_fields__}) for row in rows]
+
+
+def _chunks(kept: Sequence[_Kept]) -> Iterator[list[_Kept]]:
+    chunk: list[_Kept] = []
+    size = 0
+    for document in kept:
+        if chunk and (len(chunk) >= CHUNK_DOCUMENTS or size + document.size_bytes > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(document)
+        size += document.size_bytes
+    if chunk:
+        yield chunk
+
+
+def _index(pipeline: Pipeline, chunk: Sequence[_Kept], report: IndexReport, *, replace: bool) -> None:
+    """One commit: files of rows, heads raised, objects marked as indexed."""
+    batch_id = f"index:{uuid.uuid4().hex}"
+    flat, bad = _flatten(pipeline, chunk)
+    files = []
+    for table in ("series", "instances", "frames"):
+        rows = [row for _, document in flat for row in getattr(document, table)]
+        report.rows[table] += len(rows)
+        file = pipeline.index.write(table, rows, batch_id=batch_id)
+        files += [file] if file else []
+    with pipeline.index.commit(batch_id=batch_id, kind="index", run_id=pipeline.run_id, files=files) as commit:
+        heads = [_head(pipeline, kept, document) for kept, document in flat]
+        won = {head.image_set_id for head in commit.raise_heads(heads, replace=replace)}
+        report.stale += len(heads) - len(won)
+        for kept, _document in flat:
+            _shown(pipeline, commit, kept)
+        report.quarantined += quarantine.enter(commit.connection, bad, batch_id)
+        for kept in _bad_ones(chunk, flat):
+            _caught_up(pipeline, commit, kept)
+    report.documents += len(flat)
+    for _, document in flat:
+        report.modalities.update(str(row.get("Modality")) for row in document.series)
+        report.cast_failures += sum(1 for row in document.instances if row.get("cast_failures"))
+
+
+def _flatten(
+    pipeline: Pipeline, chunk: Sequence[_Kept]
+) -> tuple[list[tuple[_Kept, DocumentRows]], list[quarantine.Item]]:
+    settings, flat, bad = pipeline.settings, [], []
+    key_of = patient_key_function(patient_secret(pipeline))
+    stamp = {"indexed_at": now(), "dagster_run_id": pipeline.run_id}
+
+    def fetch(kept: _Kept) -> bytes:
+        return pipeline.aws.s3.get_object(Bucket=settings.lake_bucket, Key=kept.object_key)["Body"].read()
+
+    with ThreadPoolExecutor(settings.document_threads) as pool:
+        for kept, blob in zip(chunk, pool.map(fetch, chunk), strict=True):
+            try:
+                rows = flatten(blob, version=kept.version, is_primary=kept.is_primary, patient_key=key_of, stamp=stamp)
+            except DocumentError as error:
+                bad.append(quarantine.Item("documents", Reason.DOCUMENT_NOT_UNDERSTOOD, str(error), kept.object_key))
+            else:
+                flat.append((kept, rows))
+    return flat, bad
+
+
+def _head(pipeline: Pipeline, kept: _Kept, document: DocumentRows) -> Head:
+    return Head(
+        datastore_id=pipeline.settings.datastore_id,
+        image_set_id=kept.image_set_id,
+        version=kept.version,
+        is_primary=kept.is_primary,
+        study_uid=document.study_uid,
+        series_uid=document.series_uid,
+        n_instances=document.n_instances,
+        created_at=kept.created_at,  # type: ignore[arg-type]
+        updated_at=kept.updated_at,  # type: ignore[arg-type]
+    )
+
+
+def _bad_ones(chunk: Sequence[_Kept], flat: Sequence[tuple[_Kept, DocumentRows]]) -> list[_Kept]:
+    good = {kept.image_set_id for kept, _ in flat}
+    return [kept for kept in chunk if kept.image_set_id not in good]
+
+
+def _shown(pipeline: Pipeline, commit: Commit, kept: _Kept) -> None:
+    """The index shows this version now: no longer pending, and its objects are indexed."""
+    _caught_up(pipeline, commit, kept)
+    table = catalog.objects
+    reached = sa.or_(table.c.image_set_version.is_(None), table.c.image_set_version <= kept.version)
+    mine = sa.and_(table.c.image_set_id == kept.image_set_id, table.c.indexed_seq.is_(None), reached)
+    change = table.update().where(mine, table.c.state == ObjectState.IMPORTED)
+    values = {"indexed_at": commit.committed_at, "indexed_seq": commit.seq, "changed_seq": commit.seq}
+    commit.connection.execute(change.values(values))
+
+
+def _caught_up(pipeline: Pipeline, commit: Commit, kept: _Kept) -> None:
+    table = catalog.sightings
+    mine = sa.and_(
+        table.c.datastore_id == pipeline.settings.datastore_id,
+        table.c.image_set_id == kept.image_set_id,
+        table.c.version <= kept.version,
+    )
+    commit.connection.execute(table.update().where(mine).values(pending=False))
+
+
+def _bury(pipeline: Pipeline, report: IndexReport) -> None:
+    """Take the rows of deleted image sets out of the index."""
+    table = catalog.sightings
+    query = sa.select(table).where(table.c.pending, table.c.gone)
+    with pipeline.index.engine.connect() as connection:
+        gone = connection.execute(query).mappings().all()
+    if not gone:
+        return
+    batch_id = f"bury:{uuid.uuid4().hex}"
+    with pipeline.index.commit(batch_id=batch_id, kind="bury", run_id=pipeline.run_id, files=()) as commit:
+        for row in gone:
+            commit.bury(
+                row["datastore_id"],
+                row["image_set_id"],
+                version=row["version"],
+                reason="deleted in HealthImaging",
+                at=row["seen_at"],
+            )
+            mine = sa.and_(table.c.datastore_id == row["datastore_id"], table.c.image_set_id == row["image_set_id"])
+            commit.connection.execute(table.update().where(mine).values(pending=False))
+        report.deleted += len(gone)

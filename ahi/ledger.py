@@ -1,0 +1,122 @@
+"""The ledger: one row per object, in exactly one state.
+
+Belongs here: identity of an object, entering it, and the state changes that uploads and deletions cause. Does not
+belong here: reading headers (`ahi.uploads`) and what jobs change (`ahi.results`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from ahi.clock import now
+from ahi.events import newer
+from ahi.index import catalog
+from ahi.index.catalog import ObjectState
+from ahi.reasons import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ahi.events import ObjectRemoved
+    from ahi.index.store import Commit
+
+NOT_STARTED = (ObjectState.HELD, ObjectState.READY)
+"""States that an overwrite or a deletion by the sender still changes."""
+
+
+def object_id_of(bucket: str, key: str, version_id: str | None, etag: str | None) -> str:
+    """Identity of one object version: digest of bucket, key and version, or of the ETag where versions are off."""
+    version = version_id if version_id and version_id != "null" else f"etag:{etag or ''}".replace('"', "")
+    return hashlib.sha256(f"{bucket}\0{key}\0{version}".encode()).hexdigest()[:32]
+
+
+def known(connection: sa.Connection, object_ids: Iterable[str]) -> set[str]:
+    """Those of `object_ids` that the ledger has."""
+    wanted, found, table = sorted(set(object_ids)), set[str](), catalog.objects
+    for start in range(0, len(wanted), 500):
+        query = sa.select(table.c.object_id).where(table.c.object_id.in_(wanted[start : start + 500]))
+        found |= set(connection.execute(query).scalars())
+    return found
+
+
+def enter(commit: Commit, rows: Sequence[dict[str, object]]) -> int:
+    """Insert objects and settle which version of each key counts. Returns how many were superseded.
+
+    S3 orders the events of a key by their sequencer, not by their arrival: the highest is what the sender means.
+    """
+    if not rows:
+        return 0
+    commit.connection.execute(catalog.objects.insert(), [{**row, "changed_seq": commit.seq} for row in rows])
+    keys = {(str(row["bucket"]), str(row["key"])) for row in rows}
+    return sum(_supersede(commit, bucket, key) for bucket, key in _several(commit.connection, keys))
+
+
+def _several(connection: sa.Connection, keys: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Keys of which the ledger has more than one version."""
+    table, found, ordered = catalog.objects, [], sorted(keys)
+    for start in range(0, len(ordered), 300):
+        some = ordered[start : start + 300]
+        query = sa.select(table.c.bucket, table.c.key).where(table.c.key.in_([key for _, key in some]))
+        query = query.group_by(table.c.bucket, table.c.key).having(sa.func.count() > 1)
+        found += [(row.bucket, row.key) for row in connection.execute(query)]
+    return found
+
+
+def _supersede(commit: Commit, bucket: str, key: str) -> int:
+    table = catalog.objects
+    columns = (table.c.object_id, table.c.sequencer, table.c.landed_at, table.c.state)
+    rows = commit.connection.execute(sa.select(*columns).where(table.c.bucket == bucket, table.c.key == key)).all()
+    newest = rows[0]
+    for row in rows[1:]:
+        # A listing gives no sequencer; then the time of the upload has to do.
+        both = row.sequencer and newest.sequencer
+        if newer(row.sequencer, newest.sequencer) if both else row.landed_at > newest.landed_at:
+            newest = row
+    old = [row.object_id for row in rows if row is not newest and row.state in NOT_STARTED]
+    _set_aside(commit, old, Reason.SUPERSEDED, "overwritten by a newer version of its key")
+    return len(old)
+
+
+def remove(commit: Commit, removed: Iterable[ObjectRemoved]) -> int:
+    """Note deletions in the landing bucket. Returns how many objects were set aside by them.
+
+    What is imported stays imported: senders clean up their bucket; an image set is deleted in HealthImaging.
+    """
+    table, count = catalog.objects, 0
+    for event in removed:
+        here = sa.and_(table.c.bucket == event.bucket, table.c.key == event.key)
+        columns = (table.c.object_id, table.c.sequencer, table.c.state)
+        rows = commit.connection.execute(sa.select(*columns).where(here)).all()
+        gone = [row for row in rows if not row.sequencer or newer(event.sequencer, row.sequencer)]
+        if not gone:
+            continue
+        ids = [row.object_id for row in gone]
+        seen = table.update().where(table.c.object_id.in_(ids), table.c.landing_deleted_at.is_(None))
+        commit.connection.execute(seen.values(landing_deleted_at=event.at or now(), changed_seq=commit.seq))
+        old = [row.object_id for row in gone if row.state in NOT_STARTED]
+        _set_aside(commit, old, Reason.DELETED_BEFORE_IMPORT, "deleted by its sender")
+        count += len(old)
+    return count
+
+
+def release(commit: Commit, bucket: str, prefix: str, *, association: bool) -> int:
+    """Make held objects under a prefix ready: its manifest came, or was waited for long enough. Returns how many."""
+    table = catalog.objects
+    under = sa.and_(table.c.bucket == bucket, table.c.key >= prefix, table.c.key < prefix[:-1] + "0")
+    freed = table.update().where(under, table.c.state == ObjectState.HELD)
+    values = {"state": ObjectState.READY, "state_since": now(), "changed_seq": commit.seq}
+    return commit.connection.execute(
+        freed.values(association_prefix=prefix if association else None, **values)
+    ).rowcount
+
+
+def _set_aside(commit: Commit, object_ids: Sequence[str], reason: Reason, text: str) -> None:
+    if not object_ids:
+        return
+    table = catalog.objects
+    values = {"state": ObjectState.SET_ASIDE, "state_since": now(), "reason_code": reason, "reason_text": text}
+    change_them = table.update().where(table.c.object_id.in_(object_ids))
+    commit.connection.execute(change_them.values(changed_seq=commit.seq, **values))

@@ -1,0 +1,277 @@
+"""Results of import jobs: what HealthImaging says became of each file, into the ledger.
+
+Belongs here: following jobs to their end, reading manifest and ndjson files, settling objects one by one. Does not
+belong here: starting jobs (`ahi.imports`) and reading image sets (`ahi.image_sets`).
+
+COMPLETED does not mean that every file is in, and a FAILED job may have imported some: only the lines decide. An
+object that no line mentions goes into another job, until its attempts are spent.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from botocore.exceptions import ClientError
+
+from ahi import chain
+from ahi.aws import GONE, error_code
+from ahi.clock import now
+from ahi.imports import SERVICE, HealthImaging
+from ahi.index import catalog
+from ahi.index.catalog import JobState, ObjectState
+from ahi.reasons import Reason
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ahi.events import ImportJobEvent
+    from ahi.pipeline import Pipeline
+
+TRANSIENT = ("InternalServerException", "ThrottlingException", "ServerError", "ServiceUnavailableException")
+"""Exception types of a failure line that another attempt may cure."""
+
+
+class ManifestPendingError(Exception):
+    """A job has ended but its manifest is not in S3 yet; it comes seconds later, and the next look finds it."""
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """One line of SUCCESS, WARNING or FAILURE ("Understanding import jobs", HealthImaging developer guide)."""
+
+    input_key: str
+    image_set_id: str | None
+    is_primary: bool | None
+    image_set_version: int | None
+    warnings: tuple[str, ...]
+    error_type: str | None
+    error_text: str | None
+
+
+def follow(pipeline: Pipeline, events: Iterable[ImportJobEvent]) -> Counter[str]:
+    """Ask HealthImaging for the jobs that events name, and note those that ended. Returns counts of outcomes."""
+    counts, seen = Counter[str](), set()
+    service = HealthImaging(pipeline)
+    for event in events:
+        if event.job_id in seen:
+            continue
+        seen.add(event.job_id)
+        job = chain.job_named(pipeline.index, SERVICE, event.job_id, event.job_name)
+        if job is None:
+            counts["foreign"] += 1
+        elif job.state in (JobState.ENDED, JobState.SETTLED):
+            counts["known"] += 1
+        else:
+            counts[_look(pipeline, service, job, event.job_id)] += 1
+    return counts
+
+
+def follow_running(pipeline: Pipeline, *, older_than: dt.datetime) -> Counter[str]:
+    """Ask HealthImaging for every job submitted before a moment: an event may have been lost."""
+    counts, service = Counter[str](), HealthImaging(pipeline)
+    table = catalog.jobs
+    running = sa.and_(table.c.state == JobState.SUBMITTED, table.c.submitted_at <= older_than)
+    for job in chain.jobs(pipeline.index, SERVICE, running):
+        counts[_look(pipeline, service, job, job.job_id or "")] += 1
+    return counts
+
+
+def _look(pipeline: Pipeline, service: HealthImaging, job: chain.Job, job_id: str) -> str:
+    report = service.describe(job_id)
+    if report is None:
+        return "not_found"
+    if not report.ended:
+        if job.state is JobState.CLAIMED:
+            chain.submitted(pipeline.index, job, job_id)
+        return "running"
+    chain.ended(pipeline.index, job, report)
+    return "ended"
+
+
+def settle_ended(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Counter[str]:
+    """Settle every ended job whose manifest is there. Returns counts: jobs, imported, failed, retried, pending.
+
+    Looks again for late manifests until `patience_seconds` have passed; a later event or sweep does the rest.
+    """
+    counts, deadline, pause = Counter[str](), time.monotonic() + patience_seconds, 0.2
+    while True:
+        late = 0
+        for job in chain.jobs(pipeline.index, SERVICE, catalog.jobs.c.state == JobState.ENDED):
+            try:
+                counts += settle(pipeline, job)
+                counts["jobs_settled"] += 1
+            except ManifestPendingError:
+                late += 1
+        if not late or time.monotonic() + pause > deadline:
+            counts["manifests_awaited"] += late
+            return counts
+        time.sleep(pause)
+        pause *= 2
+
+
+def settle(pipeline: Pipeline, job: chain.Job) -> Counter[str]:
+    """Move every object of an ended job to imported, failed, or ready for another job, in one transaction.
+
+    Raises ManifestPendingError when a completed job's manifest is not there yet.
+    """
+    summary = _manifest(pipeline, job)
+    results = _results(pipeline, job, summary)
+    versions = {
+        str(item["imageSetId"]): _version(item.get("imageSetVersion")) for item in _list(summary, "imageSetsSummary")
+    }
+    table, moment, counts = catalog.objects, now(), Counter[str]()
+    in_job = sa.and_(table.c.job_key == job.job_key, table.c.state == ObjectState.IMPORTING)
+    with pipeline.index.commit(kind="settled", run_id=pipeline.run_id) as commit:
+        connection, seq = commit.connection, commit.seq
+        state = sa.select(catalog.jobs.c.state).where(catalog.jobs.c.job_key == job.job_key)
+        if connection.execute(state).scalar_one() != JobState.ENDED:
+            return counts
+        columns = (table.c.object_id, table.c.input_key, table.c.attempts)
+        changes = []
+        for object_id, input_key, attempts in connection.execute(sa.select(*columns).where(in_job)):
+            change = _change(results.get(input_key), job, attempts, pipeline.settings.max_attempts, versions)
+            counts[{"imported": "imported", "failed": "failed"}.get(str(change["state"]), "retried")] += 1
+            changes.append({"which": object_id, **change})
+        _apply(connection, changes, moment, job.ended_at, seq)
+        _mark_indexed(connection, job.job_key, seq)
+        done = catalog.jobs.update().where(catalog.jobs.c.job_key == job.job_key)
+        numbers = {f"n_{name}": counts[name] for name in ("imported", "failed", "retried")}
+        connection.execute(
+            done.values(state=JobState.SETTLED, settled_at=moment, n_image_sets=len(versions), **numbers)
+        )
+    return counts
+
+
+def _change(
+    result: FileResult | None, job: chain.Job, attempts: int, max_attempts: int, versions: Mapping[str, int | None]
+) -> dict[str, object]:
+    """New values of one object, from its line and the fate of its job."""
+    blank: dict[str, object] = {"reason_code": None, "reason_text": None, "warnings": None}
+    place: dict[str, object] = {"image_set_id": None, "image_set_version": None, "is_primary": None}
+    if result and result.image_set_id:
+        version = result.image_set_version or versions.get(result.image_set_id)
+        place = {"image_set_id": result.image_set_id, "image_set_version": version, "is_primary": result.is_primary}
+        return {**blank, **place, "state": ObjectState.IMPORTED, "warnings": ",".join(result.warnings) or None}
+    if result and not _transient(result.error_type):
+        reason = {"reason_code": Reason.IMPORT_REJECTED, "reason_text": result.error_text}
+        return {**blank, **place, **reason, "state": ObjectState.FAILED}
+    if attempts < max_attempts:
+        return {**blank, **place, "state": ObjectState.READY}
+    if result:
+        code, text = Reason.IMPORT_SERVER_ERROR, result.error_text
+    elif job.status == "COMPLETED":
+        code, text = Reason.NOT_REPORTED, f"in none of {attempts} jobs' results"
+    else:
+        code, text = Reason.JOB_FAILED, job.message or f"{attempts} jobs failed without saying why"
+    return {**blank, **place, "state": ObjectState.FAILED, "reason_code": code, "reason_text": text}
+
+
+def _transient(error_type: str | None) -> bool:
+    return error_type is None or error_type in TRANSIENT
+
+
+def _apply(
+    connection: sa.Connection,
+    changes: list[dict[str, object]],
+    moment: dt.datetime,
+    ended_at: dt.datetime | None,
+    seq: int,
+) -> None:
+    if not changes:
+        return
+    table = catalog.objects
+    names = [name for name in changes[0] if name != "which"]
+    values: dict[str, object] = {name: sa.bindparam(f"new_{name}") for name in names}
+    statement = table.update().where(table.c.object_id == sa.bindparam("which"))
+    statement = statement.values(
+        **values, state_since=moment, settled_at=moment, job_ended_at=ended_at, changed_seq=seq
+    )
+    connection.execute(statement, [{"which": c["which"]} | {f"new_{name}": c[name] for name in names} for c in changes])
+
+
+def _mark_indexed(connection: sa.Connection, job_key: str, seq: int) -> None:
+    """Objects whose image set was indexed before their job was settled are indexed from that moment."""
+    objects, heads = catalog.objects, catalog.heads
+    head = sa.and_(heads.c.image_set_id == objects.c.image_set_id, heads.c.version >= objects.c.image_set_version)
+    at = sa.select(heads.c.indexed_at).where(head).limit(1).scalar_subquery()
+    mine = sa.and_(
+        objects.c.job_key == job_key, objects.c.state == ObjectState.IMPORTED, objects.c.indexed_seq.is_(None)
+    )
+    there = sa.exists().where(head)
+    connection.execute(objects.update().where(mine, there).values(indexed_at=at, indexed_seq=seq, changed_seq=seq))
+
+
+def _manifest(pipeline: Pipeline, job: chain.Job) -> Mapping[str, object]:
+    """The job summary; empty for a job that failed or was refused without leaving one."""
+    if not job.output_folder:
+        return {}
+    text = _text(pipeline, job.output_folder + "job-output-manifest.json")
+    if text is None:
+        waited = (now() - job.ended_at).total_seconds() if job.ended_at else 0.0
+        # A failed job may never write one; a completed job always does, a little later.
+        patience = pipeline.settings.manifest_seconds if job.status == "COMPLETED" else 30.0
+        if waited < patience:
+            raise ManifestPendingError(job.job_key)
+        return {}
+    summary = json.loads(text).get("jobSummary")
+    return summary if isinstance(summary, dict) else {}
+
+
+def _results(pipeline: Pipeline, job: chain.Job, summary: Mapping[str, object]) -> dict[str, FileResult]:
+    """Every line of the job's ndjson files by input key. A warning line adds to its success line."""
+    results: dict[str, FileResult] = {}
+    for name, folder in (
+        ("failureOutputS3Uri", "FAILURE/failure.ndjson"),
+        ("successOutputS3Uri", "SUCCESS/success.ndjson"),
+        ("warningsOutputS3Uri", "WARNING/warning.ndjson"),
+    ):
+        uri = f"{job.output_folder}{folder}" if job.output_folder else None
+        declared = summary.get(name)
+        if isinstance(declared, str) and declared:
+            uri = declared.rstrip("/") + "/" + folder.split("/")[1]
+        for line in _lines(pipeline, uri):
+            results[line.input_key] = line
+    return results
+
+
+def _lines(pipeline: Pipeline, uri: str | None) -> Iterator[FileResult]:
+    for text in (_text(pipeline, uri) or "").split("\n") if uri else ():
+        if not text.strip():
+            continue
+        line = json.loads(text)
+        response, error = line.get("importResponse") or {}, line.get("exception") or {}
+        yield FileResult(
+            input_key=str(line["inputFile"]),
+            image_set_id=response.get("imageSetId"),
+            is_primary=response.get("isPrimary"),
+            image_set_version=_version(response.get("imageSetVersion")),
+            warnings=tuple(str(w.get("warning_reason_code")) for w in response.get("warnings") or ()),
+            error_type=error.get("exceptionType"),
+            error_text=error.get("message"),
+        )
+
+
+def _text(pipeline: Pipeline, uri: str) -> str | None:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        body: bytes = pipeline.aws.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    except ClientError as error:
+        if error_code(error) in GONE:
+            return None
+        raise
+    return body.decode()
+
+
+def _list(summary: Mapping[str, object], name: str) -> list[dict[str, object]]:
+    value = summary.get(name)
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _version(value: object) -> int | None:
+    return int(str(value)) if value is not None and str(value).isdigit() else None

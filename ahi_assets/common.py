@@ -1,0 +1,69 @@
+"""What every asset here shares: its partition, its config, how it retries, how its table is described.
+
+Belongs here: policy that assets name. Does not belong here: an asset.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from ahi import inbox
+from ahi.errors import PermanentError
+from ahi.index.registry import TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ahi.inbox import Batch, Queue
+    from ahi.pipeline import Pipeline
+
+ARRIVAL_DAY = dg.DailyPartitionsDefinition(start_date="2026-01-01", timezone="UTC", end_offset=1)
+"""The UTC day on which a message was taken from its queue. The offset makes today a partition."""
+
+OWNERS = ["team:imaging-platform"]
+
+SERVICE_RETRY = dg.RetryPolicy(max_retries=4, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""For steps that call AWS, on top of the SDK's own retries: about two minutes in all, spread out so that runs that
+were throttled together do not come back together."""
+
+
+class BatchConfig(dg.Config):
+    """Which inbox batch a run processes."""
+
+    batch: str | None = None
+    """Id of one inbox batch; none: every batch of the partition's day."""
+
+
+def batches(context: dg.AssetExecutionContext, pipeline: Pipeline, config: BatchConfig, queue: Queue) -> list[Batch]:
+    """The batch that the run names or, launched from the UI without one, those of its days."""
+    if config.batch:
+        return [inbox.find(pipeline, config.batch)]
+    return [batch for day in context.partition_keys for batch in inbox.of_day(pipeline, queue, day)]
+
+
+@contextmanager
+def permanent_failures() -> Iterator[None]:
+    """Fail a step without retries when a retry would only repeat the failure."""
+    try:
+        yield
+    except PermanentError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def column_schema(table_name: str) -> dg.TableSchema:
+    """Dagster's description of a table of the registry."""
+    table = TABLES[table_name]
+    return dg.TableSchema(
+        [
+            dg.TableColumn(column.name, column.duckdb_type, column.description, tags={"tier": column.tier})
+            for column in table.columns
+        ]
+    )
+
+
+def counts(numbers: Mapping[str, int], prefix: str = "") -> dict[str, int]:
+    """Counters as metadata entries, zeroes left out."""
+    return {f"{prefix}{name}": int(number) for name, number in sorted(numbers.items()) if number}

@@ -1,0 +1,60 @@
+"""Stage 1: what landed. The asset and nothing else; the work is `ahi.uploads`."""
+
+import dagster as dg
+
+from ahi import uploads
+from ahi.inbox import Queue
+from ahi.pipeline import Pipeline
+from ahi_assets.common import (
+    ARRIVAL_DAY,
+    OWNERS,
+    SERVICE_RETRY,
+    BatchConfig,
+    batches,
+    column_schema,
+    counts,
+    permanent_failures,
+)
+
+landing_objects = dg.AssetSpec(
+    "landing_objects",
+    group_name="ingest",
+    description="DICOM as its senders put it into the landing bucket.",
+    kinds={"s3", "dicom"},
+    owners=OWNERS,
+)
+
+
+@dg.asset(
+    deps=[landing_objects],
+    group_name="ingest",
+    kinds={"s3", "dicom", "parquet"},
+    owners=OWNERS,
+    partitions_def=ARRIVAL_DAY,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    retry_policy=SERVICE_RETRY,
+    metadata={"dagster/column_schema": column_schema("headers"), "dagster/table_name": "headers"},
+)
+def dicom_objects(
+    context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.MaterializeResult[None]:
+    """A ledger row for each uploaded object and a header row for each that is DICOM, read by ranged GET."""
+    with permanent_failures():
+        reports = [uploads.process(pipeline, batch) for batch in batches(context, pipeline, config, Queue.UPLOADS)]
+    fresh = [report for report in reports if not report.already_committed]
+    metadata = {
+        "batches": len(reports),
+        "batches_already_committed": len(reports) - len(fresh),
+        "messages": sum(report.messages for report in reports),
+        "dagster/partition_row_count": sum(report.objects for report in fresh),
+        "duplicates": sum(report.duplicates for report in fresh),
+        "superseded": sum(report.superseded for report in fresh),
+        "quarantined_messages": sum(report.quarantined for report in fresh),
+        "bytes_landed": sum(report.bytes_landed for report in fresh),
+        "bytes_read": sum(report.bytes_read for report in fresh),
+    }
+    for report in fresh:
+        for name, numbers in (("state", report.states), ("reason", report.reasons), ("modality", report.modalities)):
+            for key, value in counts(numbers, f"{name}: ").items():
+                metadata[key] = metadata.get(key, 0) + value
+    return dg.MaterializeResult(metadata=metadata)

@@ -1,0 +1,95 @@
+"""Stage 4: image sets and the tables. The work is `ahi.image_sets` (reads) and `ahi.indexing` (rows)."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import dagster as dg
+
+from ahi import image_sets as domain
+from ahi import indexing, service_events
+from ahi.inbox import Queue
+from ahi.pipeline import Pipeline
+from ahi_assets.common import (
+    ARRIVAL_DAY,
+    OWNERS,
+    SERVICE_RETRY,
+    BatchConfig,
+    batches,
+    column_schema,
+    counts,
+    permanent_failures,
+)
+from ahi_assets.import_jobs import import_results
+
+
+@dg.asset(
+    deps=[import_results],
+    group_name="ingest",
+    kinds={"aws", "s3", "json"},
+    owners=OWNERS,
+    partitions_def=ARRIVAL_DAY,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    retry_policy=SERVICE_RETRY,
+)
+def image_sets(
+    context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.MaterializeResult[None]:
+    """The document of each (image set, version), read from HealthImaging once and kept in the lake."""
+    done = Counter[str]()
+    with permanent_failures():
+        for batch in batches(context, pipeline, config, Queue.IMAGE_SET_EVENTS):
+            opened = service_events.open_batch(pipeline, batch)
+            done += opened.counts + domain.sight(pipeline, (event.image_set_id for event in opened.image_sets))
+    return dg.MaterializeResult(metadata=counts(done))
+
+
+TABLE_ASSETS = ("patients", "studies", "series", "instances")
+
+_DESCRIPTIONS = {
+    "patients": "One row per patient identity: a view over `series`.",
+    "studies": "One row per study: a view over `series`.",
+    "series": "One row per image set, with the attributes of its patient, study and series.",
+    "instances": "One row per SOP instance; its frames are in `frames`.",
+}
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            name,
+            deps=[image_sets],
+            group_name="index",
+            kinds={"parquet", "duckdb"},
+            owners=OWNERS,
+            description=_DESCRIPTIONS[name],
+            code_version="1",
+            metadata={
+                "dagster/column_schema": column_schema("instances" if name == "instances" else "series"),
+                "dagster/table_name": name,
+            },
+        )
+        for name in TABLE_ASSETS
+    ],
+    partitions_def=ARRIVAL_DAY,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    retry_policy=SERVICE_RETRY,
+)
+def index_tables(
+    context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Rows from the kept documents. Makes no call to HealthImaging.
+
+    Launched without a batch, it also writes the rows of the day's documents again, as the present code reads them.
+    """
+    with permanent_failures():
+        report = indexing.catch_up(pipeline, batches(context, pipeline, config, Queue.IMAGE_SET_EVENTS))
+        if not config.batch:
+            for day in context.partition_keys:
+                report += indexing.index_again(pipeline, day)
+    numbers = {"documents": report.documents, "deleted": report.deleted, "stale": report.stale}
+    numbers |= {"quarantined": report.quarantined, "cast_failures": report.cast_failures}
+    modalities = counts(report.modalities, "modality: ")
+    for name in TABLE_ASSETS:
+        rows = {"rows_written": report.rows[name]} if name in report.rows else {}
+        frames = {"frames_written": report.rows["frames"]} if name == "instances" else {}
+        yield dg.MaterializeResult(asset_key=name, metadata=counts(numbers) | modalities | rows | frames)

@@ -1,0 +1,59 @@
+"""Stages 2 and 3: import jobs and their results. The work is `ahi.imports` and `ahi.results`."""
+
+from collections import Counter
+
+import dagster as dg
+
+from ahi import imports, results, service_events
+from ahi.inbox import Queue, finish
+from ahi.pipeline import Pipeline
+from ahi_assets.common import ARRIVAL_DAY, OWNERS, SERVICE_RETRY, BatchConfig, batches, counts, permanent_failures
+from ahi_assets.dicom_objects import dicom_objects
+
+
+@dg.asset(
+    deps=[dicom_objects],
+    group_name="ingest",
+    kinds={"s3", "aws"},
+    owners=OWNERS,
+    partitions_def=ARRIVAL_DAY,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    retry_policy=SERVICE_RETRY,
+)
+def import_jobs(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
+    """HealthImaging import jobs: ready objects planned within the quotas, staged under one prefix a job, started.
+
+    Looks at what is ready, not at a batch: whatever an earlier run left behind goes along.
+    """
+    with permanent_failures():
+        done = imports.advance(pipeline)
+    return dg.MaterializeResult(metadata=counts(done))
+
+
+@dg.asset(
+    deps=[import_jobs],
+    group_name="ingest",
+    kinds={"s3", "aws"},
+    owners=OWNERS,
+    partitions_def=ARRIVAL_DAY,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    retry_policy=SERVICE_RETRY,
+)
+def import_results(
+    context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.MaterializeResult[None]:
+    """What became of each object in its import job, read from the job's manifest and ndjson files.
+
+    A settled job leaves room for the next, so planned jobs are started here too.
+    """
+    done = Counter[str]()
+    with permanent_failures():
+        todo = batches(context, pipeline, config, Queue.IMPORT_EVENTS)
+        for batch in todo:
+            opened = service_events.open_batch(pipeline, batch)
+            done += opened.counts + results.follow(pipeline, opened.import_jobs)
+        done += results.settle_ended(pipeline, patience_seconds=4.0)
+        for batch in todo:
+            finish(pipeline, batch)
+        done += imports.advance(pipeline)
+    return dg.MaterializeResult(metadata=counts(done))

@@ -1,0 +1,36 @@
+"""Stage 5: what analysts open, and its upkeep. The work is `ahi.index`."""
+
+import dagster as dg
+
+from ahi.pipeline import Pipeline
+from ahi_assets.common import OWNERS, SERVICE_RETRY
+from ahi_assets.dicom_objects import dicom_objects
+from ahi_assets.image_sets import TABLE_ASSETS
+from ahi_assets.import_jobs import import_results
+
+
+@dg.asset(
+    deps=[dicom_objects, import_results, *TABLE_ASSETS],
+    group_name="index",
+    kinds={"duckdb", "parquet"},
+    owners=OWNERS,
+    retry_policy=SERVICE_RETRY,
+)
+def published_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
+    """`index.duckdb`: views over the live Parquet files, swapped whole, with the ledger beside them."""
+    publication = pipeline.index.publish()
+    return dg.MaterializeResult(
+        metadata={
+            "seq": publication.seq,
+            "dagster/uri": str(pipeline.index.path),
+            "is_new": publication.is_new,
+        }
+    )
+
+
+@dg.asset(deps=[published_index], group_name="upkeep", kinds={"parquet"}, owners=OWNERS, pool="index-upkeep")
+def compacted_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
+    """Small files merged, retired files removed after their grace, and the result published."""
+    merged, expired = pipeline.index.compact(), pipeline.index.expire()
+    pipeline.index.publish()
+    return dg.MaterializeResult(metadata={"compacted": repr(merged), "expired": repr(expired)})

@@ -1,0 +1,32 @@
+"""Schedules: what runs by the clock. Belongs here: when. Does not belong here: what (`jobs`)."""
+
+import dagster as dg
+
+from ahi.clock import day_of
+from dagster_project.jobs import index_checks, index_upkeep, sweep
+from dagster_project.retention import run_retention
+
+RUNNING = dg.DefaultScheduleStatus.RUNNING
+
+
+@dg.schedule(cron_schedule="* * * * *", job=sweep, default_status=RUNNING, execution_timezone="UTC")
+def every_minute_sweep(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Sweeps each minute, unless one is still under way."""
+    unfinished = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+    if context.instance.get_runs(dg.RunsFilter(job_name=sweep.name, statuses=unfinished), limit=1):
+        return dg.SkipReason("A sweep is under way")
+    return dg.RunRequest(partition_key=day_of(context.scheduled_execution_time))
+
+
+ALL_SCHEDULES = [
+    every_minute_sweep,
+    dg.ScheduleDefinition(
+        name="checks_every_5_minutes", job=index_checks, cron_schedule="*/5 * * * *", default_status=RUNNING
+    ),
+    dg.ScheduleDefinition(
+        name="upkeep_every_15_minutes", job=index_upkeep, cron_schedule="7-59/15 * * * *", default_status=RUNNING
+    ),
+    dg.ScheduleDefinition(
+        name="retention_daily", job=run_retention, cron_schedule="40 3 * * *", default_status=RUNNING
+    ),
+]

@@ -1,0 +1,17 @@
+"""The sensor of the queue with S3 events and association manifests."""
+
+import dagster as dg
+
+from ahi.inbox import Queue
+from ahi.pipeline import Pipeline
+from sensors.tick import Target, tick
+
+TARGET = Target(Queue.UPLOADS, "uploads", ("dicom_objects",))
+
+
+@dg.sensor(job_name=TARGET.job_name, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
+def upload_queue(
+    context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.SensorResult | dg.SkipReason:
+    """Runs `uploads` for each batch of messages."""
+    return tick(context, pipeline, TARGET)
