@@ -171,9 +171,13 @@ class _Reader:
             if depth == 0 and tag in PIXELS and root is not None:
                 position = self._pixels(root, vr, length, value_start)
                 continue
+            inner_implicit = vr == "UN"
+            if vr == "UN" and length != UNDEFINED and not tag >> 16 & 1:
+                # A public attribute behind UN: somebody re-encoded it without a dictionary.
+                vr = self._implied(tag)
             if vr == "SQ" or (length == UNDEFINED and vr == "UN"):
                 # UN of undefined length is a sequence in implicit encoding (PS3.5, 6.2.2 note 4).
-                self.implicit = implicit or vr == "UN"
+                self.implicit = implicit or inner_implicit
                 stop = -1 if length == UNDEFINED else value_start + length
                 if stop > size:
                     raise DicomError("DICOM attributes does not exist")

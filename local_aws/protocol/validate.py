@@ -29,8 +29,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 @lru_cache(maxsize=256)
 def _pattern(text: str) -> re.Pattern[str]:
-    # Java's Unicode classes, which stand inside brackets in these models, have no name in Python's re.
-    return re.compile(text.replace("\\p{L}", "\\w").replace("\\p{N}", "\\d").replace("\\p{Z}", "\\s"))
+    # The one Java class that the model uses and Python's re does not know.
+    return re.compile(text.replace("\\p{ASCII}", "[\\x00-\\x7f]"))
 
 
 def problems(shape: Shape, value: Any, name: str = "") -> Iterator[str]:
