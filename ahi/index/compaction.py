@@ -20,7 +20,7 @@ from ahi.clock import day_of, now
 from ahi.index import catalog as c
 from ahi.index.engine import locked
 from ahi.index.publish import files_select
-from ahi.index.views import quoted, text
+from ahi.index.sql import quoted, text
 from ahi.index.writer import ROW_GROUP_ROWS, ZSTD_LEVEL, DataFile, new_path, sync_folder, table_hash
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _inputs(index: Index, table: Table) -> _Inputs | None:
 
 def _merge(index: Index, table: Table, inputs: _Inputs) -> CompactionResult:
     output = _write_merged(index, table, inputs)
-    from ahi.index.store import file_row  # noqa: PLC0415 - store imports this module
+    from ahi.index.store import file_row
 
     paths = [str(row.path) for row in inputs.files]
     with index.commit(kind="compact") as commit:
@@ -146,9 +146,9 @@ def _merge(index: Index, table: Table, inputs: _Inputs) -> CompactionResult:
 
 def _write_merged(index: Index, table: Table, inputs: _Inputs) -> DataFile | None:
     """The rows of the inputs that count, in one synced file; None if there are none."""
-    import duckdb  # noqa: PLC0415
+    import duckdb
 
-    from ahi.index.publish import keys_arrow  # noqa: PLC0415
+    from ahi.index.publish import keys_arrow
 
     digest = table_hash(table)
     columns = [(column.name, column.duckdb_type) for column in table.columns]

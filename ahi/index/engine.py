@@ -105,10 +105,10 @@ def insert_missing(connection: sa.Connection, table: sa.Table, rows: Sequence[Ma
     if not rows:
         return
     if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as pg_insert  # noqa: PLC0415
+        from sqlalchemy.dialects.postgresql import insert as pg_insert
 
         connection.execute(pg_insert(table).on_conflict_do_nothing(), list(rows))
     else:
-        from sqlalchemy.dialects.sqlite import insert as sqlite_insert  # noqa: PLC0415
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
         connection.execute(sqlite_insert(table).on_conflict_do_nothing(), list(rows))

@@ -89,7 +89,7 @@ def duckdb_type(column: sa.Column[Any]) -> str:
 
 def read_arrow(connection: sa.Connection, table: sa.Table, *where: sa.ColumnElement[bool]) -> pa.Table:
     """Rows of a catalog table as Arrow. Times and booleans are read as the integers they are stored as, for speed."""
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     types = {
         "TIMESTAMPTZ": pa.timestamp("us", tz="UTC"),
@@ -156,7 +156,7 @@ def absorb(index: Index, mirror: Mirror) -> int:
 
 
 def _swap(index: Index, mirror: Mirror, old: list[str], written: list[DataFile], floor: int, ceiling: int) -> None:
-    from ahi.index.store import file_row  # noqa: PLC0415 - store imports this module's users
+    from ahi.index.store import file_row
 
     # A commit of its own, so that the retired files have a number and the next publication is not skipped.
     with index.commit(kind="absorb") as commit:

@@ -23,7 +23,8 @@ from ahi.index import catalog as c
 from ahi.index.engine import locked
 from ahi.index.mirror import MIRRORS, WHOLE, absorb, mirror_hash, put_state, read_arrow, read_delta
 from ahi.index.registry import SCHEMA_VERSION
-from ahi.index.views import INFO_COLUMNS, catalog_columns, empty_select, names, quoted, template_statements, text
+from ahi.index.sql import literal_path, quoted, text
+from ahi.index.views import INFO_COLUMNS, catalog_columns, empty_select, names, template_statements
 from ahi.index.writer import schema_hash, sync_folder, table_hash
 
 if TYPE_CHECKING:
@@ -84,8 +85,10 @@ def publish(index: Index) -> Publication:
     with locked(index.root / ".publish.lock"):
         _sweep(index.root)
         template = _template_id(index)
+        # Where it stands is part of what was published: a moved index has other paths.
+        marker = f"{template} {index.root}"
         with index.snapshot() as connection:
-            current = _current(index, connection, template)
+            current = _current(index, connection, marker)
         if current:
             return current
         for mirror in MIRRORS:
@@ -98,7 +101,7 @@ def publish(index: Index) -> Publication:
             os.fsync(handle.fileno())
         temporary.replace(index.path)
         sync_folder(index.root)
-        _record(index, shown.seq, published_at, template)
+        _record(index, shown.seq, published_at, marker)
     return Publication(index.path, shown.seq, published_at, is_new=True)
 
 
@@ -108,12 +111,12 @@ def _sweep(root: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def _current(index: Index, connection: sa.Connection, template: str) -> Publication | None:
+def _current(index: Index, connection: sa.Connection, marker: str) -> Publication | None:
     """The publication there is, if it shows the newest commit with today's views."""
     newest = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
     last = connection.execute(sa.select(c.publications).order_by(c.publications.c.seq.desc()).limit(1)).first()
     built = connection.scalar(sa.select(c.state.c.value).where(c.state.c.name == PUBLISHED))
-    if last is None or last.seq != newest or built != template or not index.path.exists():
+    if last is None or last.seq != newest or built != marker or not index.path.exists():
         return None
     return Publication(index.path, last.seq, last.published_at, is_new=False)
 
@@ -148,7 +151,7 @@ def _internal(index: Index) -> dict[str, list[tuple[str, str]]]:
 
 
 def _template_id(index: Index) -> str:
-    parts = [BUILD, str(index.root), *template_statements(index.tables, _internal(index))]
+    parts = [BUILD, *template_statements(index.tables, _internal(index))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -157,7 +160,7 @@ def _template(index: Index, template: str) -> Path:
     path = index.root / f".template-{template}.duckdb"
     if path.exists():
         return path
-    import duckdb  # noqa: PLC0415
+    import duckdb
 
     temporary = index.root / f".index-{uuid.uuid4().hex}.duckdb"
     with duckdb.connect() as connection:
@@ -185,7 +188,7 @@ def _detach(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _build(index: Index, path: Path, template: Path, shown: _Snapshot) -> dt.datetime:
     """Write the file; returns the time it names as its publication, taken as late as can be."""
-    import duckdb  # noqa: PLC0415
+    import duckdb
 
     # What has no rows stays as the template has it: a typed, empty view.
     shutil.copyfile(template, path)
@@ -254,7 +257,7 @@ def _replace(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> N
 
 def keys_arrow(keys: Sequence[tuple[str, str]]) -> pa.Table:
     """Keys of dead rows as a relation (row_key, batch_id). There must be one at least."""
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     row_keys, batches = zip(*keys, strict=True)
     return pa.table({"row_key": pa.array(row_keys, pa.string()), "batch_id": pa.array(batches, pa.string())})
@@ -288,14 +291,12 @@ def files_select(root: Path, name: str, columns: list[tuple[str, str]], files: S
 
 
 def _paths(root: Path, paths: Sequence[str]) -> str:
-    """Absolute paths as SQL strings, with DuckDB's wildcards made literal."""
-    literal = str.maketrans({"[": "[[]", "*": "[*]", "?": "[?]"})
-    return ", ".join(text(str(root / path).translate(literal)) for path in paths)
+    return ", ".join(text(literal_path(root / path)) for path in paths)
 
 
 def _empty_file(root: Path, name: str, columns: list[tuple[str, str]]) -> str:
     """A Parquet file with these columns and no rows, made when it is missing."""
-    import duckdb  # noqa: PLC0415
+    import duckdb
 
     path = f"data/_schemas/{name}-{schema_hash(columns)}.parquet"
     if not (root / path).exists():
@@ -307,7 +308,7 @@ def _empty_file(root: Path, name: str, columns: list[tuple[str, str]]) -> str:
     return path
 
 
-def _record(index: Index, seq: int, published_at: dt.datetime, template: str) -> None:
+def _record(index: Index, seq: int, published_at: dt.datetime, marker: str) -> None:
     """Tell the catalog, and give the objects that are shown for the first time their publishing time."""
     with index.transaction() as connection:
         last = connection.scalar(sa.select(sa.func.max(c.publications.c.seq))) or 0
@@ -317,7 +318,7 @@ def _record(index: Index, seq: int, published_at: dt.datetime, template: str) ->
             )
         else:
             connection.execute(c.publications.insert().values(seq=seq, published_at=published_at))
-        put_state(connection, PUBLISHED, template)
+        put_state(connection, PUBLISHED, marker)
         for stamp, number in (
             (c.objects.c.header_published_at, c.objects.c.header_seq),
             (c.objects.c.published_at, c.objects.c.indexed_seq),

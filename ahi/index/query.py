@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ahi.index.sql import literal_path, text
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -44,16 +46,18 @@ def open_index(path: Path) -> duckdb.DuckDBPyConnection:
     Raises:
         IndexNotPublishedError: Nothing has been published there.
     """
-    import duckdb  # noqa: PLC0415
+    import duckdb
 
     if not path.exists():
         raise IndexNotPublishedError(
             f"There is no published index at {path}. Start the pipeline (make up) and send data."
         )
     connection = duckdb.connect(str(path), read_only=True)
-    folder = str(path.parent / "data").replace("'", "''")
+    folder = path.parent / "data"
+    # DuckDB compares a path as the view has it, which is with its wildcards made literal.
+    allowed = ", ".join(text(f"{name}/") for name in {str(folder), literal_path(folder)})
     connection.execute("SET TimeZone = 'UTC'")
-    connection.execute(f"SET allowed_directories = ['{folder}/']")
+    connection.execute(f"SET allowed_directories = [{allowed}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
@@ -71,7 +75,7 @@ def query(path: Path, sql: str, parameters: Sequence[object] = ()) -> QueryResul
         IndexNotPublishedError: Nothing has been published.
         IndexQueryError: The statement is broken, would change something, or is not one statement.
     """
-    import duckdb  # noqa: PLC0415
+    import duckdb
 
     with open_index(path) as connection:
         try:
@@ -91,8 +95,8 @@ def query(path: Path, sql: str, parameters: Sequence[object] = ()) -> QueryResul
                 rows=cursor.fetchall(),
             )
         except duckdb.IOException as error:
-            text = "A file of the index is gone, so this publication is too old: ask again."
-            raise IndexQueryError(f"{text} ({_first(error)})") from None
+            advice = "A file of the index is gone, so this publication is too old: ask again."
+            raise IndexQueryError(f"{advice} ({_first(error)})") from None
         except duckdb.CatalogException as error:
             names = ", ".join(str(row[0]) for row in connection.execute("SHOW TABLES").fetchall())
             raise IndexQueryError(f"{_first(error)} The index has: {names}.") from None

@@ -129,25 +129,25 @@ class Index:
 
     def publish(self) -> Publication:
         """Show analysts everything committed so far; see `ahi.index.publish.publish`."""
-        from ahi.index.publish import publish  # noqa: PLC0415
+        from ahi.index.publish import publish
 
         return publish(self)
 
     def compact(self) -> CompactionResult:
         """Merge small files; see `ahi.index.compaction.compact`."""
-        from ahi.index.compaction import compact  # noqa: PLC0415
+        from ahi.index.compaction import compact
 
         return compact(self)
 
     def expire(self) -> ExpiryResult:
         """Remove files that nothing needs; see `ahi.index.compaction.expire`."""
-        from ahi.index.compaction import expire  # noqa: PLC0415
+        from ahi.index.compaction import expire
 
         return expire(self)
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> QueryResult:
         """Ask the published index; see `ahi.index.query.query`."""
-        from ahi.index.query import query  # noqa: PLC0415
+        from ahi.index.query import query
 
         return query(self.path, sql, parameters)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ahi.index import catalog as c
 from ahi.index.catalog import IN_FLIGHT, ObjectState
 from ahi.index.mirror import duckdb_type
+from ahi.index.sql import quoted, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,16 +49,6 @@ class View:
     sql: str
     comment: str
     columns: Mapping[str, str] = field(default_factory=dict)
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def text(value: str) -> str:
-    """A string as an SQL literal."""
-    return "'" + value.replace("'", "''") + "'"
 
 
 def names(columns: Mapping[str, str] | list[str]) -> str:
@@ -210,7 +201,12 @@ def _operational_views() -> list[View]:
             f"SELECT object_id, state, day, Modality, {hops} FROM main.objects",
             "One row for each object that arrived: seconds between the stations of its way; null: not reached.",
             {name: f"Seconds from {start} to {end}." for name, start, end in HOPS}
-            | {"object_id": "Object of the ledger.", "state": "Its state.", "day": "Its arrival day in UTC."},
+            | {
+                "object_id": "Object of the ledger.",
+                "state": "Its state.",
+                "Modality": "From its header.",
+                "day": "Its arrival day in UTC.",
+            },
         ),
         View(
             "closure",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ahi.clock import day_of, now
-from ahi.index.registry import arrow_schema, arrow_type
+from ahi.index.registry import SCHEMA_VERSION, arrow_schema, arrow_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def write_rows(root: Path, table: Table, rows: Sequence[Mapping[str, object]], *
     known = {column.name for column in table.columns}
     if unknown := sorted(set().union(*rows) - known):
         raise IndexWriteError(f"Table {table.name} has no column {', '.join(unknown)}: add it to the registry.")
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     stamp = now()
     arrays = []
@@ -108,25 +108,33 @@ def _columns(table: Table) -> list[tuple[str, str]]:
 
 
 def _array(table: Table, column: Column, values: list[object]) -> pa.Array[Any]:
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
+    misfit = f"A value of {table.name}.{column.name} is not a {column.duckdb_type}: cast it with ahi.index.values."
+    if column.is_list and any(isinstance(value, str) for value in values):
+        # Arrow would take a text for the list of its letters.
+        raise IndexWriteError(misfit)
     try:
         return pa.array(values, type=arrow_type(column.duckdb_type))
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         # Arrow's text quotes the value, which may be a patient's.
-        text = f"A value of {table.name}.{column.name} is not a {column.duckdb_type}: cast it with ahi.index.values."
-        raise IndexWriteError(text) from None
+        raise IndexWriteError(misfit) from None
 
 
 def write_table(
     root: Path, folder: str, data: pa.Table, *, table: str, columns: Sequence[tuple[str, str]], batch_id: str = ""
 ) -> DataFile:
     """Write an Arrow table as it is to a new file under `data/<folder>/`, and sync file and folders."""
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(data, sink, compression="zstd", compression_level=ZSTD_LEVEL, row_group_size=ROW_GROUP_ROWS)
+    # Arrow's own copy of the schema, with every column's description, would be half of a small file.
+    with pq.ParquetWriter(
+        sink, data.schema, compression="zstd", compression_level=ZSTD_LEVEL, store_schema=False
+    ) as writer:
+        writer.write_table(data, row_group_size=ROW_GROUP_ROWS)
+        writer.add_key_value_metadata({"table": table, "schema_version": SCHEMA_VERSION, "batch_id": batch_id})
     content = sink.getvalue()
     path = new_path(root, folder)
     with (root / path).open("xb") as handle:

@@ -1,0 +1,119 @@
+"""An index in a temporary folder, and rows for it."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ahi.index.store import Head, Index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Row = dict[str, object]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The views with their comments, which every index makes once in half a second."""
+    root = tmp_path_factory.mktemp("template")
+    Index(root, f"sqlite:///{root / 'catalog.sqlite'}").publish()
+    return next(root.glob(".template-*.duckdb"))
+
+
+@pytest.fixture
+def index(tmp_path: Path, template: Path) -> Index:
+    root = tmp_path / "index"
+    index = Index(root, f"sqlite:///{root / 'catalog.sqlite'}", grace_seconds=0)
+    shutil.copy(template, root)
+    return index
+
+
+@pytest.fixture
+def series_row() -> Callable[..., Row]:
+    def make(image_set_id: str, version: int = 1, **values: object) -> Row:
+        return {
+            "datastore_id": "store",
+            "image_set_id": image_set_id,
+            "image_set_version": version,
+            "is_primary": True,
+            "StudyInstanceUID": "1.2.3",
+            "SeriesInstanceUID": f"1.2.3.{image_set_id}",
+            "Modality": "CT",
+            "n_instances": version,
+        } | values
+
+    return make
+
+
+@pytest.fixture
+def put(index: Index, series_row: Callable[..., Row]) -> Callable[..., list[Head]]:
+    """Commit one version of each image set named, with `version` instance rows each; gives the winners."""
+
+    def commit(batch_id: str, sets: dict[str, int], *, replace: bool = False, **values: object) -> list[Head]:
+        rows = [series_row(name, version, **values) for name, version in sets.items()]
+        instances = [
+            {key: row[key] for key in ("datastore_id", "image_set_id", "image_set_version", "is_primary")}
+            | {"SOPInstanceUID": f"{row['SeriesInstanceUID']}.{number}", "InstanceNumber": number}
+            for row in rows
+            for number in range(int(str(row["image_set_version"])))
+        ]
+        files = [
+            index.write("series", rows, batch_id=batch_id),
+            index.write("instances", instances, batch_id=batch_id),
+        ]
+        primary = bool(values.get("is_primary", True))
+        heads = [
+            Head("store", name, version, primary, "1.2.3", f"1.2.3.{name}", version) for name, version in sets.items()
+        ]
+        with index.commit(batch_id=batch_id, kind="test", files=files) as open_commit:
+            return open_commit.raise_heads(heads, replace=replace)
+
+    return commit
+
+
+@pytest.fixture
+def shown(index: Index) -> Callable[[], dict[str, tuple[int, int]]]:
+    """What analysts see: version and number of instance rows by image set."""
+
+    def read() -> dict[str, tuple[int, int]]:
+        index.publish()
+        counts = dict(index.query("SELECT image_set_id, count(*) FROM instances_all GROUP BY ALL").rows)
+        rows = index.query("SELECT image_set_id, image_set_version FROM series_all").rows
+        assert len({name for name, _ in rows}) == len(rows), "one row for each image set"
+        return {str(name): (int(str(version)), int(str(counts.get(name, 0)))) for name, version in rows}
+
+    return read
+
+
+@pytest.fixture
+def land(index: Index) -> Callable[..., int]:
+    """Put objects into the ledger in one commit of their own; gives its number."""
+    from ahi.clock import now
+    from ahi.index import catalog as c
+
+    def commit(*object_ids: str, day: str = "2026-11-21", state: str = "ready", header: bool = False) -> int:
+        with index.commit(kind="land") as open_commit:
+            for object_id in object_ids:
+                values = {
+                    "bucket": "b",
+                    "key": object_id,
+                    "state": state,
+                    "state_since": now(),
+                    "day": day,
+                    "landed_at": now(),
+                    "changed_seq": open_commit.seq,
+                    "header_seq": open_commit.seq if header else None,
+                    "header_at": now() if header else None,
+                }
+                changed = open_commit.connection.execute(
+                    c.objects.update().where(c.objects.c.object_id == object_id).values(**values)
+                )
+                if not changed.rowcount:
+                    open_commit.connection.execute(c.objects.insert().values(object_id=object_id, attempts=0, **values))
+            return open_commit.seq
+
+    return commit

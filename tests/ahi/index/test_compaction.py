@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+
+from ahi.index import catalog as c
+from ahi.index import compaction
+from ahi.index.compaction import CompactionResult
+
+if TYPE_CHECKING:
+    from ahi.index.store import Index
+
+
+def live(index: Index, table: str = "series") -> list[str]:
+    with index.snapshot() as connection:
+        return list(
+            connection.scalars(
+                sa.select(c.files.c.path).where(c.files.c.table_name == table, c.files.c.retired_seq.is_(None))
+            )
+        )
+
+
+def dead(index: Index) -> int:
+    with index.snapshot() as connection:
+        return connection.scalar(sa.select(sa.func.count()).select_from(c.dead)) or 0
+
+
+def stored(index: Index) -> set[str]:
+    return {path.relative_to(index.root).as_posix() for path in index.root.glob("data/*/*/*.parquet")}
+
+
+@pytest.fixture
+def eager(index: Index) -> Index:
+    index.compact_files = 4
+    return index
+
+
+def test_few_files_are_left_alone(index: Index, put) -> None:
+    put("one", {"a": 1})
+    put("two", {"b": 1})
+    assert index.compact() == CompactionResult()
+
+
+def test_small_files_become_one_sorted_file_without_dead_rows(eager: Index, put, shown) -> None:
+    for number, modality in enumerate(["MR", "CT", "US", "CR"]):
+        put(f"b{number}", {"a": number + 1, f"x{number}": 2}, Modality=modality)
+    before = shown()
+    result = eager.compact()
+    assert (result.files_in, result.files_out) == (8, 2)
+    assert result.keys_purged == 6, "three versions of one image set in two tables"
+    assert shown() == before
+    (path,) = live(eager)
+    table = pq.read_table(eager.root / path, partitioning=None)
+    assert table["Modality"].to_pylist() == ["CR", "CR", "CT", "MR", "US"]
+    assert len(table) == 5
+    assert (eager.root / path).stat().st_size > 0
+    assert eager.query("SELECT rows_by_table['series'] FROM index_info").rows == [(5,)]
+
+
+def test_readers_of_old_publications_have_the_grace_period(eager: Index, put, shown) -> None:
+    eager.grace_seconds = 3_600
+    for number in range(4):
+        put(f"b{number}", {"a": number + 1})
+    shown()
+    with duckdb.connect(str(eager.path), read_only=True) as reader:
+        eager.compact()
+        eager.publish()
+        eager.expire()
+        assert reader.execute("SELECT image_set_version FROM series").fetchall() == [(4,)]
+        assert len(stored(eager)) == 10
+        eager.grace_seconds = 0
+        result = eager.expire()
+    assert (result.retired, result.orphans) == (8, 0)
+    assert stored(eager) == {*live(eager), *live(eager, "instances")}
+    assert dead(eager) == 0
+    assert shown() == {"a": (4, 4)}
+
+
+def test_files_that_the_newest_publication_needs_stay_however_old(eager: Index, put, shown) -> None:
+    for number in range(4):
+        put(f"b{number}", {"a": number + 1})
+    before = shown()
+    eager.compact()
+    assert eager.expire().retired == 0
+    assert eager.query("SELECT image_set_version FROM series").rows == [(4,)]
+    assert shown() == before
+    assert eager.expire().retired == 8
+
+
+def test_files_of_no_commit_go_after_the_grace_period(index: Index, put, series_row, shown) -> None:
+    put("one", {"a": 1})
+    index.write("series", [series_row("lost")], batch_id="never")
+    index.grace_seconds = 3_600
+    shown()
+    assert index.expire().orphans == 0
+    index.grace_seconds = 0
+    assert index.expire().orphans == 1
+    assert shown() == {"a": (1, 1)}
+    assert stored(index) == {*live(index), *live(index, "instances")}
+
+
+def test_a_commit_during_the_merge_is_not_lost(eager: Index, put, shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The race of the first version of this code: keys buried while a merge runs must stay buried."""
+    for number in range(4):
+        put(f"b{number}", {"a": number + 1, "b": 1})
+    write = compaction._write_merged
+
+    def interrupted(index: Index, table, inputs):
+        output = write(index, table, inputs)
+        monkeypatch.setattr(compaction, "_write_merged", write)
+        put("meanwhile", {"a": 9, "c": 3})
+        return output
+
+    monkeypatch.setattr(compaction, "_write_merged", interrupted)
+    eager.compact()
+    assert shown() == {"a": (9, 9), "b": (1, 1), "c": (3, 3)}
+    eager.expire()
+    for number in range(4):
+        put(f"later{number}", {f"d{number}": 1})
+    eager.compact()
+    assert shown() == {"a": (9, 9), "b": (1, 1), "c": (3, 3)} | {f"d{number}": (1, 1) for number in range(4)}
+    eager.expire()
+    assert dead(eager) == 0
+
+
+def test_a_table_with_nothing_left_has_no_file(eager: Index, put, shown) -> None:
+    for number in range(4):
+        put(f"b{number}", {"a": number + 1})
+    with eager.commit(kind="test") as commit:
+        commit.bury("store", "a", version=None, reason="gone", at=commit.committed_at)
+    result = eager.compact()
+    assert (result.files_in, result.files_out) == (8, 0)
+    assert shown() == {}
+    eager.expire()
+    eager.expire()  # what the first one marked, such as keys of tables without rows, the next one removes
+    assert (stored(eager), dead(eager)) == (set(), 0)
+
+
+def test_large_files_are_left_alone(eager: Index, put, shown) -> None:
+    for number in range(4):
+        put(f"b{number}", {f"a{number}": 1})
+    eager.compact()
+    (merged,) = live(eager)
+    eager.small_file_bytes = Path(eager.root / merged).stat().st_size
+    for number in range(4):
+        put(f"c{number}", {f"a{number}": 2})
+    eager.compact()
+    assert merged in live(eager)
+    assert shown() == {f"a{number}": (2, 2) for number in range(4)}
+    assert dead(eager) > 0, "rows in the large file still have to be left out"

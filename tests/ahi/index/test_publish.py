@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import duckdb
+import sqlalchemy as sa
+
+from ahi.clock import now
+from ahi.index import catalog as c
+from ahi.index import mirror
+from ahi.index.columns import Column, Tier
+from ahi.index.registry import TABLES
+from ahi.index.store import Index
+
+if TYPE_CHECKING:
+    import pytest
+
+VIEWS = {
+    *("patients", "studies", "series", "series_all", "instances", "instances_all", "frames", "frames_all", "headers"),
+    *("objects", "import_jobs", "image_sets", "quarantine", "events", "freshness", "closure", "index_info"),
+}
+
+
+def test_a_fresh_index_has_every_view_typed_and_explained(index: Index) -> None:
+    publication = index.publish()
+    assert (publication.seq, publication.is_new) == (0, True)
+    assert {row[0] for row in index.query("SHOW TABLES").rows} == VIEWS
+    for view in sorted(VIEWS - {"closure", "index_info"}):
+        assert index.query(f'FROM "{view}"').rows == [], view
+    assert index.query("SELECT landed, in_flight, closes FROM closure").rows == [(0, 0, True)]
+    types = dict(index.query("SELECT column_name, column_type FROM (DESCRIBE series)").rows)
+    assert {
+        column.name: column.duckdb_type.replace("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE")
+        for column in TABLES["series"].columns
+    }.keys() == types.keys()
+    assert (types["StudyDate"], types["Rows"], types["SoftwareVersions"]) == ("DATE", "USMALLINT", "VARCHAR[]")
+    unexplained = index.query(
+        "SELECT view_name, NULL FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal AND comment IS NULL "
+        "UNION ALL SELECT table_name, column_name FROM duckdb_columns() "
+        "WHERE schema_name = 'main' AND NOT internal AND comment IS NULL"
+    )
+    assert unexplained.rows == []
+
+
+def test_no_view_has_a_window_and_an_anti_join_only_where_rows_are_dead(index: Index, put) -> None:
+    put("one", {"a": 1})
+    index.publish()
+
+    def definitions() -> dict[str, str]:
+        sql = "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal"
+        return {str(name): str(text).upper() for name, text in index.query(sql).rows}
+
+    before = definitions()
+    assert not [name for name, text in before.items() if " OVER " in text or "ROW_NUMBER" in text]
+    assert "ANTI JOIN" not in before["series_rows"]
+    assert "UNION_BY_NAME" not in before["series_rows"]
+    put("two", {"a": 2})
+    index.publish()
+    after = definitions()
+    assert "ANTI JOIN" in after["series_rows"]
+    assert "ANTI JOIN" not in after["headers_rows"]
+
+
+def test_primary_rows_are_apart_from_the_others(index: Index, put) -> None:
+    put("one", {"a": 1})
+    put("two", {"b": 2}, is_primary=False)
+    index.publish()
+    assert index.query("SELECT image_set_id FROM series").rows == [("a",)]
+    assert index.query("SELECT image_set_id FROM series_all ORDER BY 1").rows == [("a",), ("b",)]
+    assert index.query("SELECT count(*) FROM instances").rows == [(1,)]
+    assert index.query("SELECT count(*) FROM instances_all").rows == [(3,)]
+    assert index.query("SELECT image_set_id, is_primary, version FROM image_sets ORDER BY 1").rows == [
+        ("a", True, 1),
+        ("b", False, 2),
+    ]
+
+
+def test_studies_and_patients_sum_up_their_series(index: Index, put) -> None:
+    put("one", {"a": 2}, Modality="CT", patient_key="p", StudyDescription="Head", sop_class_uids=["1", "2"])
+    put("two", {"b": 3}, Modality="SR", patient_key="p", StudyDescription="Thorax", sop_class_uids=["2", "3"])
+    put("three", {"c": 9}, is_primary=False, patient_key="p")
+    index.publish()
+    columns = (
+        "StudyInstanceUID, ModalitiesInStudy, SOPClassesInStudy, NumberOfStudyRelatedSeries, "
+        "NumberOfStudyRelatedInstances, StudyDescription, conflict_attrs"
+    )
+    assert index.query(f"SELECT {columns} FROM studies").rows == [
+        ("1.2.3", ["CT", "SR"], ["1", "2", "3"], 2, 5, "Head", ["StudyDescription"])
+    ]
+    assert index.query("SELECT patient_key, n_studies, n_series, n_instances, conflict_attrs FROM patients").rows == [
+        ("p", 1, 2, 5, [])
+    ]
+
+
+def test_nothing_new_leaves_the_file_alone(index: Index, put) -> None:
+    put("one", {"a": 1})
+    first = index.publish()
+    inode = index.path.stat().st_ino
+    again = index.publish()
+    assert (again.seq, again.published_at, again.is_new) == (first.seq, first.published_at, False)
+    assert index.path.stat().st_ino == inode
+    index.path.unlink()
+    assert index.publish().is_new
+
+
+def test_what_a_killed_publisher_left_is_swept(index: Index, put) -> None:
+    left = index.root / ".index-0123.duckdb"
+    left.write_bytes(b"half")
+    put("one", {"a": 1})
+    index.publish()
+    assert not left.exists()
+    assert not list(index.root.glob(".index-*"))
+
+
+def test_a_reader_keeps_the_publication_it_opened(index: Index, put) -> None:
+    put("one", {"a": 1})
+    index.publish()
+    with duckdb.connect(str(index.path), read_only=True) as old:
+        put("two", {"a": 2, "b": 1})
+        index.publish()
+        assert old.execute("SELECT image_set_version FROM series").fetchall() == [(1,)]
+    assert index.query("SELECT image_set_version FROM series ORDER BY image_set_id").rows == [(2,), (1,)]
+
+
+def test_a_reader_may_attach_it_under_another_name(index: Index, put) -> None:
+    put("one", {"a": 1})
+    index.publish()
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{index.path}' AS idx (READ_ONLY)")
+        assert connection.execute("SELECT n_instances FROM idx.patients").fetchall() == [(1,)]
+        assert connection.execute("SELECT closes FROM idx.closure").fetchall() == [(True,)]
+
+
+def test_a_moved_index_is_published_again(index: Index, put, tmp_path) -> None:
+    put("one", {"a": 1})
+    index.publish()
+    shutil.move(index.root, tmp_path / "it's [moved]*")
+    moved = Index(
+        tmp_path / "it's [moved]*", f"sqlite:///{tmp_path / chr(39).join(('it', 's [moved]*'))}/catalog.sqlite"
+    )
+    assert moved.publish().is_new
+    assert moved.query("SELECT image_set_id FROM series").rows == [("a",)]
+
+
+def test_new_dropped_and_changed_columns(index: Index, put, tmp_path) -> None:
+    put("one", {"a": 1}, SliceThickness=1.5, SeriesNumber=7)
+    index.publish()
+    old = TABLES["series"]
+    kept = [column for column in old.columns if column.name != "SliceThickness"]
+    changed = [replace(x, duckdb_type="VARCHAR") if x.name == "SeriesNumber" else x for x in kept]
+    table = replace(old, columns=(*changed, Column("flow", "DOUBLE", "A new column.", Tier.DEIDENTIFIED)))
+    newer = Index(index.root, str(index.engine.url), tables=TABLES | {"series": table})
+    assert newer.publish().is_new
+    assert newer.query("SELECT image_set_id, SeriesNumber, flow FROM series").rows == [("a", "7", None)]
+    row = {"datastore_id": "store", "image_set_id": "b", "image_set_version": 1, "is_primary": True, "flow": 0.5}
+    with newer.commit(batch_id="two", kind="test", files=[newer.write("series", [row], batch_id="two")]):
+        pass
+    newer.publish()
+    assert newer.query("SELECT image_set_id, SeriesNumber, flow FROM series ORDER BY 1").rows == [
+        ("a", "7", None),
+        ("b", None, 0.5),
+    ]
+    assert "SliceThickness" not in newer.query("FROM series").columns
+
+
+def ledger(index: Index) -> dict[str, tuple[object, ...]]:
+    rows = index.query("SELECT object_id, state, header_published_at FROM objects").rows
+    assert len({row[0] for row in rows}) == len(rows)
+    return {str(row[0]): row[1:] for row in rows}
+
+
+def test_the_ledger_adds_up_and_gets_its_publishing_times_once(index: Index, land) -> None:
+    land("a", "b", header=True)
+    land("c", state="failed")
+    first = index.publish()
+    assert ledger(index) == {
+        "a": ("ready", first.published_at),
+        "b": ("ready", first.published_at),
+        "c": ("failed", None),
+    }
+    assert index.query("SELECT landed, failed, ready, in_flight, closes FROM closure").rows == [(3, 1, 2, 2, True)]
+    land("b", state="imported", header=True)
+    index.publish()
+    assert ledger(index)["a"] == ("ready", first.published_at)
+    assert ledger(index)["b"] == ("imported", first.published_at)
+    with index.snapshot() as connection:
+        stamps = set(connection.scalars(sa.select(c.objects.c.header_published_at)))
+    assert stamps == {first.published_at, None}
+    hops = index.query("SELECT arrival_to_header_published_s FROM freshness WHERE object_id = 'a'").rows[0][0]
+    assert isinstance(hops, float)
+    assert 0 < hops < 60
+
+
+def test_a_state_that_nobody_knows_does_not_close(index: Index, land) -> None:
+    land("a", state="lost")
+    index.publish()
+    assert index.query("SELECT landed, closes FROM closure").rows == [(1, False)]
+
+
+def test_a_large_ledger_goes_to_files_by_day_and_stays_right(
+    index: Index, land, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "DELTA_ROWS", 10)
+    expected: dict[str, str] = {}
+
+    def step(state: str, day: str, *object_ids: str) -> None:
+        land(*object_ids, state=state, day=day, header=True)
+        expected.update(dict.fromkeys(object_ids, state))
+        index.publish()
+        assert {key: row[0] for key, row in ledger(index).items()} == expected
+        assert all(row[1] is not None for row in ledger(index).values())
+
+    first = [f"a{number}" for number in range(30)]
+    second = [f"b{number}" for number in range(30)]
+    step("ready", "2026-11-20", *first)
+    step("ready", "2026-11-21", *second)
+    files = index.query("SELECT files_by_table['objects'] FROM index_info").rows
+    assert files == [(1,)], "the first day is in a file, the second in the delta"
+    step("importing", "2026-11-20", *first[:5])
+    step("imported", "2026-11-20", *first[:3])
+    step("imported", "2026-11-21", *second)
+    step("failed", "2026-11-20", *first)
+    step("imported", "2026-11-20", "late")
+    with index.snapshot() as connection:
+        live = connection.scalars(sa.select(c.files.c.path).where(c.files.c.retired_seq.is_(None))).all()
+        floor = mirror.floor_of(connection, mirror.MIRRORS[0])
+        delta = mirror.read_delta(connection, mirror.MIRRORS[0])
+    assert {path.split("/")[2] for path in live} == {"2026-11-20", "2026-11-21"}
+    assert floor > 0
+    assert delta.num_rows <= 31
+    index.expire()
+    assert {key: row[0] for key, row in ledger(index).items()} == expected
+
+
+def test_jobs_quarantine_and_events_are_shown(index: Index) -> None:
+    with index.commit(kind="test") as commit:
+        moment = now()
+        commit.connection.execute(
+            c.quarantine.insert().values(
+                item_id="q", source="uploads", reason_code="EMPTY", reason_text="x", evidence="k:1", first_seen=moment
+            )
+        )
+        commit.connection.execute(
+            c.events.insert().values(event_id="e", detail_type="t", batch_id="b", outcome="recorded")
+        )
+        commit.connection.execute(
+            c.jobs.insert().values(
+                job_key="j",
+                service="medical-imaging",
+                state="planned",
+                day="2026-11-21",
+                datastore_id="store",
+                input_uri="i",
+                output_uri="o",
+                in_place=False,
+                n_objects=1,
+                n_bytes=1,
+                planned_at=moment,
+            )
+        )
+    index.publish()
+    assert index.query("SELECT item_id, first_seen FROM quarantine").rows == [("q", moment)]
+    assert index.query("SELECT event_id, outcome FROM events").rows == [("e", "recorded")]
+    assert index.query("SELECT job_key, in_place, n_objects, run_s FROM import_jobs").rows == [("j", False, 1, None)]

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ahi.index.query import IndexNotPublishedError, IndexQueryError
+
+if TYPE_CHECKING:
+    from ahi.index.store import Index
+
+
+def test_an_answer_has_names_types_and_rows(index: Index, put) -> None:
+    put("one", {"a": 1, "b": 2})
+    index.publish()
+    answer = index.query("SELECT image_set_id, n_instances FROM series WHERE n_instances > ? ORDER BY 1", [0])
+    assert (answer.columns, answer.types) == (("image_set_id", "n_instances"), ("VARCHAR", "INTEGER"))
+    assert answer.dicts() == [{"image_set_id": "a", "n_instances": 1}, {"image_set_id": "b", "n_instances": 2}]
+
+
+@pytest.mark.parametrize(
+    "sql", ["DESCRIBE series", "SHOW TABLES", "SUMMARIZE series", "EXPLAIN FROM series", "FROM closure"]
+)
+def test_every_way_to_look_is_open(index: Index, sql: str) -> None:
+    index.publish()
+    assert index.query(sql).rows
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SELEC 1", "syntax error"),
+        ("", "One statement"),
+        ("SELECT 1; SELECT 2", "One statement"),
+        ("FROM nothing", "The index has: closure, events, "),
+        ("SELECT Modalty FROM series", "Modality"),
+        ("DROP VIEW series", "read-only"),
+        ("CREATE TABLE t AS SELECT 1", "read-only"),
+        ("COPY series TO '/tmp/out.csv'", "read-only"),
+        ("SET threads = 1", "read-only"),
+        ("ATTACH '/tmp/other.duckdb'", "read-only"),
+        ("SELECT * FROM read_text('/etc/hostname')", "Permission"),
+        ("SELECT 'x'::INTEGER", "cannot be run"),
+    ],
+)
+def test_a_query_that_cannot_be_answered_gets_a_sentence(index: Index, sql: str, said: str) -> None:
+    index.publish()
+    with pytest.raises(IndexQueryError, match=said) as caught:
+        index.query(sql)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_that_was_never_published(index: Index) -> None:
+    with pytest.raises(IndexNotPublishedError, match="make up"):
+        index.query("FROM series")

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+
+import pyarrow.parquet as pq
+import pytest
+
+from ahi.index.registry import TABLES, arrow_schema
+from ahi.index.store import Index, IndexWriteError
+from ahi.index.writer import table_hash
+
+
+def test_rows_come_back_typed_sorted_and_stamped(index: Index, series_row) -> None:
+    rows = [
+        series_row("b", Modality="MR", StudyDate=dt.date(2026, 1, 2), SoftwareVersions=["1", "2"]),
+        series_row("a", Modality="CT", StudyTime=dt.time(1, 2, 3, 400), SliceThickness=0.5),
+    ]
+    file = index.write("series", rows, batch_id="batch")
+    assert file is not None
+    assert file.schema_hash == table_hash(TABLES["series"])
+    content = (index.root / file.path).read_bytes()
+    assert (file.n_rows, file.n_bytes) == (2, len(content))
+    assert file.sha256 == hashlib.sha256(content).hexdigest()
+    table = pq.read_table(index.root / file.path, partitioning=None)
+    assert table.schema.remove_metadata() == arrow_schema(TABLES["series"]).remove_metadata()
+    assert table.schema.metadata == {b"table": b"series", b"schema_version": b"1", b"batch_id": b"batch"}
+    first, second = table.to_pylist()
+    assert (first["Modality"], second["Modality"]) == ("CT", "MR")
+    assert (second["StudyDate"], second["SoftwareVersions"]) == (dt.date(2026, 1, 2), ["1", "2"])
+    assert first["StudyTime"] == dt.time(1, 2, 3, 400)
+    assert first["batch_id"] == "batch"
+    assert first["indexed_at"].tzinfo is not None
+
+
+def test_no_rows_make_no_file(index: Index) -> None:
+    assert index.write("series", [], batch_id="batch") is None
+    assert not list(index.root.glob("data/**/*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"NoSuchColumn": "Doe^Jane"}, "NoSuchColumn"),
+        ({"StudyDate": "Doe^Jane"}, "series.StudyDate"),
+        ({"Rows": 70_000}, "series.Rows"),
+        ({"SoftwareVersions": "Doe^Jane"}, "series.SoftwareVersions"),
+        ({"PatientName": 7}, "series.PatientName"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused_without_its_value(index: Index, series_row, values, named) -> None:
+    with pytest.raises(IndexWriteError, match=named) as caught:
+        index.write("series", [series_row("a", **values)], batch_id="batch")
+    assert "Jane" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    assert not list(index.root.glob("data/**/*.parquet"))
