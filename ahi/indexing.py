@@ -6,7 +6,6 @@ any call to HealthImaging; nothing in this module makes one.
 
 from __future__ import annotations
 
-import secrets
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +16,11 @@ import sqlalchemy as sa
 
 from ahi import inbox, quarantine
 from ahi.clock import now
-from ahi.documents import DocumentError, DocumentRows, flatten, patient_key_function
+from ahi.documents import DocumentError, DocumentRows, flatten
 from ahi.index import catalog
 from ahi.index.catalog import ObjectState
 from ahi.index.store import Head
+from ahi.patients import patient_key_of
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
@@ -87,26 +87,6 @@ def index_again(pipeline: Pipeline, day: str) -> IndexReport:
     return report
 
 
-def patient_secret(pipeline: Pipeline) -> bytes:
-    """Secret of the keyed hash behind `patient_key`: from the settings, or made once and kept in the catalog.
-
-    Losing it changes every patient_key at the next re-index, so a deployment sets its own.
-    """
-    if pipeline.settings.patient_key_secret:
-        return pipeline.settings.patient_key_secret.encode()
-    table = catalog.state
-    mine = sa.select(table.c.value).where(table.c.name == "patient_key_secret")
-    with pipeline.index.engine.connect() as connection:
-        value = connection.execute(mine).scalar_one_or_none()
-    if value is None:
-        with pipeline.index.transaction() as connection:
-            value = connection.execute(mine).scalar_one_or_none()
-            if value is None:
-                value = secrets.token_hex(32)
-                connection.execute(table.insert().values(name="patient_key_secret", value=value))
-    return str(value).encode()
-
-
 def _newest_kept(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> list[_Kept]:
     """Kept documents of the version that HealthImaging shows, of image sets that are not gone."""
     sightings, documents = catalog.sightings, catalog.documents
@@ -163,7 +143,7 @@ def _flatten(
     pipeline: Pipeline, chunk: Sequence[_Kept]
 ) -> tuple[list[tuple[_Kept, DocumentRows]], list[quarantine.Item]]:
     settings, flat, bad = pipeline.settings, [], []
-    key_of = patient_key_function(patient_secret(pipeline))
+    key_of = patient_key_of(pipeline)
     stamp = {"indexed_at": now(), "dagster_run_id": pipeline.run_id}
 
     def fetch(kept: _Kept) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -16,14 +16,17 @@ from botocore.exceptions import ClientError
 from ahi import inbox, ledger, quarantine
 from ahi.aws import FORBIDDEN, GONE, error_code
 from ahi.clock import now
-from ahi.dicom.headers import Header, HeaderFailure, read_header
+from ahi.dicom.headers import PARSER_VERSION, Header, HeaderFailure, read_header
 from ahi.events import AssociationClosed, ObjectCreated, ObjectRemoved, Unreadable, Upload, parse_upload
 from ahi.index.catalog import ObjectState
+from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.store import AlreadyCommittedError
+from ahi.index.values import name_parts
+from ahi.patients import patient_key_of
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ahi.inbox import Batch
     from ahi.pipeline import Pipeline
@@ -46,7 +49,6 @@ class UploadReport:
     states: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     modalities: Counter[str] = field(default_factory=Counter)
-    seconds_p50: float | None = None
 
 
 @dataclass
@@ -148,14 +150,14 @@ def _read(
     pipeline: Pipeline, batch: Batch, fresh: Mapping[str, ObjectCreated], report: UploadReport
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """Ledger rows and header rows of new objects, their headers read side by side."""
-    rows, headers = [], []
+    rows, headers, key_of = [], [], patient_key_of(pipeline)
     with ThreadPoolExecutor(pipeline.settings.header_threads) as pool:
         outcomes = pool.map(lambda item: _outcome(pipeline, item), fresh.values())
         for (object_id, item), outcome in zip(fresh.items(), outcomes, strict=True):
             row = _row(pipeline, batch, object_id, item, outcome)
             rows.append(row)
             if isinstance(outcome, Header):
-                headers.append(_header_row(pipeline, object_id, item, row, outcome))
+                headers.append(_header_row(pipeline, object_id, item, row, outcome, key_of))
                 report.modalities[str(row["Modality"])] += 1
             report.states[str(row["state"])] += 1
             report.bytes_landed += item.size or 0
@@ -215,26 +217,34 @@ def _row(
 
 
 def _header_row(
-    pipeline: Pipeline, object_id: str, item: ObjectCreated, row: Mapping[str, object], header: Header
+    pipeline: Pipeline,
+    object_id: str,
+    item: ObjectCreated,
+    row: Mapping[str, object],
+    header: Header,
+    key_of: Callable[[str | None, str | None], str],
 ) -> dict[str, object]:
-    failures = [vars(failure) for failure in header.cast_failures]
+    failures = [asdict(failure) for failure in header.cast_failures]
+    patient = (header.values.get("IssuerOfPatientID"), header.values.get("PatientID"))
     return {
         **header.values,
         "TransferSyntaxUID": header.transfer_syntax,
+        "patient_key": key_of(*(str(value) if value else None for value in patient)),
+        "PatientName_parts": name_parts(header.values.get("PatientName")),
         "object_id": object_id,
-        "datastore_id": pipeline.settings.datastore_id,
         "source_uri": f"s3://{item.bucket}/{item.key}",
         "source_version_id": item.version_id,
         "source_etag": item.etag,
         "size_bytes": item.size,
         "received_at": row["received_at"],
-        "landed_at": row["landed_at"],
         "indexed_at": now(),
         "cast_failures": failures,
         "lenient": list(header.lenient),
         "pixel_complete": header.pixel_complete,
         "parser": header.parser,
-        "bytes_read": header.bytes_read,
+        "header_bytes_read": header.bytes_read,
+        "schema_version": SCHEMA_VERSION,
+        "parser_version": PARSER_VERSION,
         "dagster_run_id": pipeline.run_id,
     }
 

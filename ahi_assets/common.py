@@ -58,7 +58,7 @@ def column_schema(table_name: str) -> dg.TableSchema:
     table = TABLES[table_name]
     return dg.TableSchema(
         [
-            dg.TableColumn(column.name, column.duckdb_type, column.description, tags={"tier": column.tier})
+            dg.TableColumn(column.name, column.duckdb_type, column.description, tags={"tier": column.tier.value})
             for column in table.columns
         ]
     )
