@@ -119,7 +119,9 @@ class LocalAws:
             return
         if scope["path"].startswith("/_local_aws/") and self.control:
             body = await read_body(receive)
-            await respond(send, *await self.control.handle(scope["method"], scope["path"], scope.get("query_string", b""), body))
+            await respond(
+                send, *await self.control.handle(scope["method"], scope["path"], scope.get("query_string", b""), body)
+            )
             return
         account, region, service = _scope_of(scope)
         started = time.time()

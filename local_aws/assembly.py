@@ -76,7 +76,9 @@ class Parts:
         rows = self._store.rows("SELECT id FROM datastores WHERE name = ? AND status = 'ACTIVE'", (DATASTORE_NAME,))
         datastore_id = rows[0]["id"] if rows else ""
         if not datastore_id:
-            answer = self._datastores.create({"datastoreName": DATASTORE_NAME, "clientToken": f"start-{time.time_ns()}"})
+            answer = self._datastores.create(
+                {"datastoreName": DATASTORE_NAME, "clientToken": f"start-{time.time_ns()}"}
+            )
             datastore_id = answer["datastoreId"]
         self._updates.resume()
         self._imports.resume()
@@ -84,9 +86,9 @@ class Parts:
 
     def warm_up(self) -> None:
         """Import what the first job needs, so that it does not wait for it."""
-        import numpy as np  # noqa: F401, PLC0415, ICN001
-        import pydicom.charset  # noqa: F401, PLC0415
-        import pydicom.datadict  # noqa: F401, PLC0415
+        import numpy as np  # noqa: F401
+        import pydicom.charset
+        import pydicom.datadict  # noqa: F401
 
     def close(self) -> None:
         """Stop working; what is unfinished is taken up at the next start."""

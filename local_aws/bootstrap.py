@@ -65,7 +65,9 @@ def _settled(caller: Caller, seconds: float = 60.0) -> ET.Element:
 
 
 def _first_failure(caller: Caller) -> str:
-    events = caller.query("cloudformation", VERSION, "DescribeStackEvents", StackName=STACK).findall(".//StackEvents/member")
+    events = caller.query("cloudformation", VERSION, "DescribeStackEvents", StackName=STACK).findall(
+        ".//StackEvents/member"
+    )
     failed = [e for e in events if (e.findtext("ResourceStatus") or "").endswith("FAILED")]
     return "; ".join(f"{e.findtext('LogicalResourceId')}: {e.findtext('ResourceStatusReason')}" for e in failed[-3:])
 
@@ -105,9 +107,7 @@ def apply_template(caller: Caller, template: Path = TEMPLATE) -> dict[str, str]:
         if "No updates are to be performed" not in error.message:
             raise BootstrapError(f"infra/template.yaml was refused: {error.message}") from error
     stack = _settled(caller)
-    return {
-        o.findtext("OutputKey") or "": o.findtext("OutputValue") or "" for o in stack.findall(".//Outputs/member")
-    }
+    return {o.findtext("OutputKey") or "": o.findtext("OutputValue") or "" for o in stack.findall(".//Outputs/member")}
 
 
 def environment(settings: LocalSettings, port: int, outputs: dict[str, str], datastore_id: str) -> dict[str, str]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from local_aws.faults import FaultError, HoldJobs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from local_aws.app import CallLog
     from local_aws.faults import Faults
     from local_aws.healthimaging.limits import Limits
@@ -24,7 +26,7 @@ def _json(status: int, value: Any) -> Answer:
 
 
 class Control:
-    """`faults` (GET, POST, DELETE), `log` (GET, DELETE), `release`, `rate-limits`, `save` and `reset` (POST)."""
+    """`faults` (GET, POST, DELETE), `log` (GET, DELETE), `release`, `rate-limits` and `reset` (POST)."""
 
     def __init__(self, faults: Faults, log: CallLog, limits: Limits) -> None:
         self._faults = faults
@@ -41,30 +43,28 @@ class Control:
             return _json(400, {"message": str(error)})
 
     def _act(self, method: str, parts: list[str], request: Any) -> Answer:
-        match (method, *parts):
-            case ("GET", "faults"):
-                return _json(200, {"faults": self._faults.listing()})
-            case ("POST", "faults"):
-                return _json(200, {"id": self._faults.add(request)})
-            case ("DELETE", "faults"):
-                self._faults.remove()
-            case ("DELETE", "faults", name):
-                self._faults.remove(name)
-            case ("GET", "log"):
-                return _json(200, {"calls": self._log.read()})
-            case ("DELETE", "log"):
-                self._log.clear()
-            case ("POST", "release"):
-                for fault in self._faults.listing():
-                    if fault["kind"] == HoldJobs.kind:
-                        self._faults.remove(fault["id"])
-            case ("POST", "rate-limits"):
-                self._limits.enabled = bool(request["enabled"])
-            case ("POST", "reset"):
-                self._faults.remove()
-                self._log.clear()
-            case ("GET", "health"):
-                pass
-            case _:
-                return _json(404, {"message": f"{self.__class__.__doc__}"})
-        return _json(200, {})
+        actions: dict[str, Callable[[], Any]] = {
+            "GET faults": lambda: {"faults": self._faults.listing()},
+            "POST faults": lambda: {"id": self._faults.add(request)},
+            "DELETE faults": lambda: self._faults.remove(parts[1] if len(parts) > 1 else None),
+            "GET log": lambda: {"calls": self._log.read()},
+            "DELETE log": self._log.clear,
+            "POST release": self._release,
+            "POST rate-limits": lambda: self._limits.enable(on=bool(request["enabled"])),
+            "POST reset": self._reset,
+        }
+        action = actions.get(f"{method} {parts[0]}")
+        if action is None:
+            return _json(404, {"message": f"There is: {', '.join(actions)}."})
+        return _json(200, action() or {})
+
+    def _release(self) -> None:
+        """Let held jobs go."""
+        for fault in self._faults.listing():
+            if fault["kind"] == HoldJobs.kind:
+                self._faults.remove(fault["id"])
+
+    def _reset(self) -> None:
+        """No faults, no log."""
+        self._faults.remove()
+        self._log.clear()

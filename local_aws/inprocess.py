@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import xml.etree.ElementTree as ET  # our own process's answers
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 Headers = dict[str, str]
 
@@ -49,7 +51,9 @@ def authorization(account: str, region: str, service: str) -> str:
     return f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"
 
 
-async def asgi_request(app: Any, method: str, path: str, query: str, headers: Headers, body: bytes) -> tuple[int, Headers, bytes]:
+async def asgi_request(
+    app: Any, method: str, path: str, query: str, headers: Headers, body: bytes
+) -> tuple[int, Headers, bytes]:
     """One request through an ASGI application.
 
     Args:
@@ -63,7 +67,7 @@ async def asgi_request(app: Any, method: str, path: str, query: str, headers: He
     Returns:
         Status, headers and whole body of the answer.
     """
-    from urllib.parse import unquote  # noqa: PLC0415
+    from urllib.parse import unquote
 
     scope = {
         "type": "http",
@@ -112,7 +116,16 @@ class Caller:
         self._account = account
         self._region = region
 
-    def request(self, service: str, method: str, path: str, *, query: str = "", headers: Headers | None = None, body: bytes = b"") -> tuple[int, Headers, bytes]:
+    def request(
+        self,
+        service: str,
+        method: str,
+        path: str,
+        *,
+        query: str = "",
+        headers: Headers | None = None,
+        body: bytes = b"",
+    ) -> tuple[int, Headers, bytes]:
         """One request to `service`; blocks until it is answered."""
         call = asgi_request(self._app, method, path, query, self._headers(service, body) | (headers or {}), body)
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
@@ -134,7 +147,11 @@ class Caller:
         """
         body = urlencode({"Action": action, "Version": version, **parameters}).encode()
         status, _, answer = self.request(
-            service, "POST", "/", headers={"content-type": "application/x-www-form-urlencoded; charset=utf-8"}, body=body
+            service,
+            "POST",
+            "/",
+            headers={"content-type": "application/x-www-form-urlencoded; charset=utf-8"},
+            body=body,
         )
         root = _xml(answer)
         if status >= 300:  # noqa: PLR2004
@@ -143,7 +160,15 @@ class Caller:
 
     # -- S3 -------------------------------------------------------------------------------------------------------
 
-    def _s3(self, method: str, bucket: str, key: str = "", query: str = "", headers: Headers | None = None, body: bytes = b"") -> bytes:
+    def _s3(
+        self,
+        method: str,
+        bucket: str,
+        key: str = "",
+        query: str = "",
+        headers: Headers | None = None,
+        body: bytes = b"",
+    ) -> bytes:
         path = f"/{bucket}" + (f"/{quote(key, safe='/-_.~')}" if key else "")
         status, _, answer = self.request("s3", method, path, query=query, headers=headers, body=body)
         if status >= 300:  # noqa: PLR2004
@@ -158,7 +183,9 @@ class Caller:
             root = _xml(self._s3("GET", bucket, query=urlencode(fields, quote_via=quote)))
             for item in root.findall("Contents"):
                 yield S3Object(
-                    item.findtext("Key") or "", int(item.findtext("Size") or 0), (item.findtext("ETag") or "").strip('"')
+                    item.findtext("Key") or "",
+                    int(item.findtext("Size") or 0),
+                    (item.findtext("ETag") or "").strip('"'),
                 )
             token = root.findtext("NextContinuationToken") or ""
             if not token:

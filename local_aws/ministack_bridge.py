@@ -7,13 +7,15 @@ Belongs here: every import of ministack. Does not belong here: anything that can
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 def application() -> Any:
-    """ministack's ASGI application. Import it only after `settings.prepare_ministack`."""
-    from ministack.app import app  # noqa: PLC0415 -- reads its environment when imported
+    """Ministack's ASGI application. Import it only after `settings.prepare_ministack`."""
+    from ministack.app import app
 
     return app
 
@@ -31,19 +33,20 @@ def put_aws_events(entries: Sequence[Mapping[str, Any]], account: str, region: s
     Raises:
         RuntimeError: ministack did not take an entry.
     """
-    from ministack.core.responses import request_scope  # noqa: PLC0415
-    from ministack.services import eventbridge  # noqa: PLC0415
+    from ministack.core.responses import request_scope
+    from ministack.services import eventbridge
 
     with request_scope(account, region):
         for start in range(0, len(entries), 10):
-            _, _, body = eventbridge._put_events({"Entries": [dict(e) for e in entries[start : start + 10]]}, allow_aws_source=True)  # noqa: SLF001
+            few = {"Entries": [dict(e) for e in entries[start : start + 10]]}
+            _, _, body = eventbridge._put_events(few, allow_aws_source=True)  # noqa: SLF001
             if json.loads(body)["FailedEntryCount"]:
                 raise RuntimeError("ministack refused an event")
 
 
 def save_state() -> None:
     """Write ministack's snapshot now. By itself it does so on a clean stop only, and a killed one would start empty."""
-    from ministack.app import _build_persistence_save_dict  # noqa: PLC0415
-    from ministack.core.persistence import save_all  # noqa: PLC0415
+    from ministack.app import _build_persistence_save_dict
+    from ministack.core.persistence import save_all
 
     save_all(_build_persistence_save_dict())

@@ -35,7 +35,9 @@ def _home_lock(settings: LocalSettings) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise StartError(f"Another local AWS runs on {settings.home}. Stop it, or choose another --home.") from error
+            raise StartError(
+                f"Another local AWS runs on {settings.home}. Stop it, or choose another --home."
+            ) from error
         yield
     finally:
         os.close(handle)
@@ -49,7 +51,9 @@ def _bind(port: int) -> socket.socket:
         sock.bind(("127.0.0.1", port))
     except OSError as error:
         sock.close()
-        raise StartError(f"Port {port} of 127.0.0.1 is taken. Stop what listens there, or choose another --port.") from error
+        raise StartError(
+            f"Port {port} of 127.0.0.1 is taken. Stop what listens there, or choose another --port."
+        ) from error
     sock.set_inheritable(False)
     return sock
 
@@ -60,7 +64,7 @@ def serve(settings: LocalSettings) -> None:
     Raises:
         StartError: The port or the home is taken, or the template cannot be applied.
     """
-    import uvloop  # noqa: PLC0415
+    import uvloop
 
     with _home_lock(settings):
         sock = _bind(settings.port)
@@ -71,9 +75,9 @@ def serve(settings: LocalSettings) -> None:
 
 
 async def _serve(settings: LocalSettings, sock: socket.socket, port: int) -> None:
-    import uvicorn  # noqa: PLC0415
+    import uvicorn
 
-    from local_aws.ministack_bridge import application, save_state  # noqa: PLC0415
+    from local_aws.ministack_bridge import application, save_state
 
     app = LocalAws(application(), CallLog())
     # A long poll may be open for 20 s; a stop does not wait for it.
@@ -89,7 +93,7 @@ async def _serve(settings: LocalSettings, sock: socket.socket, port: int) -> Non
         raise StartError("The HTTP server ended while it was starting.")
     parts: Any = None
     try:
-        from local_aws.assembly import Parts  # noqa: PLC0415
+        from local_aws.assembly import Parts
 
         parts = Parts(settings, app, asyncio.get_running_loop())
         variables = await asyncio.to_thread(parts.bootstrap, port)

@@ -14,7 +14,9 @@ from typing import Any
 
 from local_aws.inprocess import asgi_request, authorization
 
-ACTIONS = frozenset({"StartMessageMoveTask", "ListMessageMoveTasks", "CancelMessageMoveTask", "ListDeadLetterSourceQueues"})
+ACTIONS = frozenset(
+    {"StartMessageMoveTask", "ListMessageMoveTasks", "CancelMessageMoveTask", "ListDeadLetterSourceQueues"}
+)
 Answer = tuple[int, dict[str, str], bytes]
 KEPT_TASKS = 10
 
@@ -102,13 +104,19 @@ class SqsGaps:
         queues = await self._queues(who)
         source = request.get("SourceArn", "")
         if source not in queues:
-            raise SqsError("ResourceNotFoundException", "The resource that you specified for the SourceArn parameter doesn't exist.")
+            raise SqsError(
+                "ResourceNotFoundException",
+                "The resource that you specified for the SourceArn parameter doesn't exist.",
+            )
         sources = self._targets(queues, source)
         if not sources:
             raise SqsError("InvalidParameterValue", "Source queue must be configured as a Dead Letter Queue.")
         destination = request.get("DestinationArn") or sources[0]
         if destination not in queues:
-            raise SqsError("ResourceNotFoundException", "The resource that you specified for the DestinationArn parameter doesn't exist.")
+            raise SqsError(
+                "ResourceNotFoundException",
+                "The resource that you specified for the DestinationArn parameter doesn't exist.",
+            )
         if any(t["SourceArn"] == source and t["Status"] == "RUNNING" for t in self._tasks.values()):
             raise SqsError("UnsupportedOperation", "A message move task is already running on this queue.")
         handle = str(uuid.uuid4())
@@ -141,7 +149,9 @@ class SqsGaps:
                     if message.get("MessageAttributes"):
                         send["MessageAttributes"] = message["MessageAttributes"]
                     await self._call("SendMessage", send, who)
-                    await self._call("DeleteMessage", {"QueueUrl": source, "ReceiptHandle": message["ReceiptHandle"]}, who)
+                    await self._call(
+                        "DeleteMessage", {"QueueUrl": source, "ReceiptHandle": message["ReceiptHandle"]}, who
+                    )
                     task["ApproximateNumberOfMessagesMoved"] += 1
                 await asyncio.sleep(len(messages) / rate if rate else 0)
         except SqsError as error:
@@ -150,7 +160,10 @@ class SqsGaps:
     async def _list(self, request: dict[str, Any], who: tuple[str, str]) -> dict[str, Any]:
         source = request.get("SourceArn", "")
         if source not in await self._queues(who):
-            raise SqsError("ResourceNotFoundException", "The resource that you specified for the SourceArn parameter doesn't exist.")
+            raise SqsError(
+                "ResourceNotFoundException",
+                "The resource that you specified for the SourceArn parameter doesn't exist.",
+            )
         found = [t for t in reversed(self._tasks.values()) if t["SourceArn"] == source]
         shown = []
         for task in found[: min(int(request.get("MaxResults") or 1), KEPT_TASKS)]:

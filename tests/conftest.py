@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the embedded AWS as a subprocess, on a free loopback port, with its state in a temporary home.
+"""Fixtures for all tests: the embedded AWS as a subprocess, on a free port, with its state in a temporary home.
 
 Belongs here: starting and stopping it, talking to it. Does not belong here: anything of one test directory.
 """

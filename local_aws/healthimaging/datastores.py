@@ -112,7 +112,9 @@ class Datastores:
         )
         if alive:
             raise conflict("The data store still has image sets. Delete them first.")
-        self._store.execute("UPDATE datastores SET status = 'DELETED', updated = ? WHERE id = ?", (time.time(), row["id"]))
+        self._store.execute(
+            "UPDATE datastores SET status = 'DELETED', updated = ? WHERE id = ?", (time.time(), row["id"])
+        )
         self._events.datastore(row["id"], row["name"], "DELETING")
         self._events.datastore(row["id"], row["name"], "DELETED")
         return {"datastoreId": row["id"], "datastoreStatus": "DELETING"}

@@ -1,6 +1,6 @@
 """Read DICOM Part 10 bytes into the keyword and value form of HealthImaging's metadata.
 
-Belongs here: the data set walk, values by VR. Does not belong here: levels, image sets (`document.py`), pixels
+Belongs here: the data set walk. Does not belong here: values (`values.py`), levels, image sets (`document.py`), pixels
 (`frames.py`).
 
 A walk of our own, because pydicom's values cost several milliseconds an object and an import job is judged by the
@@ -9,34 +9,62 @@ thousand; the dictionary and the character sets are pydicom's.
 
 from __future__ import annotations
 
-import base64
-import math
 import struct
 import zlib
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
+from local_aws.healthimaging.values import convert, encodings_of, entry, name
+
 LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
-NUMERIC = {
-    "US": ("H", 2), "SS": ("h", 2), "UL": ("I", 4), "SL": ("i", 4), "FL": ("f", 4), "FD": ("d", 8), "UV": ("Q", 8),
-    "SV": ("q", 8),
-}  # fmt: skip
-BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 VRS = frozenset(
-    "AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
+    [
+        "AE",
+        "AS",
+        "AT",
+        "CS",
+        "DA",
+        "DS",
+        "DT",
+        "FD",
+        "FL",
+        "IS",
+        "LO",
+        "LT",
+        "OB",
+        "OD",
+        "OF",
+        "OL",
+        "OV",
+        "OW",
+        "PN",
+        "SH",
+        "SL",
+        "SQ",
+        "SS",
+        "ST",
+        "SV",
+        "TM",
+        "UC",
+        "UI",
+        "UL",
+        "UN",
+        "UR",
+        "US",
+        "UT",
+        "UV",
+    ]
 )
-# Text in which a backslash is an ordinary character.
-UNSPLIT = frozenset({"LT", "ST", "UT", "UR"})
 UNDEFINED = 0xFFFFFFFF
+CHARACTER_SET, PIXEL_REPRESENTATION, IMAGE_GROUP = 0x00080005, 0x00280103, 0x00280000
+# The documented text for an object that cannot be read at all.
+NOTHING = "DICOM attributes does not exist"
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 DEFLATED = "1.2.840.10008.1.2.1.99"
 IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 MAX_DEPTH = 64
-# HealthImaging stores private binary values above 1 MB apart from the metadata.
-MAX_BINARY = 2**20
 # A deflated data set may not grow beyond this, or one small object would fill the memory.
 MAX_INFLATED = 2**30
 
@@ -73,20 +101,6 @@ class Parsed:
             return default
 
 
-@lru_cache(maxsize=16384)
-def entry(tag: int) -> tuple[str, str, bool] | None:
-    """VR, keyword and whether the dictionary allows several values; None for what it does not know."""
-    from pydicom.datadict import get_entry  # noqa: PLC0415
-
-    try:
-        vr, vm, _, _, keyword = get_entry(tag)
-    except KeyError:
-        return None
-    # Repeating groups (curves, overlays) share one keyword among many tags, so they keep their number.
-    repeating = 0x50 <= (tag >> 24) <= 0x60 and (tag >> 24) in {0x50, 0x60}
-    return None if repeating or not keyword else (vr, keyword, vm != "1")
-
-
 class _Reader:
     def __init__(self, data: bytes, *, implicit: bool, big: bool, total: int = 0) -> None:
         self.data = data
@@ -118,7 +132,7 @@ class _Reader:
                 return tag, self._implied(tag), self._u32.unpack_from(data, position + 4)[0], position + 8
             return tag, vr, self._u16.unpack_from(data, position + 6)[0], position + 8
         except struct.error as error:
-            raise DicomError("DICOM attributes does not exist") from error
+            raise DicomError(NOTHING) from error
 
     def _implied(self, tag: int) -> str:
         known = entry(tag)
@@ -145,7 +159,7 @@ class _Reader:
             if tag == SEQUENCE_END:
                 return out, position
             if tag != ITEM:
-                raise DicomError("DICOM attributes does not exist")
+                raise DicomError(NOTHING)
             stop = -1 if length == UNDEFINED else position + length
             values, _, position = self.walk(position, stop, depth + 1, None)
             out.append({name(tag): value for tag, value in values.items()})
@@ -156,56 +170,61 @@ class _Reader:
         data, size = self.data, len(self.data)
         values: dict[int, Any] = {}
         vrs: dict[int, str] = {}
-        encodings, implicit = self.encodings, self.implicit
+        encodings = self.encodings
         position = start
         while position < (size if end < 0 else end):
             if root is not None and position + 8 > size:
-                root.truncated = True
-                if (max(values, default=0) >> 16) < 0x28:  # noqa: PLR2004 -- cut before the image was described
-                    raise DicomError("DICOM attributes does not exist")
+                self._cut(root, max(values, default=0))
                 break
             tag, vr, length, value_start = self.header(position)
             if tag == ITEM_END:
                 position = value_start
                 break
-            if depth == 0 and tag in PIXELS and root is not None:
+            if root is not None and tag in PIXELS:
                 position = self._pixels(root, vr, length, value_start)
                 continue
-            inner_implicit = vr == "UN"
-            if vr == "UN" and length != UNDEFINED and not tag >> 16 & 1:
-                # A public attribute behind UN: somebody re-encoded it without a dictionary.
-                vr = self._implied(tag)
-            if vr == "SQ" or (length == UNDEFINED and vr == "UN"):
-                # UN of undefined length is a sequence in implicit encoding (PS3.5, 6.2.2 note 4).
-                self.implicit = implicit or inner_implicit
-                stop = -1 if length == UNDEFINED else value_start + length
-                if stop > size:
-                    raise DicomError("DICOM attributes does not exist")
-                values[tag], position = self.items(value_start, stop, depth + 1)
+            real = self._implied(tag) if vr == "UN" and length != UNDEFINED and not tag >> 16 & 1 else vr
+            if real == "SQ" or (length == UNDEFINED and vr == "UN"):
+                values[tag], position = self._sequence(value_start, length, depth, behind_un=vr == "UN")
                 vrs[tag] = "SQ"
-                self.implicit = implicit
                 continue
-            if length == UNDEFINED:
-                raise DicomError("DICOM attributes does not exist")
             position = value_start + length
             if position > size:
-                if root is None or tag < 0x00280000:  # noqa: PLR2004
-                    raise DicomError("DICOM attributes does not exist")
-                root.truncated = True
+                self._cut(root, tag)
                 break
-            if tag & 0xFFFF == 0 and tag >> 16 != 2:  # noqa: PLR2004 -- group lengths carry nothing
-                continue
-            raw = data[value_start:position]
-            values[tag] = self.value(tag, vr, raw)
-            vrs[tag] = vr
-            if tag == 0x00080005:  # noqa: PLR2004
-                self.encodings = _encodings(raw)
-            elif tag == 0x00280103 and length >= 2:  # noqa: PLR2004
-                self.pixel_representation = self._u16.unpack_from(raw)[0]
-        self.encodings = encodings if depth else self.encodings
-        if depth and end < 0 and position >= size:
-            raise DicomError("DICOM attributes does not exist")
+            if tag & 0xFFFF:  # group lengths carry nothing
+                raw = data[value_start:position]
+                values[tag], vrs[tag] = self.value(tag, real, raw), real
+                self._remember(tag, raw)
+        if depth:
+            self.encodings = encodings
+            if end < 0 and position >= size:
+                raise DicomError(NOTHING)
         return values, vrs, position
+
+    def _cut(self, root: Parsed | None, tag: int) -> None:
+        """The bytes end at `tag`: before the image was described it is no object, later its pixels are missing."""
+        if root is None or tag < IMAGE_GROUP:
+            raise DicomError(NOTHING)
+        root.truncated = True
+
+    def _remember(self, tag: int, raw: bytes) -> None:
+        """Keep what decides how later values are read."""
+        if tag == CHARACTER_SET:
+            self.encodings = encodings_of(raw)
+        elif tag == PIXEL_REPRESENTATION and len(raw) >= 2:  # noqa: PLR2004
+            self.pixel_representation = self._u16.unpack_from(raw)[0]
+
+    def _sequence(self, start: int, length: int, depth: int, *, behind_un: bool) -> tuple[list[dict[str, Any]], int]:
+        """A sequence. Behind UN its items are in implicit encoding (PS3.5, 6.2.2 note 4)."""
+        stop = -1 if length == UNDEFINED else start + length
+        if stop > len(self.data):
+            raise DicomError(NOTHING)
+        implicit = self.implicit
+        self.implicit = implicit or behind_un
+        out = self.items(start, stop, depth + 1)
+        self.implicit = implicit
+        return out
 
     def _pixels(self, root: Parsed, vr: str, length: int, start: int) -> int:
         size = len(self.data)
@@ -233,82 +252,9 @@ class _Reader:
         return size
 
     def value(self, tag: int, vr: str, raw: bytes) -> Any:
-        """A value in the document's form: null when empty, a list when the dictionary allows several."""
+        """A value in the document's form."""
         known = entry(tag)
-        many = known[2] if known else None
-        if vr in BINARY:
-            if known is None:
-                return None if len(raw) > MAX_BINARY else base64.b64encode(raw).decode()
-            return base64.b64encode(raw).decode() if raw else None
-        if not raw:
-            return None
-        if vr in NUMERIC:
-            code, width = NUMERIC[vr]
-            numbers = list(struct.unpack(f"{self.order}{len(raw) // width}{code}", raw[: len(raw) // width * width]))
-            if vr in {"FL", "FD"}:
-                numbers = [n if math.isfinite(n) else None for n in numbers]
-            return _shape(numbers, many)
-        if vr == "AT":
-            pairs = [self._element.unpack_from(raw, i) for i in range(0, len(raw) // 4 * 4, 4)]
-            return _shape([f"{g:04X}{e:04X}" for g, e in pairs], many)
-        text = self.text(vr, raw)
-        if not text:
-            return None
-        if vr in UNSPLIT:
-            return text
-        return _shape(text.split("\\"), many)
-
-    def text(self, vr: str, raw: bytes) -> str:
-        """Decode; DS and IS keep their padding, everything else loses it."""
-        if raw.isascii() and b"\x1b" not in raw:
-            text = raw.decode("ascii")
-        elif vr in {"PN", "LO", "SH", "ST", "LT", "UC", "UT"}:
-            text = _decode(raw, self.encodings, vr)
-        else:
-            text = raw.decode("latin-1")
-        return text.rstrip("\0") if vr in {"DS", "IS"} else text.rstrip(" \0")
-
-
-def _shape(values: list[Any], many: bool | None) -> Any:
-    """A list by the dictionary's multiplicity; without one, by the count."""
-    if not values:
-        return None
-    return values if many or len(values) > 1 else values[0]
-
-
-@lru_cache(maxsize=64)
-def _encodings(raw: bytes) -> list[str]:
-    import warnings  # noqa: PLC0415
-
-    from pydicom.charset import convert_encodings  # noqa: PLC0415
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return list(convert_encodings([t.strip() for t in raw.decode("latin-1").strip(" \0").split("\\")]))
-        except (LookupError, ValueError):
-            return ["latin-1"]
-
-
-def _decode(raw: bytes, encodings: list[str], vr: str) -> str:
-    import warnings  # noqa: PLC0415
-
-    from pydicom.charset import decode_bytes  # noqa: PLC0415
-
-    delimiters = {0x5C, 0x5E, 0x3D} if vr == "PN" else {0x0A, 0x0C, 0x0D, 0x09, 0x5C}
-    parts = raw.split(b"=") if vr == "PN" else [raw]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return "=".join(decode_bytes(part, encodings, delimiters) for part in parts)
-        except (LookupError, ValueError):
-            return raw.decode("latin-1")
-
-
-def name(tag: int) -> str:
-    """Key of an attribute in the document: its keyword, or eight hexadecimal digits."""
-    known = entry(tag)
-    return known[1] if known else f"{tag:08X}"
+        return convert(vr, raw, self.order, self.encodings, many=known[2] if known else None)
 
 
 def read(data: bytes, total: int = 0) -> Parsed:
@@ -325,7 +271,7 @@ def read(data: bytes, total: int = 0) -> Parsed:
         DicomError: It is no DICOM Part 10 object.
     """
     if len(data) < 132 or data[128:132] != b"DICM":  # noqa: PLR2004
-        raise DicomError("DICOM attributes does not exist")
+        raise DicomError(NOTHING)
     parsed = Parsed()
     meta = _Reader(data, implicit=False, big=False)
     position = 132
@@ -333,7 +279,7 @@ def read(data: bytes, total: int = 0) -> Parsed:
         tag, vr, length, start = meta.header(position)
         position = start + length
         if position > len(data):
-            raise DicomError("DICOM attributes does not exist")
+            raise DicomError(NOTHING)
         parsed.values[tag] = meta.value(tag, vr, data[start:position])
         parsed.vrs[tag] = vr
     syntax = parsed.text(0x00020010)
@@ -344,9 +290,9 @@ def read(data: bytes, total: int = 0) -> Parsed:
         try:
             data = data[:position] + inflate.decompress(data[position:], MAX_INFLATED)
         except zlib.error as error:
-            raise DicomError("DICOM attributes does not exist") from error
+            raise DicomError(NOTHING) from error
         if not inflate.eof:
-            raise DicomError("DICOM attributes does not exist")
+            raise DicomError(NOTHING)
     implicit = syntax == IMPLICIT
     big = syntax == BIG_ENDIAN
     if not big and len(data) >= position + 6:
@@ -355,7 +301,7 @@ def read(data: bytes, total: int = 0) -> Parsed:
     body = _Reader(data, implicit=implicit, big=big, total=total)
     values, vrs, _ = body.walk(position, len(data), 0, parsed)
     if not values:
-        raise DicomError("DICOM attributes does not exist")
+        raise DicomError(NOTHING)
     parsed.values.update(values)
     parsed.vrs.update(vrs)
     return parsed

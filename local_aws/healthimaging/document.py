@@ -6,6 +6,7 @@ Belongs here: `SchemaVersion` 1.1 as the real samples show it. Does not belong h
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging import frames, levels
-from local_aws.healthimaging.dicom import PIXELS, DicomError, Parsed, entry, name
+from local_aws.healthimaging.dicom import PIXELS, DicomError, Parsed
+from local_aws.healthimaging.values import entry, name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +57,21 @@ def _plain(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
+def _check(parsed: Parsed) -> None:
+    """Refuse what HealthImaging would not import.
+
+    Raises:
+        DicomError: With the text for failure.ndjson.
+    """
+    for tag, keyword in IDENTITY.items():
+        if not parsed.text(tag):
+            raise DicomError(f"DICOM attribute {keyword} does not exist")
+        if not _UID.fullmatch(parsed.text(tag)):
+            raise DicomError(f"DICOM attribute {keyword} is not a valid UID")
+    if frames.missing_pixels(parsed):
+        raise DicomError("DICOM attribute PixelData is shorter than the image attributes say")
+
+
 def instance(parsed: Parsed, seed: str) -> Instance:
     """Turn a parsed object into an instance.
 
@@ -65,13 +82,7 @@ def instance(parsed: Parsed, seed: str) -> Instance:
     Raises:
         DicomError: It cannot be imported; the text goes into failure.ndjson.
     """
-    for tag, keyword in IDENTITY.items():
-        if not parsed.text(tag):
-            raise DicomError(f"DICOM attribute {keyword} does not exist")
-        if not _UID.fullmatch(parsed.text(tag)):
-            raise DicomError(f"DICOM attribute {keyword} is not a valid UID")
-    if frames.missing_pixels(parsed):
-        raise DicomError("DICOM attribute PixelData is shorter than the image attributes say")
+    _check(parsed)
     by_level: tuple[dict[str, Any], ...] = ({}, {}, {}, {})
     private: dict[str, str] = {}
     for tag, value in parsed.values.items():
@@ -149,7 +160,7 @@ def search_tags(document: Document) -> dict[str, Any]:
     """The `DICOMTags` of a search result."""
     patient, study = document["Patient"]["DICOM"], document["Study"]["DICOM"]
     all_series = document["Study"].get("Series", {})
-    series = next(iter(all_series.values()), {"DICOM": {}})["DICOM"]
+    series: dict[str, Any] = next(iter(all_series.values()), {"DICOM": {}})["DICOM"]
     out: dict[str, Any] = {
         "DICOMPatientId": patient.get("PatientID"),
         "DICOMPatientName": patient.get("PatientName"),
@@ -167,16 +178,14 @@ def search_tags(document: Document) -> dict[str, Any]:
         "DICOMNumberOfStudyRelatedSeries": len(all_series),
         "DICOMNumberOfStudyRelatedInstances": len(instances(document)),
     }
-    try:
+    with contextlib.suppress(ValueError):
         out["DICOMSeriesNumber"] = int(_plain(series.get("SeriesNumber")))
-    except ValueError:
-        pass
     return {k: _plain(v)[:MAX_TEXT] if isinstance(v, str) else v for k, v in out.items() if v not in (None, "")}
 
 
 def groups(document: Document) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The grouping values of an image set: all seven, and the five of its study."""
-    series = next(iter(document["Study"].get("Series", {}).values()), {"DICOM": {}})["DICOM"]
+    series: dict[str, Any] = next(iter(document["Study"].get("Series", {}).values()), {"DICOM": {}})["DICOM"]
     merged = {**document["Patient"]["DICOM"], **document["Study"]["DICOM"], **series}
     return (
         tuple(_plain(merged.get(k)) for k in levels.GROUPING),

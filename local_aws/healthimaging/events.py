@@ -56,7 +56,9 @@ class Events:
 
     def _arn(self, datastore_id: str, image_set_id: str = "") -> str:
         tail = f"/imageset/{image_set_id}" if image_set_id else ""
-        return f"arn:aws:medical-imaging:{self._settings.region}:{self._settings.account}:datastore/{datastore_id}{tail}"
+        return (
+            f"arn:aws:medical-imaging:{self._settings.region}:{self._settings.account}:datastore/{datastore_id}{tail}"
+        )
 
     def _entry(self, detail_type: str, resource: str, detail: dict[str, Any]) -> Entry:
         body = json.dumps({"imagingVersion": "1.0", **detail})

@@ -99,7 +99,7 @@ def describe(parsed: Parsed, seed: str) -> list[dict[str, Any]]:
 
 
 def _extremes(parsed: Parsed, block: bytes | memoryview) -> tuple[int, int] | tuple[None, None]:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     bits = parsed.number(0x00280100)
     if bits not in {8, 16, 32}:

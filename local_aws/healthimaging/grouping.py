@@ -15,6 +15,7 @@ from local_aws.healthimaging import document
 from local_aws.healthimaging.store import ImageSet
 
 if TYPE_CHECKING:
+    from local_aws.healthimaging.document import Document, Instance
     from local_aws.healthimaging.store import Store
 
 
@@ -23,8 +24,8 @@ class Touched:
     """One image set that a job makes or changes: its new state, its new document, the files that went into it."""
 
     head: ImageSet
-    document: document.Document
-    files: list[tuple[str, document.Instance]] = field(default_factory=list)
+    document: Document
+    files: list[tuple[str, Instance]] = field(default_factory=list)
     exists: bool = False
 
 
@@ -35,7 +36,7 @@ class Grouping:
         self._store = store
         self._datastore_id = datastore_id
 
-    def place(self, read: list[tuple[str, document.Instance]]) -> list[Touched]:
+    def place(self, read: list[tuple[str, Instance]]) -> list[Touched]:
         """Put instances, in key order, into image sets.
 
         A series without conflict has one primary image set, into which later instances merge as a new version; the
@@ -87,7 +88,7 @@ class Grouping:
         )
         return found[0].study_grouping if found else None
 
-    def _primary(self, item: document.Instance) -> Touched | None:
+    def _primary(self, item: Instance) -> Touched | None:
         """The existing primary of a series."""
         found = self._store.image_sets(
             "datastore_id = ? AND study_uid = ? AND series_uid = ? AND is_primary = 1 AND state <> 'DELETED'",
@@ -101,7 +102,7 @@ class Grouping:
             return None
         return Touched(head, document.unpack(packed), exists=True)
 
-    def _new(self, item: document.Instance, *, is_primary: bool) -> Touched:
+    def _new(self, item: Instance, *, is_primary: bool) -> Touched:
         now = time.time()
         head = ImageSet(
             datastore_id=self._datastore_id,

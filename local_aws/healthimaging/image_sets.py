@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from local_aws.settings import LocalSettings
 
 PAGE = 50
-SORTS = {"updatedAt": "updated", "createdAt": "created", "DICOMStudyDateAndTime": "json_extract(tags, '$.DICOMStudyDate') || coalesce(json_extract(tags, '$.DICOMStudyTime'), '')"}
+STUDY_TIME = "json_extract(tags, '$.DICOMStudyDate') || coalesce(json_extract(tags, '$.DICOMStudyTime'), '')"
+SORTS = {"updatedAt": "updated", "createdAt": "created", "DICOMStudyDateAndTime": STUDY_TIME}
 # Search key: SQL of its value.
 KEYS = {
     "DICOMPatientId": "json_extract(tags, '$.DICOMPatientId')",
@@ -28,7 +29,7 @@ KEYS = {
     "createdAt": "created",
     "updatedAt": "updated",
     "isPrimary": "is_primary",
-    "DICOMStudyDateAndTime": SORTS["DICOMStudyDateAndTime"],
+    "DICOMStudyDateAndTime": STUDY_TIME,
 }
 RANGES = frozenset({"createdAt", "updatedAt", "DICOMStudyDateAndTime"})
 
@@ -99,7 +100,8 @@ class ImageSets:
         """ListImageSetVersions, newest first."""
         head = self.find(request, deleted=self._settings.get_deleted)
         rows = self._store.rows(
-            "SELECT * FROM versions WHERE datastore_id = ? AND id = ? ORDER BY version DESC", (head.datastore_id, head.id)
+            "SELECT * FROM versions WHERE datastore_id = ? AND id = ? ORDER BY version DESC",
+            (head.datastore_id, head.id),
         )
         items, following = page([dict(r) for r in rows], request, PAGE)
         return {"imageSetPropertiesList": [self.properties(r) for r in items], "nextToken": following}
@@ -114,7 +116,8 @@ class ImageSets:
         if packed is None:
             raise not_found("The image set has no such version.")
         self._store.execute(
-            "UPDATE image_sets SET accessed = ? WHERE datastore_id = ? AND id = ?", (time.time(), head.datastore_id, head.id)
+            "UPDATE image_sets SET accessed = ? WHERE datastore_id = ? AND id = ?",
+            (time.time(), head.datastore_id, head.id),
         )
         return {"imageSetMetadataBlob": packed, "contentType": "application/json", "contentEncoding": "gzip"}
 

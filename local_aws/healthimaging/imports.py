@@ -121,7 +121,16 @@ class Imports:
                 results.fail(item.key, spoiled.message, spoiled.exception_type)
             self._finish(job, results, [])
             return
-        grouping = Grouping(self._store, job.datastore_id)
+        read = self._read(job, bucket, objects, results)
+        if self._closing.is_set():
+            return
+        with self.merging:
+            self._finish(job, results, Grouping(self._store, job.datastore_id).place(read))
+
+    def _read(
+        self, job: Job, bucket: str, objects: list[S3Object], results: Results
+    ) -> list[tuple[str, document.Instance]]:
+        """Every object as an instance; those that are none go to `results`."""
         read: list[tuple[str, document.Instance]] = []
         for item, body in self._bodies(bucket, objects):
             if isinstance(body, CallError):
@@ -134,11 +143,7 @@ class Imports:
             except Exception:
                 log.exception("an object of import job %s could not be read", job.id)
                 results.fail(item.key, "Internal error during import", "InternalServerException")
-        if self._closing.is_set():
-            return
-        with self.merging:
-            touched = grouping.place(read)
-            self._finish(job, results, touched)
+        return read
 
     def _instance(self, job: Job, bucket: str, item: S3Object, body: bytes) -> document.Instance:
         seed = f"{job.id}/{item.key}"
@@ -209,7 +214,8 @@ class Imports:
             self._store.put_job(job)
         merged = self._settings.merge_detail_type
         entries = [
-            self._events.image_set_entry("Image Set Created" if c.head.version == 1 else merged, c.head) for c in touched
+            self._events.image_set_entry("Image Set Created" if c.head.version == 1 else merged, c.head)
+            for c in touched
         ]
         self._events.send(entries)
         self._events.job(job)

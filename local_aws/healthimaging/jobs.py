@@ -26,7 +26,9 @@ PAGE = 50
 class Jobs:
     """StartDICOMImportJob, GetDICOMImportJob, ListDICOMImportJobs."""
 
-    def __init__(self, settings: LocalSettings, store: Store, datastores: Datastores, imports: Imports, events: Events) -> None:
+    def __init__(
+        self, settings: LocalSettings, store: Store, datastores: Datastores, imports: Imports, events: Events
+    ) -> None:
         self._settings = settings
         self._store = store
         self._datastores = datastores

@@ -38,5 +38,13 @@ SERIES = frozenset(
 )  # fmt: skip
 
 # The seven elements that decide which image set an instance belongs to ("Understanding import jobs").
-GROUPING = ("StudyDate", "AccessionNumber", "PatientID", "StudyInstanceUID", "StudyID", "SeriesInstanceUID", "SeriesNumber")
+GROUPING = (
+    "StudyDate",
+    "AccessionNumber",
+    "PatientID",
+    "StudyInstanceUID",
+    "StudyID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+)
 STUDY_GROUPING = ("StudyDate", "AccessionNumber", "PatientID", "StudyInstanceUID", "StudyID")

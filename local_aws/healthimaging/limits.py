@@ -45,6 +45,10 @@ class Limits:
         self._lock = threading.Lock()
         self._buckets = {name: _Bucket(rate, burst, burst, time.monotonic()) for name, (rate, burst) in RATES.items()}
 
+    def enable(self, *, on: bool) -> None:
+        """Switch the rates on or off."""
+        self.enabled = on
+
     def allow(self, operation: str) -> bool:
         """Take one token. False when the bucket is empty."""
         bucket = self._buckets.get(operation)

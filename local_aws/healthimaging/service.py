@@ -16,6 +16,8 @@ from local_aws.protocol.errors import ServiceError, render, validation
 from local_aws.protocol.validate import problems
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from local_aws.faults import Faults
     from local_aws.healthimaging.limits import Limits
 
@@ -29,7 +31,7 @@ NOT_YET = "This operation is not emulated yet. Emulated: {}."
 class HealthImaging:
     """Answers requests by the service model and a table of operations."""
 
-    def __init__(self, operations: dict[str, Operation], limits: Limits, faults: Faults) -> None:
+    def __init__(self, operations: Mapping[str, Operation], limits: Limits, faults: Faults) -> None:
         self._model = restjson.load_model("medical-imaging")
         self._router = restjson.Router(self._model)
         self._operations = operations
@@ -44,7 +46,9 @@ class HealthImaging:
         """
         found = self._router.match(method, raw_path)
         if found is None:
-            error = ServiceError("UnknownOperationException", "No operation of medical-imaging has this method and path.")
+            error = ServiceError(
+                "UnknownOperationException", "No operation of medical-imaging has this method and path."
+            )
             return "", 404, *render(self._model, error)[1:]
         operation, path = found
         try:
@@ -53,9 +57,13 @@ class HealthImaging:
             return operation.name, *render(self._model, error)
         except Exception:
             log.exception("%s broke", operation.name)
-            return operation.name, *render(self._model, ServiceError("InternalServerException", "Internal server error"))
+            return operation.name, *render(
+                self._model, ServiceError("InternalServerException", "Internal server error")
+            )
 
-    def _answer(self, operation: Any, path: dict[str, str], query: str, body: bytes, line: str) -> tuple[int, dict[str, str], bytes]:
+    def _answer(
+        self, operation: Any, path: dict[str, str], query: str, body: bytes, line: str
+    ) -> tuple[int, dict[str, str], bytes]:
         name = operation.name
         throttled = self._faults.throttled("medical-imaging", name, line.encode() + body)
         if throttled or not self._limits.allow(name):

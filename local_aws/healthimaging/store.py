@@ -6,7 +6,6 @@ Belongs here: rows and files under the home. Does not belong here: any rule of t
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 from contextlib import contextmanager
@@ -191,7 +190,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{threading.get_ident()}")
         temporary.write_bytes(packed)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     def read_document(self, datastore_id: str, image_set_id: str, version: int) -> bytes | None:
         """The document of one version, compressed; None when there is none."""

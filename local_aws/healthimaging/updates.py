@@ -148,10 +148,8 @@ def _levels(current: document.Document, wanted: dict[str, Any]) -> list[tuple[di
     Raises:
         ServiceError: A series or instance is named that does not exist.
     """
-    pairs = []
-    for level in ("Patient", "Study"):
-        if "DICOM" in wanted.get(level, {}):
-            pairs.append((current[level]["DICOM"], wanted[level]["DICOM"]))
+    named = [level for level in ("Patient", "Study") if "DICOM" in wanted.get(level, {})]
+    pairs = [(current[level]["DICOM"], wanted[level]["DICOM"]) for level in named]
     for uid, series in wanted.get("Study", {}).get("Series", {}).items():
         existing = current["Study"]["Series"].get(uid)
         if existing is None:

@@ -16,13 +16,13 @@ from urllib.parse import parse_qs, unquote
 from local_aws.protocol.errors import validation
 
 if TYPE_CHECKING:
-    from botocore.model import OperationModel, ServiceModel, Shape
+    from botocore.model import OperationModel, ServiceModel
 
 
 def load_model(service: str) -> ServiceModel:
     """The model of a service as botocore ships it."""
-    from botocore.loaders import Loader  # noqa: PLC0415
-    from botocore.model import ServiceModel  # noqa: PLC0415
+    from botocore.loaders import Loader
+    from botocore.model import ServiceModel
 
     return ServiceModel(Loader().load_service_model(service, "service-2"), service)
 
@@ -36,7 +36,9 @@ class Router:
             operation = model.operation_model(name)
             template = operation.http["requestUri"].split("?")[0]
             pattern = "".join(
-                f"(?P<{part[1:-1].rstrip('+')}>{'.+' if part.endswith('+}') else '[^/]+'})" if part.startswith("{") else re.escape(part)
+                f"(?P<{part[1:-1].rstrip('+')}>{'.+' if part.endswith('+}') else '[^/]+'})"
+                if part.startswith("{")
+                else re.escape(part)
                 for part in re.split(r"(\{[^}]+\})", template)
             )
             self._routes.append((operation.http["method"], re.compile(pattern), operation))
@@ -60,34 +62,33 @@ def parse(operation: OperationModel, path: dict[str, str], query: str, body: byt
     if shape is None:
         return {}
     values = parse_qs(query, keep_blank_values=True)
-    out: dict[str, Any] = {}
     payload = shape.serialization.get("payload")
-    document: Any = None
-    if body and (payload is None or shape.members[payload].type_name != "blob"):
-        try:
-            document = json.loads(body)
-        except ValueError as error:
-            raise validation("The request body is not JSON.") from error
+    document = None if payload and shape.members[payload].type_name == "blob" else _document(body)
+    out: dict[str, Any] = {}
     for name, member in shape.members.items():
-        where = member.serialization.get("location")
         wire = member.serialization.get("name", name)
+        where = member.serialization.get("location")
         if where == "uri":
             out[name] = _scalar(member, path[wire], name)
-        elif where == "querystring":
-            if wire in values:
-                found = values[wire]
-                out[name] = found if member.type_name == "list" else _scalar(member, found[0], name)
+        elif where == "querystring" and wire in values:
+            out[name] = values[wire] if member.type_name == "list" else _scalar(member, values[wire][0], name)
         elif where is None and name == payload:
-            if member.type_name == "blob":
-                out[name] = body
-            elif document is not None:
-                out[name] = _from_json(member, document, name)
-        elif where is None and payload is None and isinstance(document, dict) and document.get(wire) is not None:
-            out[name] = _from_json(member, document[wire], name)
-    return out
+            out[name] = body if member.type_name == "blob" else _from_json(member, document, name)
+        elif where is None and payload is None and isinstance(document, dict):
+            out[name] = _from_json(member, document.get(wire), name)
+    return {name: value for name, value in out.items() if value is not None}
 
 
-def _scalar(shape: Shape, text: str, name: str) -> Any:
+def _document(body: bytes) -> Any:
+    if not body:
+        return None
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise validation("The request body is not JSON.") from error
+
+
+def _scalar(shape: Any, text: str, name: str) -> Any:
     if shape.type_name in {"integer", "long"}:
         try:
             return int(text)
@@ -98,12 +99,16 @@ def _scalar(shape: Shape, text: str, name: str) -> Any:
     return text
 
 
-def _from_json(shape: Shape, value: Any, name: str) -> Any:  # noqa: PLR0911 -- one return a type
+def _from_json(shape: Any, value: Any, name: str) -> Any:  # noqa: C901, PLR0911 -- one branch a type
     kind = shape.type_name
+    if value is None:
+        return None
     if kind == "structure":
         if not isinstance(value, dict):
             raise validation(f"Value at '{name}' is not a structure.")
-        pairs = [(key, member, value.get(member.serialization.get("name", key))) for key, member in shape.members.items()]
+        pairs = [
+            (key, member, value.get(member.serialization.get("name", key))) for key, member in shape.members.items()
+        ]
         return {key: _from_json(member, found, f"{name}.{key}") for key, member, found in pairs if found is not None}
     if kind == "list":
         if not isinstance(value, list):
@@ -158,7 +163,7 @@ def serialize(operation: OperationModel, output: dict[str, Any]) -> tuple[int, d
     return status, headers, raw if raw is not None else json.dumps(body).encode()
 
 
-def _to_json(shape: Shape, value: Any) -> Any:
+def _to_json(shape: Any, value: Any) -> Any:
     kind = shape.type_name
     if kind == "structure":
         return {

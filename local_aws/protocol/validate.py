@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from botocore.model import Shape
 
+FAILS = "failed to satisfy constraint:"
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -33,21 +33,21 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text.replace("\\p{ASCII}", "[\\x00-\\x7f]"))
 
 
-def problems(shape: Shape, value: Any, name: str = "") -> Iterator[str]:
+def problems(shape: Any, value: Any, name: str = "") -> Iterator[str]:
     """What is wrong with a value, in the wording of AWS's validation errors; nothing when it is right."""
     kind = shape.type_name
     if kind == "structure":
         yield from _structure(shape, value, name)
     elif kind == "list":
         if not isinstance(value, list):
-            yield f"Value at '{name}' failed to satisfy constraint: Member must be a list"
+            yield f"Value at '{name}' {FAILS} Member must be a list"
             return
         yield from _length(shape, len(value), name)
         for index, item in enumerate(value):
             yield from problems(shape.member, item, f"{name}.{index + 1}.member")
     elif kind == "map":
         if not isinstance(value, dict):
-            yield f"Value at '{name}' failed to satisfy constraint: Member must be a map"
+            yield f"Value at '{name}' {FAILS} Member must be a map"
             return
         yield from _length(shape, len(value), name)
         for key, item in value.items():
@@ -59,17 +59,17 @@ def problems(shape: Shape, value: Any, name: str = "") -> Iterator[str]:
 
 def _structure(shape: Any, value: Any, name: str) -> Iterator[str]:
     if not isinstance(value, dict):
-        yield f"Value at '{name}' failed to satisfy constraint: Member must be a structure"
+        yield f"Value at '{name}' {FAILS} Member must be a structure"
         return
     where = f"{name}." if name else ""
     present = [key for key in value if value[key] is not None]
     for unknown in set(present) - set(shape.members):
-        yield f"Value at '{where}{unknown}' failed to satisfy constraint: Member is unknown"
+        yield f"Value at '{where}{unknown}' {FAILS} Member is unknown"
     for key in shape.required_members:
         if value.get(key) is None:
-            yield f"Value at '{where}{key}' failed to satisfy constraint: Member must not be null"
+            yield f"Value at '{where}{key}' {FAILS} Member must not be null"
     if getattr(shape, "is_tagged_union", False) and len(present) != 1:
-        yield f"Value at '{name}' failed to satisfy constraint: Exactly one member must be set"
+        yield f"Value at '{name}' {FAILS} Exactly one member must be set"
     for key in present:
         if key in shape.members:
             yield from problems(shape.members[key], value[key], where + key)
@@ -79,28 +79,28 @@ def _simple(shape: Any, value: Any, name: str) -> Iterator[str]:
     expected = _TYPES.get(shape.type_name)
     wrong_bool = isinstance(value, bool) and shape.type_name != "boolean"
     if expected and (not isinstance(value, expected) or wrong_bool):
-        yield f"Value at '{name}' failed to satisfy constraint: Member must be a {shape.type_name}"
+        yield f"Value at '{name}' {FAILS} Member must be a {shape.type_name}"
         return
     if shape.type_name in {"string", "blob"}:
         yield from _length(shape, len(value), name)
     elif shape.type_name in {"integer", "long", "float", "double"}:
         low, high = shape.metadata.get("min"), shape.metadata.get("max")
         if low is not None and value < low:
-            yield f"Value at '{name}' failed to satisfy constraint: Member must have value greater than or equal to {low}"
+            yield f"Value at '{name}' {FAILS} Member must have value greater than or equal to {low}"
         if high is not None and value > high:
-            yield f"Value at '{name}' failed to satisfy constraint: Member must have value less than or equal to {high}"
+            yield f"Value at '{name}' {FAILS} Member must have value less than or equal to {high}"
     if shape.type_name == "string":
         pattern = shape.metadata.get("pattern")
         if pattern and not _pattern(pattern).fullmatch(value):
-            yield f"Value at '{name}' failed to satisfy constraint: Member must satisfy regular expression pattern: {pattern}"
+            yield f"Value at '{name}' {FAILS} Member must satisfy regular expression pattern: {pattern}"
         enum = getattr(shape, "enum", None)
         if enum and value not in enum:
-            yield f"Value at '{name}' failed to satisfy constraint: Member must satisfy enum value set: [{', '.join(enum)}]"
+            yield f"Value at '{name}' {FAILS} Member must satisfy enum value set: [{', '.join(enum)}]"
 
 
-def _length(shape: Shape, length: int, name: str) -> Iterator[str]:
+def _length(shape: Any, length: int, name: str) -> Iterator[str]:
     low, high = shape.metadata.get("min"), shape.metadata.get("max")
     if low is not None and length < low:
-        yield f"Value at '{name}' failed to satisfy constraint: Member must have length greater than or equal to {low}"
+        yield f"Value at '{name}' {FAILS} Member must have length greater than or equal to {low}"
     if high is not None and length > high:
-        yield f"Value at '{name}' failed to satisfy constraint: Member must have length less than or equal to {high}"
+        yield f"Value at '{name}' {FAILS} Member must have length less than or equal to {high}"

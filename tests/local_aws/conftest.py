@@ -103,7 +103,9 @@ class Imaging:
         """State of a job, once it has ended."""
         from tests.conftest import wait_for
 
-        return dict(wait_for(lambda: (j := self.job(job_id))["jobStatus"] in {"COMPLETED", "FAILED"} and j, what="the job"))
+        return dict(
+            wait_for(lambda: (j := self.job(job_id))["jobStatus"] in {"COMPLETED", "FAILED"} and j, what="the job")
+        )
 
     def result(self, job: dict[str, Any], name: str) -> bytes | None:
         """One result file of a job, None when it is not there."""
