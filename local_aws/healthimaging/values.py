@@ -1,0 +1,135 @@
+"""One DICOM value in the form of HealthImaging's metadata document.
+
+Belongs here: bytes to JSON by VR, character sets, the dictionary. Does not belong here: where a value stands
+(`dicom.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import warnings
+from functools import lru_cache
+from typing import Any
+
+NUMERIC = {
+    "US": ("H", 2),
+    "SS": ("h", 2),
+    "UL": ("I", 4),
+    "SL": ("i", 4),
+    "FL": ("f", 4),
+    "FD": ("d", 8),
+    "UV": ("Q", 8),
+    "SV": ("q", 8),
+}
+BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+ENCODED = frozenset({"PN", "LO", "SH", "ST", "LT", "UC", "UT"})
+# Text in which a backslash is an ordinary character.
+UNSPLIT = frozenset({"LT", "ST", "UT", "UR"})
+# Groups 50xx (curves) and 60xx (overlays).
+REPEATING = frozenset({0x50, 0x60})
+# HealthImaging stores private binary values above 1 MB apart from the metadata.
+MAX_BINARY = 2**20
+
+
+@lru_cache(maxsize=16384)
+def entry(tag: int) -> tuple[str, str, bool] | None:
+    """VR, keyword and whether the dictionary allows several values; None for what it does not know."""
+    from pydicom.datadict import get_entry
+
+    try:
+        vr, vm, _, _, keyword = get_entry(tag)
+    except KeyError:
+        return None
+    # Repeating groups share one keyword among many tags, so they keep their number.
+    return None if tag >> 24 in REPEATING or not keyword else (vr, keyword, vm != "1")
+
+
+def name(tag: int) -> str:
+    """Key of an attribute in the document: its keyword, or eight hexadecimal digits."""
+    known = entry(tag)
+    return known[1] if known else f"{tag:08X}"
+
+
+def convert(vr: str, raw: bytes, order: str, encodings: list[str], *, many: bool | None) -> Any:  # noqa: PLR0911
+    """A value in the document's form.
+
+    Args:
+        vr: Value representation.
+        raw: The value's bytes.
+        order: `<` or `>`, the byte order.
+        encodings: Python encodings of the object's character sets.
+        many: Whether the dictionary allows several values; None when it does not know the attribute.
+
+    Returns:
+        None when empty; a list when the dictionary allows several values; a number, text or base64.
+    """
+    if vr in BINARY:
+        if many is None and len(raw) > MAX_BINARY:
+            return None
+        return base64.b64encode(raw).decode() if raw or many is None else None
+    if not raw:
+        return None
+    if vr in NUMERIC:
+        return _shape(_numbers(vr, raw, order), many)
+    if vr == "AT":
+        pairs = struct.iter_unpack(f"{order}HH", raw[: len(raw) // 4 * 4])
+        return _shape([f"{group:04X}{element:04X}" for group, element in pairs], many)
+    text = _text(vr, raw, encodings)
+    if not text or vr in UNSPLIT:
+        return text or None
+    return _shape(text.split("\\"), many)
+
+
+def _numbers(vr: str, raw: bytes, order: str) -> list[Any]:
+    code, width = NUMERIC[vr]
+    count = len(raw) // width
+    numbers = struct.unpack(f"{order}{count}{code}", raw[: count * width])
+    if vr in {"FL", "FD"}:
+        return [n if math.isfinite(n) else None for n in numbers]
+    return list(numbers)
+
+
+def _shape(values: list[Any], many: bool | None) -> Any:
+    """A list by the dictionary's multiplicity; without one, by the count."""
+    if not values:
+        return None
+    return values if many or len(values) > 1 else values[0]
+
+
+def _text(vr: str, raw: bytes, encodings: list[str]) -> str:
+    """Decode; DS and IS keep their padding, everything else loses it."""
+    if raw.isascii() and b"\x1b" not in raw:
+        text = raw.decode("ascii")
+    elif vr in ENCODED:
+        text = _decode(raw, encodings, vr)
+    else:
+        text = raw.decode("latin-1")
+    return text.rstrip("\0") if vr in {"DS", "IS"} else text.rstrip(" \0")
+
+
+@lru_cache(maxsize=64)
+def encodings_of(raw: bytes) -> list[str]:
+    """Python encodings of a SpecificCharacterSet value."""
+    from pydicom.charset import convert_encodings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return list(convert_encodings([t.strip() for t in raw.decode("latin-1").strip(" \0").split("\\")]))
+        except (LookupError, ValueError):
+            return ["latin-1"]
+
+
+def _decode(raw: bytes, encodings: list[str], vr: str) -> str:
+    from pydicom.charset import decode_bytes
+
+    delimiters = {0x5C, 0x5E, 0x3D} if vr == "PN" else {0x0A, 0x0C, 0x0D, 0x09, 0x5C}
+    parts = raw.split(b"=") if vr == "PN" else [raw]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return "=".join(decode_bytes(part, encodings, delimiters) for part in parts)
+        except (LookupError, ValueError):
+            return raw.decode("latin-1")
