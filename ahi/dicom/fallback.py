@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ahi.dicom.walker import Elements, Encoding
 
 _FIRST_PREFIX = 256 * 1024
-_MAX_PREFIX = 16 * 1024 * 1024
+# A mebibyte made of the smallest elements takes pydicom seconds.
+_MAX_PREFIX = 1024 * 1024
 
 # Filters of warnings belong to the whole process.
 _ONE_AT_A_TIME = threading.Lock()
@@ -28,7 +29,7 @@ _ONE_AT_A_TIME = threading.Lock()
 def read_elements(window: Window, start: int, encoding: Encoding) -> Elements | None:
     """Wanted elements of the data set at `start`, or None when pydicom cannot read it either.
 
-    Reads 256 KiB and then more, until pydicom has come past the wanted tags or the object ends.
+    Reads 256 KiB and then 1 MiB, until pydicom has come past the wanted tags or the object ends.
     """
     length = _FIRST_PREFIX
     while True:
@@ -37,7 +38,7 @@ def read_elements(window: Window, start: int, encoding: Encoding) -> Elements | 
         elements, has_passed = _read(data, encoding)
         if is_whole or (elements is not None and has_passed) or length >= _MAX_PREFIX:
             return elements
-        length *= 8
+        length *= 4
 
 
 def _read(data: bytes, encoding: Encoding) -> tuple[Elements | None, bool]:
