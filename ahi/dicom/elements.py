@@ -5,8 +5,9 @@ Does not belong here: finding elements (`walker`), rules of types (`ahi.index.va
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import calcsize, unpack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ahi.dicom.charset import decode, encodings_of
 from ahi.index.columns import SHAPES
@@ -14,6 +15,8 @@ from ahi.index.registry import HEADER_KEYWORDS
 from ahi.index.values import CastFailure, cast, name_parts, parse_offset
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from ahi.dicom.walker import Elements
     from ahi.index.columns import Column
     from ahi.index.values import Item
@@ -23,6 +26,19 @@ CHARACTER_SET, OFFSET, PIXEL_REPRESENTATION = 0x00080005, 0x00080201, 0x00280103
 _ASCII = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"))
 _TEXT = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _NUMBERS = {"FD": "d", "FL": "f", "SL": "i", "SS": "h", "SV": "q", "UL": "I", "US": "H", "UV": "Q"}
+
+# Single texts and unsigned shorts by tag: column, VR as written, whether text. What they take is written out for speed.
+_SHORT_CUTS = {
+    tag: (column.name, (column.vr or "").encode(), column.vr != "US")
+    for tag, column in HEADER_KEYWORDS.items()
+    if column.vm == "1" and column.vr in {"CS", "LO", "SH", "UI", "AS", "US"}
+}
+_NO_SHORT_CUT = ("", b"", False)
+_US_LENGTH = 2
+# Dates, times and numbers as text: through a series most are the same, and casting them costs most.
+_REPEATING = {
+    tag: (column.vr or "").encode() for tag, column in HEADER_KEYWORDS.items() if column.vr in {"DA", "TM", "DS", "IS"}
+}
 
 # Tags wanted of a data set and of the items of its sequences; True marks a sequence.
 WANTED: dict[int, bool] = {tag: column.vr == "SQ" for tag, column in HEADER_KEYWORDS.items()}
@@ -35,26 +51,40 @@ _ITEM_FIELDS = {
 WANTED_IN_ITEMS: dict[int, bool] = {tag: vr == "SQ" for tag, (_, vr) in _ITEM_FIELDS.items()} | {CHARACTER_SET: False}
 
 
-def type_values(elements: Elements, *, big: bool) -> tuple[dict[str, object], tuple[CastFailure, ...]]:
+def type_values(  # noqa: C901 (the hot loop: calls would double its cost)
+    elements: Elements, *, big: bool
+) -> tuple[dict[str, object], tuple[CastFailure, ...]]:
     """Typed values by keyword, empty ones left out, and what did not fit."""
     encodings = _encodings(elements) or encodings_of("")
     signed = _is_signed(elements, big=big)
-    offset_element = elements.get(OFFSET)
-    offset = None
-    if offset_element is not None and isinstance(offset_element[1], bytes):
-        offset = parse_offset(offset_element[1].decode("latin-1"))
+    offset = _offset(elements)
     values: dict[str, object] = {}
     failures: list[CastFailure] = []
-    columns = HEADER_KEYWORDS
+    is_plain = encodings[0] != "shift_jis"
+    order: Literal["big", "little"] = "big" if big else "little"
     for tag, (vr, raw) in elements.items():
-        column = columns[tag]
         if not raw:
             continue
-        if isinstance(raw, list):
-            plain: object = [_item(item, encodings, big=big) for item in raw]
+        # Most elements are of the VR of the dictionary and need no more than this; `_typed` handles every case.
+        name, usual, is_text = _SHORT_CUTS.get(tag, _NO_SHORT_CUT)
+        if (vr == usual or not vr) and isinstance(raw, bytes) and name:
+            if not is_text:
+                if len(raw) == _US_LENGTH:
+                    values[name] = int.from_bytes(raw, order)
+                    continue
+            elif is_plain and raw.isascii() and b"\\" not in raw and b"\x1b" not in raw:
+                text = raw.decode("ascii").rstrip("\0 ")
+                if text:
+                    values[name] = text
+                continue
+        column = HEADER_KEYWORDS[tag]
+        if isinstance(raw, bytes) and (vr == _REPEATING.get(tag) or (not vr and tag in _REPEATING)):
+            value, failed = _remembered(tag, raw)
+            failures.extend(failed)
+            if isinstance(value, list):
+                value = value.copy()
         else:
-            plain = _plain(raw, vr, column, encodings, big=big, signed=signed, failures=failures)
-        value = cast(column, plain, failures, offset)
+            value = _typed(column, vr, raw, encodings, failures, offset, big=big, signed=signed)
         if value is not None:
             values[column.name] = value
     parts = name_parts(values.get("PatientName"))
@@ -63,13 +93,43 @@ def type_values(elements: Elements, *, big: bool) -> tuple[dict[str, object], tu
     return values, tuple(failures)
 
 
+@lru_cache(8192)
+def _remembered(tag: int, raw: bytes) -> tuple[object, tuple[CastFailure, ...]]:
+    """Typed value of an element that `_REPEATING` names, and what did not fit."""
+    failures: list[CastFailure] = []
+    return cast(HEADER_KEYWORDS[tag], raw.decode("latin-1"), failures), tuple(failures)
+
+
+def _offset(elements: Elements) -> dt.timezone | None:
+    raw = elements.get(OFFSET, (b"", b""))[1]
+    return parse_offset(raw.decode("latin-1")) if isinstance(raw, bytes) else None
+
+
+def _typed(
+    column: Column,
+    vr: bytes,
+    raw: bytes | list[Elements],
+    encodings: tuple[str, ...],
+    failures: list[CastFailure],
+    offset: dt.timezone | None,
+    *,
+    big: bool,
+    signed: bool,
+) -> object:
+    if isinstance(raw, list):
+        plain: object = [_item(item, encodings, big=big) for item in raw]
+    else:
+        plain = _plain(raw, vr.decode("latin-1"), column, encodings, big=big, signed=signed, failures=failures)
+    return cast(column, plain, failures, offset)
+
+
 def _encodings(elements: Elements) -> tuple[str, ...] | None:
-    raw = elements.get(CHARACTER_SET, ("", b""))[1]
+    raw = elements.get(CHARACTER_SET, (b"", b""))[1]
     return encodings_of(raw.decode("latin-1")) if raw and isinstance(raw, bytes) else None
 
 
 def _is_signed(elements: Elements, *, big: bool) -> bool:
-    raw = elements.get(PIXEL_REPRESENTATION, ("", b""))[1]
+    raw = elements.get(PIXEL_REPRESENTATION, (b"", b""))[1]
     return raw == (b"\x00\x01" if big else b"\x01\x00")
 
 

@@ -42,7 +42,7 @@ def read_elements(window: Window, start: int, encoding: Encoding) -> Elements | 
 
 
 def _read(data: bytes, encoding: Encoding) -> tuple[Elements | None, bool]:
-    from pydicom.filereader import read_dataset  # noqa: PLC0415 (0.8 s of CPU, and few objects need it)
+    from pydicom.filereader import read_dataset
 
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,10 +67,10 @@ def _wanted(dataset: Any, wanted: dict[int, bool]) -> Elements:
         if is_sequence:
             element = dataset[tag]
             if element.VR == "SQ":
-                elements[tag] = ("SQ", [_wanted(item, WANTED_IN_ITEMS) for item in element.value])
+                elements[tag] = (b"SQ", [_wanted(item, WANTED_IN_ITEMS) for item in element.value])
             continue
         raw = dataset.get_item(tag)
         value = raw.value
         if isinstance(value, bytes) and len(value) == raw.length:
-            elements[tag] = (raw.VR or "", value)
+            elements[tag] = ((raw.VR or "").encode(), value)
     return elements

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ahi.dicom import fallback, pixels
 from ahi.dicom.elements import WANTED, WANTED_IN_ITEMS, type_values
 from ahi.dicom.source import ByteSource, BytesSource, FileSource, InflatedSource, Window
-from ahi.dicom.walker import BIG, EXPLICIT, IMPLICIT, LONG_VRS, SHORT_VRS, Elements, Encoding, Outcome, Walk
+from ahi.dicom.walker import BIG, EXPLICIT, IMPLICIT, VRS, Elements, Encoding, Outcome, Walk
 from ahi.index.registry import LAST_HEADER_TAG
 from ahi.reasons import Reason
 
@@ -112,7 +112,7 @@ def _sniff(data: bytes, start: int, size: int) -> Encoding | None:
     head = data[start : start + 8]
     if len(head) < 8:  # noqa: PLR2004
         return None
-    if head[4:6] in SHORT_VRS | LONG_VRS:
+    if head[4:6] in VRS:
         if head[:2] in {b"\x02\x00", b"\x08\x00"}:
             return EXPLICIT
         return BIG if head[:2] == b"\x00\x08" else None
@@ -148,7 +148,7 @@ def _read_part10(window: Window, start: int, lenient: tuple[str, ...]) -> Header
 
 def _deflated_start(window: Window, meta: Walk, start: int, begin: int) -> int:
     """Start of the deflated bytes: by the group length of the meta, as deflated bytes may look like elements."""
-    raw = meta.found.get(0x00020000, ("", b""))[1]
+    raw = meta.found.get(0x00020000, (b"", b""))[1]
     if isinstance(raw, bytes) and len(raw) == 4:  # noqa: PLR2004
         stated = start + 12 + int.from_bytes(raw, "little")
         if stated < window.size:
@@ -160,7 +160,7 @@ def _actual_encoding(head: bytes, declared: Encoding | None) -> Encoding:
     """Encoding that the first element shows; the declared one where that is possible."""
     if len(head) < 8:  # noqa: PLR2004
         return declared or EXPLICIT
-    is_explicit = head[4:6] in SHORT_VRS | LONG_VRS
+    is_explicit = head[4:6] in VRS
     if not is_explicit:
         letters = head[4:6].isalpha() and head[4:6].isupper()
         return declared if declared is not None and (declared.implicit or letters) else IMPLICIT
@@ -252,5 +252,5 @@ def _missing(values: Mapping[str, object]) -> list[str]:
 
 
 def _text(elements: Elements, tag: int) -> str:
-    raw = elements.get(tag, ("", b""))[1]
+    raw = elements.get(tag, (b"", b""))[1]
     return raw.decode("latin-1").rstrip("\0 ") if isinstance(raw, bytes) else ""

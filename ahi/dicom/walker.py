@@ -21,9 +21,10 @@ MAX_DEPTH = 64
 # VRs with a 16-bit length, and those with two reserved bytes and a 32-bit length (PS3.5 7.1.2).
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+VRS = SHORT_VRS | LONG_VRS
 _MAYBE_SEQUENCE = frozenset((b"SQ", b"UN", b""))
 
-Element: TypeAlias = "tuple[str, bytes | list[Elements]]"
+Element: TypeAlias = "tuple[bytes, bytes | list[Elements]]"
 """VR (empty when the encoding does not say it) and the value: bytes, or the items of a sequence."""
 Elements: TypeAlias = "dict[int, Element]"
 Wanted: TypeAlias = "Mapping[int, bool]"
@@ -120,12 +121,12 @@ class Walk:
                     wanted_items = None if kind is None else self.wanted_in_items
                     stop, items = read_items(data, start, length, inner, wanted_items, 1)
                     if items is not None:
-                        found[tag] = ("SQ", items)
+                        found[tag] = (b"SQ", items)
                 elif kind is not None:
                     stop = start + length
                     if stop > end:
                         return Outcome.NEED
-                    found[tag] = (vr.decode("ascii"), data[start:stop])
+                    found[tag] = (vr, data[start:stop])
                 else:
                     stop = start + length
                 previous, position = tag, stop
@@ -205,11 +206,11 @@ def _read_item(  # noqa: C901, PLR0912 (the same loop for items)
             inner_wanted = None if kind is None else wanted
             position, items = read_items(data, start, value_length, inner, inner_wanted, depth + 1)
             if items is not None:
-                item[tag] = ("SQ", items)
+                item[tag] = (b"SQ", items)
             continue
         position = start + value_length
         if position > end:
             raise Short if length == UNDEFINED else Odd
         if kind is not None:
-            item[tag] = (vr.decode("ascii"), data[start:position])
+            item[tag] = (vr, data[start:position])
     return end, item
