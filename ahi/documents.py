@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import hmac
 import json
+import sys
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,8 +38,8 @@ PARSER_VERSION = "documents-1"
 _GZIP = b"\x1f\x8b"
 # The series shows the first instance's, and `image_types_all` the rest: it differs by design.
 _FIRST_INSTANCE = "ImageType"
-_UINT32 = 2**32
 _PLANE, _POINT = 6, 3
+_MAX_DOUBLE = sys.float_info.max
 
 
 class DocumentError(ValueError):
@@ -179,8 +180,8 @@ def _instance_row(
     row["has_pixel_data"] = bool(frames)
     row["n_frames"] = len(frames)
     row["slice_position_mm"] = _slice_position(row)
-    row["stored_transfer_syntax_uid"] = instance.get("StoredTransferSyntaxUID")
-    row["checksum_type"] = instance.get("ChecksumType")
+    row["stored_transfer_syntax_uid"] = _text(instance.get("StoredTransferSyntaxUID"))
+    row["checksum_type"] = _text(instance.get("ChecksumType"))
     row["n_elements"] = len(dicom)
     row["n_private_elements"] = len(instance.get("DICOMVRs") or ())
     row["cast_failures"] = [failure.as_row() for failure in failures] or None
@@ -196,20 +197,19 @@ def _frame_rows(base: Row, uid: str, instance: Mapping[str, Any]) -> list[Row]:
         if not all(isinstance(level, dict) for level in levels):
             raise DocumentError("A checksum of a frame is not an object.")
         full: dict[str, Any] = max(levels, key=lambda level: _number(level, "Width") or 0, default={})
-        checksum = full.get("Checksum")
         found.append(
             {
                 **base,
                 "SOPInstanceUID": uid,
                 "frame_number": number,
-                "frame_id": frame.get("ID"),
-                "width": _number(full, "Width"),
-                "height": _number(full, "Height"),
-                "crc32": checksum if isinstance(checksum, int) and 0 <= checksum < _UINT32 else None,
+                "frame_id": _text(frame.get("ID")),
+                "width": _whole(full, "Width", 2**31),
+                "height": _whole(full, "Height", 2**31),
+                "crc32": _whole(full, "Checksum", 2**32),
                 "n_resolutions": len(levels),
-                "min_pixel_value": _number(frame, "MinPixelValue"),
-                "max_pixel_value": _number(frame, "MaxPixelValue"),
-                "frame_size_bytes": _number(frame, "FrameSizeInBytes"),
+                "min_pixel_value": _float(frame, "MinPixelValue"),
+                "max_pixel_value": _float(frame, "MaxPixelValue"),
+                "frame_size_bytes": _whole(frame, "FrameSizeInBytes", 2**63),
             }
         )
     return found
@@ -367,6 +367,19 @@ def _number(parent: Mapping[str, Any], key: str) -> int | float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         message = f"{key} is not a number."
+        raise DocumentError(message)
+    return value
+
+
+def _float(parent: Mapping[str, Any], key: str) -> float | None:
+    value = _number(parent, key)
+    return None if value is None else float(value) if abs(value) <= _MAX_DOUBLE else None
+
+
+def _whole(parent: Mapping[str, Any], key: str, limit: int) -> int | None:
+    value = _number(parent, key)
+    if value is not None and not (isinstance(value, int) and 0 <= value < limit):
+        message = f"{key} is not a whole number in range."
         raise DocumentError(message)
     return value
 

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ahi.index.columns import Tier, dicom
+from ahi.index.registry import COLUMNS
+from ahi.index.values import age_years, cast, name_parts, parse_offset, start_utc
+
+
+def one(vr: str, value: object, vm: str = "1", offset: dt.timezone | None = None) -> tuple[object, list[str]]:
+    failures: list = []
+    column = dicom("Instance", "Thing", 0x00280010, vr, vm, Tier.LIMITED, "A thing.")
+    return cast(column, value, failures, offset), [failure.reason for failure in failures]
+
+
+@pytest.mark.parametrize(
+    ("vr", "value", "expected"),
+    [
+        ("DA", "20240229", dt.date(2024, 2, 29)),
+        ("DA", "1996.10.29", dt.date(1996, 10, 29)),
+        ("DA", "20240229 ", dt.date(2024, 2, 29)),
+        ("DA", " ", None),
+        ("TM", "10", dt.time(10)),
+        ("TM", "1015", dt.time(10, 15)),
+        ("TM", "101530.5", dt.time(10, 15, 30, 500000)),
+        ("TM", "101530.123456 ", dt.time(10, 15, 30, 123456)),
+        ("TM", "10:15:30", dt.time(10, 15, 30)),
+        ("TM", "235960", dt.time(23, 59, 59)),
+        ("DT", "20240229101530.25+0100", dt.datetime(2024, 2, 29, 9, 15, 30, 250000, dt.UTC)),
+        ("DT", "2024+0000", dt.datetime(2024, 1, 1, tzinfo=dt.UTC)),
+        ("DS", " 1.5e-3 ", 0.0015),
+        ("DS", "-1000 ", -1000.0),
+        ("DS", 7, 7.0),
+        ("IS", "1 ", 1),
+        ("IS", "+07", 7),
+        ("IS", "12.0", 12),
+        ("IS", 5, 5),
+        ("US", 65535, 65535),
+        ("US", "12", 12),
+        ("SS", -5, -5),
+        ("US or SS", -5, -5),
+        ("AE", "  STORE ", "STORE"),
+        ("LO", " a b \0", " a b"),
+        ("LO", "a\\b", "a\\b"),
+        ("UT", "a\\b", "a\\b"),
+        ("PN", "Doe^Jane==", "Doe^Jane"),
+        ("UI", "1.2.3\0", "1.2.3"),
+        ("LO", None, None),
+        ("LO", "", None),
+        ("LO", 12, "12"),
+    ],
+)
+def test_scalars(vr, value, expected):
+    assert one(vr, value) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("vr", "value", "reason"),
+    [
+        ("DA", "20240230", "no such day"),
+        ("DA", "soon", "not a date"),
+        ("DA", "20240101\\20240102", "more than one value"),
+        ("TM", "2561", "no such time"),
+        ("TM", "noon", "not a time"),
+        ("DT", "20240229101530", "no offset from UTC"),
+        ("DT", "yesterday", "not a date and time"),
+        ("DS", "1,5", "not a decimal number"),
+        ("DS", "nan", "not a decimal number"),
+        ("DS", float("inf"), "not a finite number"),
+        ("DS", "1e999", "not a finite number"),
+        ("IS", "1_000", "not a decimal number"),
+        ("IS", "1.5", "not a whole number"),
+        ("IS", "2147483648", "out of range"),
+        ("US", -1, "out of range"),
+        ("US", [1, 2], "more than one value"),
+        ("LO", {"a": 1}, "not text"),
+        ("SQ", "text", "not a list of items"),
+        ("SQ", ["text"], "not a list of items"),
+    ],
+)
+def test_what_does_not_fit_is_null_with_a_reason(vr, value, reason):
+    assert one(vr, value) == (None, [reason])
+
+
+@pytest.mark.parametrize(
+    ("vr", "value", "expected"),
+    [
+        ("CS", "ORIGINAL\\PRIMARY \\\\0015", ["ORIGINAL", "PRIMARY", None, "0015"]),
+        ("CS", ["ORIGINAL", ""], ["ORIGINAL", None]),
+        ("DS", ["0.25", "0.25 "], [0.25, 0.25]),
+        ("DS", "0 ", [0.0]),
+        ("DS", "\\", None),
+        ("US", 3, [3]),
+    ],
+)
+def test_lists(vr, value, expected):
+    assert one(vr, value, vm="1-n") == (expected, [])
+
+
+def test_the_offset_of_the_object_counts_for_a_time_without_its_own():
+    offset = parse_offset("+0200")
+    assert one("DT", "20240101000000", offset=offset) == (dt.datetime(2023, 12, 31, 22, tzinfo=dt.UTC), [])
+
+
+def test_codes_take_the_long_forms_too():
+    items = [{"CodeValue": None, "LongCodeValue": "L", "CodingSchemeDesignator": "SRT "}, {"CodeMeaning": "x"}, {}]
+    assert one("SQ", items)[0] == [
+        {"code": "L", "scheme": "SRT", "meaning": None},
+        {"code": None, "scheme": None, "meaning": "x"},
+    ]
+
+
+def test_a_request_holds_its_code():
+    item = {"AccessionNumber": "A1", "RequestedProcedureCodeSequence": [{"CodeValue": "C"}]}
+    value = cast(COLUMNS["RequestAttributesSequence"], [item], [])
+    assert value[0]["accession"] == "A1"
+    assert value[0]["requested_procedure"] == {"code": "C", "scheme": None, "meaning": None}
+
+
+def test_name_parts():
+    assert name_parts("Yamada^Tarou=山田^太郎=やまだ^たろう") == {
+        "family": "Yamada",
+        "given": "Tarou",
+        "middle": None,
+        "prefix": None,
+        "suffix": None,
+        "ideographic": "山田^太郎",
+        "phonetic": "やまだ^たろう",
+    }
+    assert name_parts("a^b^c^d^e^f=1=2=3")["suffix"] == "e"
+    assert name_parts(None) is None
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"), [("045Y", 45.0), ("006M", 0.5), ("010D", 10 / 365.25), ("old", None), (None, None)]
+)
+def test_age(age, expected):
+    assert age_years(age, None, None) == expected
+
+
+def test_age_from_dates():
+    assert age_years(None, dt.date(2000, 1, 1), dt.date(2020, 1, 1)) == pytest.approx(20, abs=0.01)
+
+
+def test_start_of_a_study_needs_the_offset():
+    values = {"StudyDate": dt.date(2024, 1, 1), "StudyTime": dt.time(1)}
+    assert start_utc(values, "StudyDate", "StudyTime") is None
+    values["TimezoneOffsetFromUTC"] = "-0500"
+    assert start_utc(values, "StudyDate", "StudyTime") == dt.datetime(2024, 1, 1, 6, tzinfo=dt.UTC)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["CodeValue", "CodeMeaning", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(COLUMNS)), JSON)
+def test_any_value_gives_a_value_or_a_failure(name, value):
+    failures: list = []
+    found = cast(COLUMNS[name], value, failures)
+    assert not failures or found is None
+    assert all(len(failure.raw) <= 256 for failure in failures)
