@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from ahi.clock import day_of, now
 from ahi.index import catalog as c
 from ahi.index.engine import locked
-from ahi.index.publish import files_select
+from ahi.index.publish import files_select, read_dead
 from ahi.index.sql import quoted, text
 from ahi.index.writer import ROW_GROUP_ROWS, ZSTD_LEVEL, DataFile, new_path, sync_folder, table_hash
 
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pyarrow as pa
+
     from ahi.index.columns import Table
     from ahi.index.store import Index
 
 # Bytes that one merge takes in, so that its memory and its output stay bounded: 16 files of the small size.
 MERGE_FILES = 16
+# Keys that a view may have to leave out: reading them costs each publication about 20 ms, and each query a join.
+DEAD_KEYS = 20_000
 # A sort beyond this spills to disk; no process of the pipeline may pass 1 GiB.
 MEMORY = "512MB"
 
@@ -72,11 +76,13 @@ class ExpiryResult:
 class _Inputs:
     seq: int
     files: Sequence[sa.Row[tuple[object, ...]]]
-    dead: Sequence[tuple[str, str]]
+    dead: pa.Table
 
 
 def compact(index: Index) -> CompactionResult:
     """Merge the small files of each table that has at least `index.compact_files` of them.
+
+    Where more than `DEAD_KEYS` rows have to be left out at each reading, large files are written again without them.
 
     Rows that no longer count are left behind, and the rest is sorted as the registry says. A commit that happens
     meanwhile is not touched. Publish afterwards: only then do readers see the new files.
@@ -84,12 +90,17 @@ def compact(index: Index) -> CompactionResult:
     result = CompactionResult()
     with locked(index.root / ".compact.lock"):
         for table in index.tables.values():
-            while inputs := _inputs(index, table):
-                result += _merge(index, table, inputs)
+            while inputs := _small(index, table):
+                result += _merge(index, table, inputs)[0]
+            rewritten: set[str] = set()
+            while inputs := _burdened(index, table, rewritten):
+                done, output = _merge(index, table, inputs)
+                result += done
+                rewritten.add(output)
     return result
 
 
-def _inputs(index: Index, table: Table) -> _Inputs | None:
+def _small(index: Index, table: Table) -> _Inputs | None:
     """Small files and dead keys of a table, read in one transaction: apart, a commit between could be lost."""
     with index.snapshot() as connection:
         live = sa.select(c.files).where(c.files.c.table_name == table.name, c.files.c.retired_seq.is_(None))
@@ -105,16 +116,36 @@ def _inputs(index: Index, table: Table) -> _Inputs | None:
             if budget < 0 and len(picked) > 1:
                 break
             picked.append(row)
-        dead = connection.execute(
-            sa.select(c.dead.c.row_key, c.dead.c.batch_id).where(
-                c.dead.c.table_name == table.name, c.dead.c.purged_seq.is_(None)
-            )
-        ).fetchall()
         seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
-        return _Inputs(seq, picked, [(row.row_key, row.batch_id) for row in dead])
+        return _Inputs(seq, picked, read_dead(connection, table.name))
 
 
-def _merge(index: Index, table: Table, inputs: _Inputs) -> CompactionResult:
+def _burdened(index: Index, table: Table, rewritten: set[str]) -> _Inputs | None:
+    """The live file with the most dead rows, if the table has too many; not one that was rewritten just now."""
+    with index.snapshot() as connection:
+        of_table = sa.and_(c.dead.c.table_name == table.name, c.dead.c.purged_seq.is_(None))
+        if (connection.scalar(sa.select(sa.func.count()).where(of_table)) or 0) <= DEAD_KEYS:
+            return None
+        inside = c.dead.c.rows_seq.between(c.files.c.first_seq, c.files.c.last_seq)
+        n_dead = sa.select(sa.func.count()).select_from(c.dead).where(of_table, inside).scalar_subquery()
+        worst = connection.execute(
+            sa.select(c.files)
+            .where(
+                c.files.c.table_name == table.name,
+                c.files.c.retired_seq.is_(None),
+                c.files.c.path.not_in(rewritten),
+                n_dead > 0,
+            )
+            .order_by(n_dead.desc())
+            .limit(1)
+        ).first()
+        if worst is None:
+            return None
+        seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
+        return _Inputs(seq, [worst], read_dead(connection, table.name))
+
+
+def _merge(index: Index, table: Table, inputs: _Inputs) -> tuple[CompactionResult, str]:
     output = _write_merged(index, table, inputs)
     from ahi.index.store import file_row
 
@@ -135,20 +166,19 @@ def _merge(index: Index, table: Table, inputs: _Inputs) -> CompactionResult:
             first, last = (min(row.first_seq for row in inputs.files), max(row.last_seq for row in inputs.files))
             connection.execute(c.files.insert(), [file_row(output, first, last, commit.seq)])
         purged = _purge(connection, table.name, commit.seq, seen=inputs.seq, but=output.path if output else "")
-    return CompactionResult(
+    done = CompactionResult(
         files_in=len(paths),
         files_out=1 if output else 0,
         bytes_in=sum(row.n_bytes for row in inputs.files),
         bytes_out=output.n_bytes if output else 0,
         keys_purged=purged,
     )
+    return done, output.path if output else ""
 
 
 def _write_merged(index: Index, table: Table, inputs: _Inputs) -> DataFile | None:
     """The rows of the inputs that count, in one synced file; None if there are none."""
     import duckdb
-
-    from ahi.index.publish import keys_arrow
 
     digest = table_hash(table)
     columns = [(column.name, column.duckdb_type) for column in table.columns]
@@ -161,8 +191,8 @@ def _write_merged(index: Index, table: Table, inputs: _Inputs) -> DataFile | Non
         connection.execute(f"SET memory_limit = '{MEMORY}'")
         connection.execute("SET threads = 1")
         connection.execute(f"SET temp_directory = {text(str(index.root / '.spill'))}")
-        if inputs.dead:
-            connection.register("dead", keys_arrow(inputs.dead))
+        if inputs.dead.num_rows:
+            connection.register("dead", inputs.dead)
             rows = (
                 f"SELECT r.* FROM ({rows}) r ANTI JOIN dead d "
                 f"ON d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"

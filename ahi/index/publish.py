@@ -29,7 +29,7 @@ from ahi.index.writer import schema_hash, sync_folder, table_hash
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import duckdb
@@ -68,7 +68,7 @@ class _Snapshot:
     seq: int
     committed_at: dt.datetime | None
     files: list[sa.Row[tuple[object, ...]]]
-    dead: dict[str, list[tuple[str, str]]]
+    dead: dict[str, pa.Table]
     deltas: dict[str, pa.Table]
     whole: dict[str, pa.Table]
 
@@ -94,7 +94,7 @@ def publish(index: Index) -> Publication:
         for mirror in MIRRORS:
             absorb(index, mirror)
         with index.snapshot() as connection:
-            shown = _read(connection)
+            shown = _read(connection, index.tables)
         temporary = index.root / f".index-{uuid.uuid4().hex}.duckdb"
         published_at = _build(index, temporary, _template(index, template), shown)
         with temporary.open("rb") as handle:
@@ -121,22 +121,27 @@ def _current(index: Index, connection: sa.Connection, marker: str) -> Publicatio
     return Publication(index.path, last.seq, last.published_at, is_new=False)
 
 
-def _read(connection: sa.Connection) -> _Snapshot:
+def read_dead(connection: sa.Connection, table: str) -> pa.Table:
+    """Keys of a table's rows that do not count, as a relation (row_key, batch_id)."""
+    import pyarrow as pa
+
+    wanted = sa.and_(c.dead.c.table_name == table, c.dead.c.purged_seq.is_(None))
+    rows = connection.execute(sa.select(c.dead.c.row_key, c.dead.c.batch_id).where(wanted)).fetchall()
+    row_keys, batches = zip(*rows, strict=True) if rows else ((), ())
+    return pa.table({"row_key": pa.array(row_keys, pa.string()), "batch_id": pa.array(batches, pa.string())})
+
+
+def _read(connection: sa.Connection, tables: Iterable[str]) -> _Snapshot:
     newest = connection.execute(
         sa.select(c.commits.c.seq, c.commits.c.committed_at).order_by(c.commits.c.seq.desc()).limit(1)
     ).first()
-    dead: dict[str, list[tuple[str, str]]] = {}
-    for row in connection.execute(
-        sa.select(c.dead.c.table_name, c.dead.c.row_key, c.dead.c.batch_id).where(c.dead.c.purged_seq.is_(None))
-    ):
-        dead.setdefault(row.table_name, []).append((row.row_key, row.batch_id))
     return _Snapshot(
         seq=newest.seq if newest else 0,
         committed_at=newest.committed_at if newest else None,
         files=list(
             connection.execute(sa.select(c.files).where(c.files.c.retired_seq.is_(None)).order_by(c.files.c.live_seq))
         ),
-        dead=dead,
+        dead={name: read_dead(connection, name) for name in tables},
         deltas={mirror.name: read_delta(connection, mirror) for mirror in MIRRORS},
         whole={table.name: read_arrow(connection, table) for table in WHOLE},
     )
@@ -200,9 +205,10 @@ def _build(index: Index, path: Path, template: Path, shown: _Snapshot) -> dt.dat
             if not shown.live(table.name):
                 continue
             rows = _files_select(index.root, table.name, columns, table_hash(table), shown.live(table.name))
-            if keys := shown.dead.get(table.name):
+            keys = shown.dead[table.name]
+            if keys.num_rows:
                 dead = f"internal.{quoted('dead_' + table.name)}"
-                _create(connection, dead, keys_arrow(keys))
+                _create(connection, dead, keys)
                 rows = (
                     f"SELECT r.* FROM ({rows}) r ANTI JOIN {dead} d "
                     f"ON d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
@@ -253,14 +259,6 @@ def _create(connection: duckdb.DuckDBPyConnection, name: str, data: pa.Table) ->
 
 def _replace(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> None:
     connection.execute(f"CREATE OR REPLACE VIEW internal.{quoted(name)} AS {select}")
-
-
-def keys_arrow(keys: Sequence[tuple[str, str]]) -> pa.Table:
-    """Keys of dead rows as a relation (row_key, batch_id). There must be one at least."""
-    import pyarrow as pa
-
-    row_keys, batches = zip(*keys, strict=True)
-    return pa.table({"row_key": pa.array(row_keys, pa.string()), "batch_id": pa.array(batches, pa.string())})
 
 
 def _files_select(

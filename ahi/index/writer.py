@@ -9,10 +9,11 @@ import hashlib
 import os
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ahi.clock import day_of, now
-from ahi.index.registry import SCHEMA_VERSION, arrow_schema, arrow_type
+from ahi.index.registry import SCHEMA_VERSION, arrow_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,31 +84,41 @@ def write_rows(root: Path, table: Table, rows: Sequence[Mapping[str, object]], *
     if not rows:
         return None
     known = {column.name for column in table.columns}
-    if unknown := sorted(set().union(*rows) - known):
+    given = set().union(*rows)
+    if unknown := sorted(given - known):
         raise IndexWriteError(f"Table {table.name} has no column {', '.join(unknown)}: add it to the registry.")
     import pyarrow as pa
 
     stamp = now()
-    arrays = []
-    for column in table.columns:
+    schema = _schema(table)
+    arrays: list[pa.Array[Any]] = []
+    for column, kind in zip(table.columns, schema.types, strict=True):
+        if column.name not in given | {"batch_id", "indexed_at"}:
+            arrays.append(pa.array([None] * len(rows), type=kind))
+            continue
         values = [row.get(column.name) for row in rows]
         if column.name == "batch_id":
             values = [batch_id] * len(rows)
         elif column.name == "indexed_at":
             values = [value or stamp for value in values]
-        arrays.append(_array(table, column, values))
-    data = pa.Table.from_arrays(arrays, schema=arrow_schema(table))
+        arrays.append(_array(table, column, kind, values))
+    data = pa.Table.from_arrays(arrays, schema=schema)
     data = data.sort_by([(name, "ascending") for name in table.sort_by])
     return write_table(
         root, f"{table.name}/{day_of(stamp)}", data, table=table.name, columns=_columns(table), batch_id=batch_id
     )
 
 
+@lru_cache(maxsize=32)
+def _schema(table: Table) -> pa.Schema:
+    return arrow_schema(table)
+
+
 def _columns(table: Table) -> list[tuple[str, str]]:
     return [(column.name, column.duckdb_type) for column in table.columns]
 
 
-def _array(table: Table, column: Column, values: list[object]) -> pa.Array[Any]:
+def _array(table: Table, column: Column, kind: pa.DataType, values: list[object]) -> pa.Array[Any]:
     import pyarrow as pa
 
     misfit = f"A value of {table.name}.{column.name} is not a {column.duckdb_type}: cast it with ahi.index.values."
@@ -115,7 +126,7 @@ def _array(table: Table, column: Column, values: list[object]) -> pa.Array[Any]:
         # Arrow would take a text for the list of its letters.
         raise IndexWriteError(misfit)
     try:
-        return pa.array(values, type=arrow_type(column.duckdb_type))
+        return pa.array(values, type=kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         # Arrow's text quotes the value, which may be a patient's.
         raise IndexWriteError(misfit) from None

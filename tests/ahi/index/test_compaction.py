@@ -153,3 +153,22 @@ def test_large_files_are_left_alone(eager: Index, put, shown) -> None:
     assert merged in live(eager)
     assert shown() == {f"a{number}": (2, 2) for number in range(4)}
     assert dead(eager) > 0, "rows in the large file still have to be left out"
+
+
+def test_a_large_file_is_written_again_when_too_much_of_it_is_dead(
+    eager: Index, put, shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        put(f"b{number}", {f"a{number}": 1, f"b{number}": 1})
+    eager.compact()
+    large = live(eager)
+    eager.small_file_bytes = 1
+    put("new", {f"a{number}": 2 for number in range(4)})
+    before = shown()
+    monkeypatch.setattr(compaction, "DEAD_KEYS", 4)
+    assert eager.compact() == CompactionResult()
+    monkeypatch.setattr(compaction, "DEAD_KEYS", 3)
+    result = eager.compact()
+    assert (result.files_in, result.files_out, result.keys_purged) == (2, 2, 8)
+    assert large[0] not in live(eager)
+    assert shown() == before
