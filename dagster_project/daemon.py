@@ -11,10 +11,10 @@ import sys
 
 def main() -> None:
     """Start the fork server if `dagster.yaml` asks for warm runs, then be the daemon."""
-    from dagster import DagsterInstance  # noqa: PLC0415
-    from dagster._daemon.cli import main as dagster_daemon  # noqa: PLC0415
+    from dagster import DagsterInstance
+    from dagster._daemon.cli import main as dagster_daemon
 
-    from dagster_project.launcher import WarmRunLauncher, start_fork_server  # noqa: PLC0415
+    from dagster_project.launcher import WarmRunLauncher, start_fork_server
 
     with DagsterInstance.get() as instance:
         if isinstance(instance.run_launcher, WarmRunLauncher):

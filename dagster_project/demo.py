@@ -41,10 +41,9 @@ BY_END = """
     FROM objects GROUP BY ALL ORDER BY objects DESC
 """
 STUDIES = """
-    SELECT PatientID, StudyDate, StudyDescription, list(DISTINCT series.Modality) AS modalities,
-           count(DISTINCT SeriesInstanceUID) AS series, count(DISTINCT SOPInstanceUID) AS instances
-    FROM series JOIN instances USING (SeriesInstanceUID)
-    GROUP BY series.StudyInstanceUID, ALL ORDER BY instances DESC LIMIT 6
+    SELECT PatientID, StudyDate, StudyDescription, ModalitiesInStudy AS modalities,
+           NumberOfStudyRelatedSeries AS series, NumberOfStudyRelatedInstances AS instances
+    FROM studies ORDER BY instances DESC, StudyInstanceUID LIMIT 6
 """
 NAMES = """
     SELECT SpecificCharacterSet AS character_set, PatientName FROM headers
@@ -132,7 +131,9 @@ def surprises(teller: Teller) -> list[str]:
     expected = {}
     with (SAMPLES.parent / "MANIFEST.csv").open(newline="") as lines:
         for row in csv.DictReader(lines):
-            expected[row["file"]] = "imported" if row["expected"].startswith("indexable") else "failed"
+            # A lenient reader indexes what HealthImaging may yet refuse.
+            either = {"imported", "failed"} if row["expected"] == "indexable_lenient" else {"failed"}
+            expected[row["file"]] = {"imported"} if row["expected"] == "indexable" else either
     keys = {}
     for receipt in (Path(teller.environment["AHI_HOME"]) / "uploads").glob("*.csv"):
         with receipt.open(newline="") as lines:
@@ -140,11 +141,11 @@ def surprises(teller: Teller) -> list[str]:
     rows = teller.ask("query", "SELECT key, state, reason_code, reason_text FROM objects")
     found = {keys.get(row["key"], row["key"]): row for row in rows} if isinstance(rows, list) else {}
     wrong = []
-    for file, state in sorted(expected.items()):
+    for file, states in sorted(expected.items()):
         row = found.get(file, {"state": "nowhere"})
-        if row["state"] != state:
+        if row["state"] not in states:
             why = " ".join(str(row.get(name) or "") for name in ("reason_code", "reason_text"))
-            wrong.append(f"{file}: {row['state']} instead of {state} {why}".rstrip())
+            wrong.append(f"{file}: {row['state']} instead of {' or '.join(states)} {why}".rstrip())
     return wrong
 
 

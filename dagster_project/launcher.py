@@ -171,9 +171,9 @@ def execute_run(instance_ref: str, run_id: str) -> None:
         instance_ref: Serialized reference of the Dagster instance.
         run_id: A run of that instance, launched and not yet started.
     """
-    from dagster._cli.api import _execute_run_command_body  # noqa: PLC0415
-    from dagster._core.instance import InstanceRef  # noqa: PLC0415
-    from dagster._utils.interrupts import capture_interrupts  # noqa: PLC0415
+    from dagster._cli.api import _execute_run_command_body
+    from dagster._core.instance import InstanceRef
+    from dagster._utils.interrupts import capture_interrupts
 
     ref: InstanceRef = deserialize_value(instance_ref, InstanceRef)
     with capture_interrupts(), DagsterInstance.from_ref(ref) as instance:

@@ -48,7 +48,7 @@ def warm_up() -> None:
 
 
 def _execute_one_run() -> None:
-    import dagster as dg  # noqa: PLC0415
+    import dagster as dg
 
     @dg.asset
     def warm() -> None: ...

@@ -47,7 +47,7 @@ def wait_for_socket(path: Path) -> None:
 
 def code(home: Path, code_socket: Path) -> None:
     """Serve the definitions to the daemon and the web server."""
-    from dagster._cli import main  # noqa: PLC0415
+    from dagster._cli import main
 
     adopt_stack(home / "stack.env")
     code_socket.unlink(missing_ok=True)
@@ -57,7 +57,7 @@ def code(home: Path, code_socket: Path) -> None:
 
 def daemon(home: Path, code_socket: Path) -> None:
     """Run the sensors, schedules and queue of runs."""
-    from dagster_project.daemon import main  # noqa: PLC0415
+    from dagster_project.daemon import main
 
     adopt_stack(home / "stack.env")
     wait_for_socket(code_socket)
@@ -66,7 +66,7 @@ def daemon(home: Path, code_socket: Path) -> None:
 
 def web(home: Path, code_socket: Path) -> None:
     """Serve the UI on 127.0.0.1."""
-    from dagster_webserver.cli import main  # noqa: PLC0415
+    from dagster_webserver.cli import main
 
     adopt_stack(home / "stack.env")
     wait_for_socket(code_socket)

@@ -171,8 +171,9 @@ def up(stack: Stack, say: Callable[[str], None]) -> bool:
             raise StackError(f"Port {port} is taken by another program. Choose a free one: {variable}=... make up")
     write_files(stack)
     command = [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(configuration(stack))]
-    # Its package warns at import that pkg_resources, which it only falls back to, is deprecated.
-    subprocess.run([*command], env=stack.environment(), check=True)  # noqa: S603
+    started = subprocess.run(command, env=stack.environment(), check=False, capture_output=True, text=True)  # noqa: S603
+    if started.returncode:
+        raise StackError(f"The supervisor does not start. {started.stderr.strip()}")
     try:
         wait_until_ready(stack, say)
     except BaseException:

@@ -139,6 +139,8 @@ def shown(value: object) -> str:
     """A value for a person's eyes."""
     if value is None:
         return "-"
+    if isinstance(value, list):
+        return ", ".join(shown(item) for item in value)
     if isinstance(value, float):
         return f"{value:,.2f}"
     if isinstance(value, dt.datetime):

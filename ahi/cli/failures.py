@@ -67,6 +67,12 @@ def _advice(code: str | None) -> str:
     return ADVICE[Reason(code)] if code and code in Reason.__members__ else ""
 
 
+def _near(file: str) -> str:
+    from pathlib import Path
+
+    return str(Path(file).relative_to(Path.cwd())) if file and Path(file).is_relative_to(Path.cwd()) else file
+
+
 def _receipts(home: Path) -> dict[str, str]:
     sent = {}
     for receipt in (home / "uploads").glob("*.csv"):
@@ -95,7 +101,7 @@ def failures(
     elif not found:
         typer.echo("Nothing has failed.")
     else:
-        rows = [(item.code, item.reason, item.file or item.where) for item in found]
+        rows = [(item.code, item.reason, _near(item.file) or item.where) for item in found]
         common.print_table(("code", "why", "where"), rows)
         for code in sorted({item.code for item in found}):
             typer.echo(f"{code}: {_advice(code)}")
