@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from local_aws.s3_gaps import ranged
+
 if TYPE_CHECKING:
     from local_aws.control import Control
     from local_aws.faults import Faults
@@ -168,7 +170,7 @@ class LocalAws:
             await send(message)
 
         try:
-            await self.ministack(scope, receive, counted)
+            await self.ministack(scope, receive, ranged(scope, counted))
         finally:
             service, operation, started, source = call
             self.log.add(service, operation, started, status, size, source)

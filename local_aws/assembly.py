@@ -20,6 +20,7 @@ from local_aws.healthimaging.limits import Limits
 from local_aws.healthimaging.service import HealthImaging
 from local_aws.healthimaging.store import Store
 from local_aws.healthimaging.updates import Updates
+from local_aws.healthimaging.values import load_libraries
 from local_aws.inprocess import Caller
 from local_aws.sqs_gaps import SqsGaps
 
@@ -86,9 +87,7 @@ class Parts:
 
     def warm_up(self) -> None:
         """Import what the first job needs, so that it does not wait for it."""
-        import numpy as np  # noqa: F401
-        import pydicom.charset
-        import pydicom.datadict  # noqa: F401
+        load_libraries()
 
     def close(self) -> None:
         """Stop working; what is unfinished is taken up at the next start."""

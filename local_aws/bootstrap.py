@@ -7,6 +7,7 @@ here: any definition of a bucket, queue, rule or role; the template alone define
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,9 +112,14 @@ def apply_template(caller: Caller, template: Path = TEMPLATE) -> dict[str, str]:
 
 
 def environment(settings: LocalSettings, port: int, outputs: dict[str, str], datastore_id: str) -> dict[str, str]:
-    """Variables that point boto3 and the pipeline at this server."""
+    """Variables that point boto3 and the pipeline at this server.
+
+    Queue URLs carry the port at which the queue was made; the server may listen on another one by now.
+    """
+    endpoint = f"http://127.0.0.1:{port}"
+    outputs = {key: re.sub(r"^http://127\.0\.0\.1:\d+(?=/)", endpoint, value) for key, value in outputs.items()}
     return {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": endpoint,
         "AWS_DISABLE_HOST_PREFIX_INJECTION": "true",
         "AWS_ACCESS_KEY_ID": settings.account,
         "AWS_SECRET_ACCESS_KEY": "local",

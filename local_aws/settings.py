@@ -104,7 +104,7 @@ def prepare_ministack(settings: LocalSettings) -> None:
             "S3_DATA_DIR": str(settings.aws_dir / "s3"),
             "IOT_MTLS_ENABLED": "0",
             "SFTP_ENABLED": "0",
-            "LOG_LEVEL": os.environ.get("LOCAL_AWS_LOG_LEVEL", "WARNING"),
+            "LOG_LEVEL": os.environ.get("LOCAL_AWS_LOG_LEVEL", "ERROR"),
             "DOCKER_HOST": "unix:///nonexistent/docker.sock",
         }
     )

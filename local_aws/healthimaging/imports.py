@@ -17,6 +17,7 @@ from local_aws.healthimaging import dicom, document
 from local_aws.healthimaging.events import job_folder
 from local_aws.healthimaging.grouping import Grouping, Touched
 from local_aws.healthimaging.results import Results, split_uri
+from local_aws.healthimaging.values import load_libraries
 from local_aws.inprocess import CallError, S3Object
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class Imports:
         self, job: Job, bucket: str, objects: list[S3Object], results: Results
     ) -> list[tuple[str, document.Instance]]:
         """Every object as an instance; those that are none go to `results`."""
+        load_libraries()
         read: list[tuple[str, document.Instance]] = []
         for item, body in self._bodies(bucket, objects):
             if isinstance(body, CallError):

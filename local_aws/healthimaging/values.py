@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import struct
+import threading
 import warnings
 from functools import lru_cache
 from typing import Any
@@ -31,6 +32,17 @@ UNSPLIT = frozenset({"LT", "ST", "UT", "UR"})
 REPEATING = frozenset({0x50, 0x60})
 # HealthImaging stores private binary values above 1 MB apart from the metadata.
 MAX_BINARY = 2**20
+
+
+_loading = threading.Lock()
+
+
+def load_libraries() -> None:
+    """Import pydicom and numpy, one thread at a time: two that import pydicom at once find it half made."""
+    with _loading:
+        import numpy as np  # noqa: F401
+        import pydicom.charset
+        import pydicom.datadict  # noqa: F401
 
 
 @lru_cache(maxsize=16384)

@@ -1,0 +1,121 @@
+"""Events: from S3 to the upload queue, from HealthImaging through the rules to the other two."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+
+import pytest
+
+from tests.local_aws.conftest import Imaging, make_object
+
+ENVELOPE = {"version", "id", "source", "account", "time", "region", "resources", "detail-type", "detail"}
+# Fields of `detail` in the developer guide's 19 samples; imageSetId stands there as imagesetId.
+JOB_DETAIL = {"imagingVersion", "datastoreId", "jobId", "jobName", "jobStatus", "inputS3Uri", "outputS3Uri"}
+IMAGE_SET_DETAIL = {
+    *("imagingVersion", "isPrimary", "imageSetVersion", "datastoreId", "imageSetId", "imageSetState"),
+    "imageSetWorkflowStatus",
+}
+
+
+def test_uploads_overwrites_and_deletes_reach_the_queue(imaging):
+    stack = imaging.stack
+    s3, bucket = stack.client("s3"), stack.env["AHI_LANDING_BUCKET"]
+    key = "ward 7/ü+b&c.dcm"
+    for body in (b"1", b"22"):
+        s3.put_object(Bucket=bucket, Key=key, Body=body)
+    s3.copy_object(Bucket=bucket, Key="copy", CopySource={"Bucket": bucket, "Key": key})
+    s3.delete_object(Bucket=bucket, Key=key)
+    records = [r for m in stack.drain("UPLOAD") for r in m["Records"]]
+    assert [r["eventName"] for r in records] == [
+        "ObjectCreated:Put",
+        "ObjectCreated:Put",
+        "ObjectCreated:Copy",
+        "ObjectRemoved:DeleteMarkerCreated",
+    ]
+    assert urllib.parse.unquote_plus(records[0]["s3"]["object"]["key"]) == key
+    assert [r["s3"]["object"].get("size") for r in records[:2]] == [1, 2]
+    assert len({r["s3"]["object"]["versionId"] for r in records}) == 4
+
+
+def test_an_import_tells_of_job_and_image_sets(imaging):
+    outcome = imaging.run({"a.dcm": make_object()})
+    jobs, [image_set] = imaging.stack.drain("IMPORT"), imaging.stack.drain("IMAGE_SET")
+    kinds = {j["detail-type"]: j for j in jobs}
+    assert set(kinds) == {"Import Job Submitted", "Import Job In Progress", "Import Job Completed"}
+    done = kinds["Import Job Completed"]
+    assert set(done) == ENVELOPE
+    assert set(done["detail"]) == JOB_DETAIL
+    account, region = imaging.stack.env["AWS_ACCESS_KEY_ID"], imaging.stack.env["AWS_REGION"]
+    store = f"arn:aws:medical-imaging:{region}:{account}:datastore/{imaging.datastore}"
+    assert done["resources"] == [store]
+    assert done["detail"]["outputS3Uri"] == outcome.job["outputS3Uri"]
+    summary = outcome.manifest["imageSetsSummary"][0]
+    assert image_set["resources"] == [f"{store}/imageset/{summary['imageSetId']}"]
+    assert image_set["detail-type"] == "Image Set Created"
+    assert set(image_set["detail"]) == IMAGE_SET_DETAIL
+    assert image_set["detail"] == {
+        "imagingVersion": "1.0",
+        "datastoreId": imaging.datastore,
+        "imageSetId": summary["imageSetId"],
+        "isPrimary": True,
+        "imageSetVersion": "1",
+        "imageSetState": "ACTIVE",
+        "imageSetWorkflowStatus": "CREATED",
+    }
+
+
+def test_the_switches_of_what_is_undocumented(make_aws_stack):
+    stack = make_aws_stack(
+        LOCAL_AWS_EVENT_ID_KEY="imagesetId",
+        LOCAL_AWS_EVENT_VERSION_FIELDS="off",
+        LOCAL_AWS_EVENT_OUTPUT_URI="request",
+        LOCAL_AWS_MERGE_DETAIL_TYPE="Image Set Created",
+        LOCAL_AWS_EMPTY_RESULT_FILES="on",
+        LOCAL_AWS_GET_DELETED="off",
+    )
+    imaging = Imaging(stack)
+    body = make_object()
+    first = imaging.run({"a.dcm": body})
+    imaging.run({"a.dcm": body})
+    events = stack.drain("IMAGE_SET")
+    assert [e["detail-type"] for e in events] == ["Image Set Created"] * 2
+    assert set(events[0]["detail"]) == (IMAGE_SET_DETAIL | {"imagesetId"}) - {
+        "imageSetId",
+        "isPrimary",
+        "imageSetVersion",
+    }
+    assert stack.drain("IMPORT")[-1]["detail"]["outputS3Uri"].endswith("/jobs/")
+    assert imaging.result(first.job, "WARNING/warning.ndjson") == b""
+    image_set = first.success[0]["importResponse"]["imageSetId"]
+    imaging.api.delete_image_set(datastoreId=imaging.datastore, imageSetId=image_set)
+    with pytest.raises(imaging.api.exceptions.ResourceNotFoundException):
+        imaging.get(image_set)
+
+
+def test_users_cannot_speak_for_aws(imaging):
+    entry = {"Source": "aws.medical-imaging", "DetailType": "Image Set Created", "Detail": "{}"}
+    answer = imaging.stack.client("events").put_events(Entries=[entry])
+    assert answer["Entries"][0]["ErrorCode"] == "NotAuthorizedForSourceException"
+
+
+def test_data_store_events_have_their_own_rule_if_anybody_wants_them(imaging):
+    events, sqs = imaging.stack.client("events"), imaging.stack.client("sqs")
+    url = sqs.create_queue(QueueName="stores")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    pattern = {"source": ["aws.medical-imaging"], "detail-type": [{"prefix": "Data Store "}]}
+    events.put_rule(Name="stores", EventPattern=json.dumps(pattern))
+    events.put_targets(Rule="stores", Targets=[{"Id": "1", "Arn": arn}])
+    try:
+        made = imaging.api.create_datastore(datastoreName="second")
+        assert made["datastoreStatus"] == "CREATING"
+        imaging.api.delete_datastore(datastoreId=made["datastoreId"])
+        got = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+        kinds = [json.loads(m["Body"])["detail-type"] for m in got]
+        assert kinds == ["Data Store Creating", "Data Store Created", "Data Store Deleting", "Data Store Deleted"]
+        detail = json.loads(got[0]["Body"])["detail"]
+        assert set(detail) == {"imagingVersion", "datastoreId", "datastoreName", "datastoreStatus"}
+    finally:
+        events.remove_targets(Rule="stores", Ids=["1"])
+        events.delete_rule(Name="stores")
+        sqs.delete_queue(QueueUrl=url)
