@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from struct import calcsize, unpack
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ahi.dicom.charset import decode, encodings_of
 from ahi.index.columns import SHAPES
@@ -27,18 +27,26 @@ _ASCII = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"))
 _TEXT = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _NUMBERS = {"FD": "d", "FL": "f", "SL": "i", "SS": "h", "SV": "q", "UL": "I", "US": "H", "UV": "Q"}
 
-# Single texts and unsigned shorts by tag: column, VR as written, whether text. What they take is written out for speed.
-_SHORT_CUTS = {
-    tag: (column.name, (column.vr or "").encode(), column.vr != "US")
-    for tag, column in HEADER_KEYWORDS.items()
-    if column.vm == "1" and column.vr in {"CS", "LO", "SH", "UI", "AS", "US"}
+# How the elements of each tag are usually typed, written out for speed; whatever is unusual takes the long way.
+_LONG_WAY, _ONE_TEXT, _ONE_SHORT, _REPEATED = range(4)
+_WAYS = {
+    **dict.fromkeys(("CS", "LO", "SH", "UI", "AS"), _ONE_TEXT),
+    "US": _ONE_SHORT,
+    # Through a series most dates, times, numbers as text and code strings are the same, and casting them costs most.
+    **dict.fromkeys(("AE", "DA", "TM", "DS", "IS"), _REPEATED),
 }
-_NO_SHORT_CUT = ("", b"", False)
-_US_LENGTH = 2
-# Dates, times and numbers as text: through a series most are the same, and casting them costs most.
-_REPEATING = {
-    tag: (column.vr or "").encode() for tag, column in HEADER_KEYWORDS.items() if column.vr in {"DA", "TM", "DS", "IS"}
-}
+
+
+def _way(column: Column) -> int:
+    way = _WAYS.get(column.vr or "", _LONG_WAY)
+    if column.vm != "1" and column.vr in {"CS", "UI"}:
+        return _REPEATED
+    return way if way == _REPEATED or column.vm == "1" else _LONG_WAY
+
+
+_PLAN = {tag: (_way(column), column.name, (column.vr or "").encode()) for tag, column in HEADER_KEYWORDS.items()}
+_SHORT_BYTES = 2
+_REMEMBERED_BYTES = 64
 
 # Tags wanted of a data set and of the items of its sequences; True marks a sequence.
 WANTED: dict[int, bool] = {tag: column.vr == "SQ" for tag, column in HEADER_KEYWORDS.items()}
@@ -51,7 +59,7 @@ _ITEM_FIELDS = {
 WANTED_IN_ITEMS: dict[int, bool] = {tag: vr == "SQ" for tag, (_, vr) in _ITEM_FIELDS.items()} | {CHARACTER_SET: False}
 
 
-def type_values(  # noqa: C901 (the hot loop: calls would double its cost)
+def type_values(  # noqa: C901, PLR0912 (the hot loop: calls would double its cost)
     elements: Elements, *, big: bool
 ) -> tuple[dict[str, object], tuple[CastFailure, ...]]:
     """Typed values by keyword, empty ones left out, and what did not fit."""
@@ -62,31 +70,33 @@ def type_values(  # noqa: C901 (the hot loop: calls would double its cost)
     failures: list[CastFailure] = []
     is_plain = encodings[0] != "shift_jis"
     order: Literal["big", "little"] = "big" if big else "little"
+    plan = _PLAN
+    raw: Any  # Bytes; items only with the VR of a sequence, which has no short way.
     for tag, (vr, raw) in elements.items():
         if not raw:
             continue
-        # Most elements are of the VR of the dictionary and need no more than this; `_typed` handles every case.
-        name, usual, is_text = _SHORT_CUTS.get(tag, _NO_SHORT_CUT)
-        if (vr == usual or not vr) and isinstance(raw, bytes) and name:
-            if not is_text:
-                if len(raw) == _US_LENGTH:
+        way, name, usual = plan[tag]
+        if vr == usual or not vr:
+            if way == _ONE_TEXT:
+                if is_plain and raw.isascii() and b"\\" not in raw and b"\x1b" not in raw:
+                    text = raw.decode("ascii").rstrip("\0 ")
+                    if text:
+                        values[name] = text
+                    continue
+            elif way == _ONE_SHORT:
+                if len(raw) == _SHORT_BYTES:
                     values[name] = int.from_bytes(raw, order)
                     continue
-            elif is_plain and raw.isascii() and b"\\" not in raw and b"\x1b" not in raw:
-                text = raw.decode("ascii").rstrip("\0 ")
-                if text:
-                    values[name] = text
+            elif way == _REPEATED and len(raw) <= _REMEMBERED_BYTES:
+                value, failed = _remembered(tag, raw)
+                if value is not None:
+                    values[name] = value.copy() if type(value) is list else value
+                elif failed:
+                    failures.extend(failed)
                 continue
-        column = HEADER_KEYWORDS[tag]
-        if isinstance(raw, bytes) and (vr == _REPEATING.get(tag) or (not vr and tag in _REPEATING)):
-            value, failed = _remembered(tag, raw)
-            failures.extend(failed)
-            if isinstance(value, list):
-                value = value.copy()
-        else:
-            value = _typed(column, vr, raw, encodings, failures, offset, big=big, signed=signed)
+        value = _typed(HEADER_KEYWORDS[tag], vr, raw, encodings, failures, offset, big=big, signed=signed)
         if value is not None:
-            values[column.name] = value
+            values[name] = value
     parts = name_parts(values.get("PatientName"))
     if parts is not None:
         values["PatientName_parts"] = parts
@@ -95,7 +105,7 @@ def type_values(  # noqa: C901 (the hot loop: calls would double its cost)
 
 @lru_cache(8192)
 def _remembered(tag: int, raw: bytes) -> tuple[object, tuple[CastFailure, ...]]:
-    """Typed value of an element that `_REPEATING` names, and what did not fit."""
+    """Typed value of an element that is usually the same through a series, and what did not fit."""
     failures: list[CastFailure] = []
     return cast(HEADER_KEYWORDS[tag], raw.decode("latin-1"), failures), tuple(failures)
 

@@ -222,12 +222,13 @@ def _read_data_set(
     elements, parser = walk.found, "lean"
     values, failures = type_values({**_kept(meta), **elements}, big=encoding.big)
     again: Elements | None = None
-    if state is _ODD or (state is not _CUT and _missing(values)):
+    missing = _missing(values)
+    if state is _ODD or (state is not _CUT and missing):
         again = fallback.read_elements(window, start, encoding)
         if again is not None:
             parser = "pydicom"
             values, failures = type_values({**_kept(meta), **again}, big=encoding.big)
-    missing = _missing(values)
+            missing = _missing(values)
     if state is _CUT or (missing and again is None and state is _ODD):
         return HeaderFailure(Reason.BROKEN, "The header is damaged or ends early.", origin.bytes_read)
     if missing:
