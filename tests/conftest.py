@@ -45,6 +45,7 @@ class AwsStack:
     process: subprocess.Popen[bytes] | None = None
     env: dict[str, str] = field(default_factory=dict)
     _clients: dict[str, Any] = field(default_factory=dict)
+    wait_for = staticmethod(wait_for)
 
     def start(self) -> AwsStack:
         """Start the server and wait until it says that it is ready."""
@@ -132,6 +133,10 @@ class AwsStack:
 
     def drain(self, queue: str) -> list[dict[str, Any]]:
         """Take and delete every visible message of a queue (`UPLOAD`, `IMPORT` or `IMAGE_SET`); parsed bodies."""
+        return [json.loads(body) for body in self.drain_raw(queue)]
+
+    def drain_raw(self, queue: str) -> list[str]:
+        """The same, as text."""
         sqs, url = self.client("sqs"), self.env[f"AHI_{queue}_QUEUE_URL"]
         bodies = []
         while True:
@@ -140,7 +145,7 @@ class AwsStack:
                 return bodies
             for message in got:
                 sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-                bodies.append(json.loads(message["Body"]))
+                bodies.append(message["Body"])
 
     def reset(self) -> None:
         """Remove all faults, forget the log, empty the queues."""
