@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Float, double float and integer pixel data: an object has one of them at most.
 _FIRST_PIXELS = 0x7FE00008
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-_READS = 24
+_READS = 8
 _BYTES = 256 * 1024
 _TAIL = 64
 
@@ -36,7 +36,7 @@ def check(window: Window, walk: Walk, values: Mapping[str, object], *, encapsula
         Whether the pixel data is complete (None: there is none, or finding out would take too much reading), and
         whether the object ends inside an element.
     """
-    if not _holds_pixels(window, walk) and _ends_well(window, walk.encoding, values, encapsulated=encapsulated):
+    if _is_image(values) and _ends_well(window, walk, values, encapsulated=encapsulated):
         return True, False
     budget = (window.reads + _READS, window.bytes_read + _BYTES)
     on = Walk(walk.encoding, {}, {}, _FIRST_PIXELS - 1, {}, walk.position, walk.last_tag)
@@ -70,10 +70,12 @@ def _holds_pixels(window: Window, walk: Walk) -> bool:
     return window.data.find(mark, walk.position) >= 0
 
 
-def _ends_well(window: Window, encoding: Encoding, values: Mapping[str, object], *, encapsulated: bool) -> bool:
-    """Whether the end of the object shows complete pixel data, without walking through what lies before it."""
-    if not _is_image(values):
-        return False
+def _ends_well(window: Window, walk: Walk, values: Mapping[str, object], *, encapsulated: bool) -> bool:
+    """Whether the end of the object shows complete pixel data, without walking through what lies before it.
+
+    Costs one small read at most, and none for uncompressed pixels whose head is in memory.
+    """
+    encoding = walk.encoding
     order = encoding.order
     if encapsulated:
         # Every code stream of the JPEG family ends so; the delimiter alone could be that of a sequence in a cut header.
@@ -83,6 +85,8 @@ def _ends_well(window: Window, encoding: Encoding, values: Mapping[str, object],
     head = 8 if encoding.implicit else 12
     start = window.size - expected - head if expected is not None else -1
     if expected is None or start < window.base + 8:
+        return False
+    if start + head > window.end and _holds_pixels(window, walk):
         return False
     found = window.fetch(start, head)
     if len(found) < head:
