@@ -215,7 +215,7 @@ def _split_fields(text: str) -> list[str]:
 
 def arrow_type(duckdb_type: str) -> pa.DataType:
     """Arrow type that DuckDB reads back as the given type. Raises ValueError for a type that the index does not use."""
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     if duckdb_type.endswith("[]"):
         return pa.list_(arrow_type(duckdb_type[:-2]))
@@ -245,7 +245,7 @@ def arrow_type(duckdb_type: str) -> pa.DataType:
 
 def arrow_schema(table: Table) -> pa.Schema:
     """Arrow schema of a table; each field's metadata has its description and tier, the schema's its version."""
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     return pa.schema(
         [

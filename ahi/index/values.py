@@ -172,9 +172,6 @@ def _number_or_text(value: object) -> str | int | float:
     return value
 
 
-_Scalar = "Callable[[object, dt.timezone | None], object]"
-
-
 @cache
 def _scalar(vr: str) -> Callable[[object, dt.timezone | None], object]:
     """Function of one non-empty value and the object's offset from UTC to the typed value of a VR."""
