@@ -14,6 +14,7 @@ import os
 import shutil
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -155,7 +156,9 @@ def _internal(index: Index) -> dict[str, list[tuple[str, str]]]:
     return columns | {"info": list(INFO_COLUMNS.items())}
 
 
+@lru_cache(maxsize=8)
 def _template_id(index: Index) -> str:
+    """Digest of the views. They follow from the code, so an index asks once."""
     parts = [BUILD, *template_statements(index.tables, _internal(index))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

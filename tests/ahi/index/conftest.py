@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 
 from ahi.index.store import Head, Index
 
@@ -25,9 +28,21 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def index(tmp_path: Path, template: Path) -> Index:
+def catalog_url(tmp_path: Path) -> str:
+    """SQLite, or a new schema of the PostgreSQL database that TEST_POSTGRES names (a `postgresql+psycopg2://` URL)."""
+    server = os.environ.get("TEST_POSTGRES")
+    if not server:
+        return f"sqlite:///{tmp_path / 'index' / 'catalog.sqlite'}"
+    schema = f"test_{uuid.uuid4().hex}"
+    with sa.create_engine(server, poolclass=sa.NullPool).begin() as connection:
+        connection.execute(sa.schema.CreateSchema(schema))
+    return f"{server}?options=-csearch_path%3D{schema}"
+
+
+@pytest.fixture
+def index(tmp_path: Path, template: Path, catalog_url: str) -> Index:
     root = tmp_path / "index"
-    index = Index(root, f"sqlite:///{root / 'catalog.sqlite'}", grace_seconds=0)
+    index = Index(root, catalog_url, grace_seconds=0)
     shutil.copy(template, root)
     return index
 

@@ -133,25 +133,24 @@ def test_a_reader_may_attach_it_under_another_name(index: Index, put) -> None:
         assert connection.execute("SELECT closes FROM idx.closure").fetchall() == [(True,)]
 
 
-def test_a_moved_index_is_published_again(index: Index, put, tmp_path) -> None:
+def test_a_moved_index_is_published_again(index: Index, put, tmp_path, catalog_url: str) -> None:
     put("one", {"a": 1})
     index.publish()
-    shutil.move(index.root, tmp_path / "it's [moved]*")
-    moved = Index(
-        tmp_path / "it's [moved]*", f"sqlite:///{tmp_path / chr(39).join(('it', 's [moved]*'))}/catalog.sqlite"
-    )
+    there = tmp_path / "it's [moved]*"
+    shutil.move(index.root, there)
+    moved = Index(there, catalog_url.replace(str(index.root), str(there)))
     assert moved.publish().is_new
     assert moved.query("SELECT image_set_id FROM series").rows == [("a",)]
 
 
-def test_new_dropped_and_changed_columns(index: Index, put, tmp_path) -> None:
+def test_new_dropped_and_changed_columns(index: Index, put, catalog_url: str) -> None:
     put("one", {"a": 1}, SliceThickness=1.5, SeriesNumber=7)
     index.publish()
     old = TABLES["series"]
     kept = [column for column in old.columns if column.name != "SliceThickness"]
     changed = [replace(x, duckdb_type="VARCHAR") if x.name == "SeriesNumber" else x for x in kept]
     table = replace(old, columns=(*changed, Column("flow", "DOUBLE", "A new column.", Tier.DEIDENTIFIED)))
-    newer = Index(index.root, str(index.engine.url), tables=TABLES | {"series": table})
+    newer = Index(index.root, catalog_url, tables=TABLES | {"series": table})
     assert newer.publish().is_new
     assert newer.query("SELECT image_set_id, SeriesNumber, flow FROM series").rows == [("a", "7", None)]
     row = {"datastore_id": "store", "image_set_id": "b", "image_set_version": 1, "is_primary": True, "flow": 0.5}

@@ -29,6 +29,12 @@ def worker() -> dict[str, Any]:
     return runpy.run_path(str(WORKER))
 
 
+@pytest.fixture(autouse=True)
+def same_catalog(catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not catalog_url.startswith("sqlite"):
+        monkeypatch.setenv("WORKER_CATALOG", catalog_url)
+
+
 @contextmanager
 def process(role: str, root: Path, seed: int) -> Iterator[subprocess.Popen[str]]:
     child = subprocess.Popen(

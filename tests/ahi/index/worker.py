@@ -7,6 +7,7 @@ its own order, with repeats, as queues deliver.
 from __future__ import annotations
 
 import datetime as dt
+import os
 import random
 import sys
 import time
@@ -24,7 +25,8 @@ Delivery = tuple[str, int]
 
 
 def open_index(root: Path) -> Index:
-    return Index(root, f"sqlite:///{root / 'catalog.sqlite'}", compact_files=6, grace_seconds=60)
+    url = os.environ.get("WORKER_CATALOG", f"sqlite:///{root / 'catalog.sqlite'}")
+    return Index(root, url, compact_files=6, grace_seconds=60)
 
 
 def story() -> list[Delivery]:
