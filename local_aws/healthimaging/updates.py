@@ -43,13 +43,14 @@ class Updates:
             head.state, head.workflow, head.updated = "LOCKED", "DELETING", time.time()
             self._store.put_image_set(head)
         self._events.image_set("Image Set Deleting", head)
-        threading.Thread(target=self._deleted, args=(head,)).start()
-        return {
+        answer = {
             "datastoreId": head.datastore_id,
             "imageSetId": head.id,
             "imageSetState": head.state,
             "imageSetWorkflowStatus": head.workflow,
         }
+        threading.Thread(target=self._deleted, args=(head,)).start()
+        return answer
 
     def _deleted(self, head: ImageSet) -> None:
         with self._imports.merging:

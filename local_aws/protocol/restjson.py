@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -179,5 +178,5 @@ def _to_json(shape: Any, value: Any) -> Any:
         return base64.b64encode(value).decode()
     if kind == "timestamp":
         seconds = value.timestamp() if isinstance(value, datetime) else float(value)
-        return math.floor(seconds * 1000) / 1000
+        return round(seconds, 3)
     return value
