@@ -6,12 +6,14 @@ embedded stack.
 
 from __future__ import annotations
 
-from functools import cached_property
+import threading
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import boto3
     from botocore.config import Config
+    from botocore.loaders import Loader
     from mypy_boto3_medical_imaging import HealthImagingClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
@@ -20,11 +22,18 @@ if TYPE_CHECKING:
 class Aws:
     """Clients made at first use. They may be shared by threads, not by processes."""
 
+    def __init__(self) -> None:
+        # Clients may be used by several threads at once, but not made by them.
+        self._making = threading.Lock()
+
     @cached_property
     def _session(self) -> boto3.Session:
         import boto3
+        import botocore.session
 
-        return boto3.Session()
+        session = botocore.session.Session()
+        session.register_component("data_loader", service_models())
+        return boto3.Session(botocore_session=session)
 
     @cached_property
     def _config(self) -> Config:
@@ -41,17 +50,38 @@ class Aws:
     @cached_property
     def s3(self) -> S3Client:
         """Amazon S3."""
-        return self._session.client("s3", config=self._config)
+        with self._making:
+            return self._session.client("s3", config=self._config)
 
     @cached_property
     def sqs(self) -> SQSClient:
         """Amazon SQS."""
-        return self._session.client("sqs", config=self._config)
+        with self._making:
+            return self._session.client("sqs", config=self._config)
 
     @cached_property
     def imaging(self) -> HealthImagingClient:
         """AWS HealthImaging."""
-        return self._session.client("medical-imaging", config=self._config)
+        with self._making:
+            return self._session.client("medical-imaging", config=self._config)
+
+
+@cache
+def service_models() -> Loader:
+    """The SDK's descriptions of services, read and parsed once in a process and in all its forks."""
+    from botocore.loaders import Loader
+
+    return Loader(include_default_search_paths=True)
+
+
+def load_service_models() -> None:
+    """Parse the descriptions of the services we call, for a process that forks others."""
+    loader = service_models()
+    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
+        loader.load_data(name)
+    for service in ("s3", "sqs", "medical-imaging"):
+        for kind in ("service-2", "paginators-1", "endpoint-rule-set-1"):
+            loader.load_service_model(service, kind)
 
 
 def error_code(error: Exception) -> str:

@@ -163,7 +163,7 @@ def _search(pipeline: Pipeline, field: TimeField, since: dt.datetime, until: dt.
     pages = pipeline.aws.imaging.get_paginator("search_image_sets").paginate(
         datastoreId=pipeline.settings.datastore_id,
         searchCriteria={
-            "filters": [{"operator": "BETWEEN", "values": [{field: since}, {field: until}]}],  # type: ignore[misc,typeddict-item]
+            "filters": [{"operator": "BETWEEN", "values": [{field: since}, {field: until}]}],  # type: ignore[misc]
             "sort": {"sortField": field, "sortOrder": "ASC"},
         },
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -21,7 +21,6 @@ from ahi.events import AssociationClosed, ObjectCreated, ObjectRemoved, Unreadab
 from ahi.index.catalog import ObjectState
 from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.store import AlreadyCommittedError
-from ahi.index.values import name_parts
 from ahi.patients import patient_key_of
 from ahi.reasons import Reason
 
@@ -224,13 +223,12 @@ def _header_row(
     header: Header,
     key_of: Callable[[str | None, str | None], str],
 ) -> dict[str, object]:
-    failures = [asdict(failure) for failure in header.cast_failures]
+    failures = [failure.as_row() for failure in header.cast_failures]
     patient = (header.values.get("IssuerOfPatientID"), header.values.get("PatientID"))
     return {
         **header.values,
         "TransferSyntaxUID": header.transfer_syntax,
         "patient_key": key_of(*(str(value) if value else None for value in patient)),
-        "PatientName_parts": name_parts(header.values.get("PatientName")),
         "object_id": object_id,
         "source_uri": f"s3://{item.bucket}/{item.key}",
         "source_version_id": item.version_id,

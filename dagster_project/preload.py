@@ -13,6 +13,8 @@ import logging
 import os
 import tempfile
 
+from ahi.aws import load_service_models
+
 # A process with threads is not safe to fork. numpy's BLAS starts one for each core, and pyarrow's allocator one more.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
@@ -40,6 +42,7 @@ def warm_up() -> None:
             importlib.import_module(module)
         except Exception:
             logging.getLogger(__name__).exception("The fork server goes on without %s", module)
+    load_service_models()
     _execute_one_run()
     # What is here stays: collecting it in each fork would copy its pages into every run.
     gc.collect()

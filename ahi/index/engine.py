@@ -34,7 +34,12 @@ def open_engine(url: str) -> sa.Engine:
     Args:
         url: SQLAlchemy URL, `sqlite:///...` or `postgresql+driver://...`.
     """
-    engine = sa.create_engine(url, poolclass=NullPool)
+    engine = sa.create_engine(
+        url,
+        poolclass=NullPool,
+        # An error would quote them, and keys and names of patients are among them.
+        hide_parameters=True,
+    )
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)

@@ -12,6 +12,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,9 @@ class Site:
         """Settings, quick where the service's own pace is not the matter."""
         return Settings()
 
-    @property
+    @cached_property
     def pipeline(self) -> Pipeline:
-        """A pipeline as a new process would make it."""
+        """The pipeline of this process."""
         return connect(self.settings, run_id=f"run-{uuid.uuid4().hex[:8]}")
 
     def put(self, key: str, body: bytes) -> str | None:
@@ -192,9 +193,7 @@ def clear_bucket(s3: Any, bucket: str) -> None:
 
 
 @pytest.fixture
-def make_site(
-    aws_stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Site]]:
+def make_site(aws_stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Site]]:
     """Makes deployments one after the other: each with empty buckets and queues and a data store of its own."""
     imaging, s3 = aws_stack.client("medical-imaging"), aws_stack.client("s3")
 
@@ -205,8 +204,9 @@ def make_site(
         name = f"site-{uuid.uuid4().hex[:8]}"
         datastore_id = imaging.create_datastore(datastoreName=name)["datastoreId"]
         aws_stack.wait_for(
-            lambda: imaging.get_datastore(datastoreId=datastore_id)["datastoreProperties"]["datastoreStatus"]
-            == "ACTIVE",
+            lambda: (
+                imaging.get_datastore(datastoreId=datastore_id)["datastoreProperties"]["datastoreStatus"] == "ACTIVE"
+            ),
             what="the data store",
         )
         quick = {

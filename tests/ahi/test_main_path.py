@@ -135,7 +135,9 @@ def test_a_closed_association_is_imported_in_place(site):
 
 
 def test_ten_associations_in_one_batch_are_ten_jobs(site):
-    names = [f"pydicom/{name}" for name in ("CT2/17106", "CT2/17136", "CT2/17166", "CT2/17196", "MR2/15970", "MR2/4950")]
+    names = [
+        f"pydicom/{name}" for name in ("CT2/17106", "CT2/17136", "CT2/17166", "CT2/17196", "MR2/15970", "MR2/4950")
+    ]
     names += [f"pydicom/{name}" for name in ("MR2/4981", "MR700/4467", "rtplan.dcm", "reportsi.dcm")]
     queue, sqs = site.stack.env["AHI_UPLOAD_QUEUE_URL"], site.stack.client("sqs")
     for number, name in enumerate(names):
