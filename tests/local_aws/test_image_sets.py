@@ -188,19 +188,9 @@ def test_deleting(imaging, one):
 
 
 def test_data_stores(imaging):
-    first = imaging.api.create_datastore(datastoreName="x/y#1", clientToken="t-1", tags={"a": "b"})
-    assert (
-        imaging.api.create_datastore(datastoreName="x/y#1", clientToken="t-1", tags={"a": "b"})
-        == first
-        | {
-            "ResponseMetadata": pytest.approx(first["ResponseMetadata"], abs=10**9)
-            if False
-            else imaging.api.create_datastore(datastoreName="x/y#1", clientToken="t-1", tags={"a": "b"})[
-                "ResponseMetadata"
-            ]
-        }
-        or True
-    )
+    wanted = {"datastoreName": "x/y#1", "clientToken": "t-1", "tags": {"a": "b"}}
+    first = imaging.api.create_datastore(**wanted)
+    assert imaging.api.create_datastore(**wanted)["datastoreId"] == first["datastoreId"]
     store = imaging.api.get_datastore(datastoreId=first["datastoreId"])["datastoreProperties"]
     assert (store["datastoreName"], store["datastoreStatus"]) == ("x/y#1", "ACTIVE")
     with pytest.raises(imaging.api.exceptions.ConflictException):
@@ -209,14 +199,14 @@ def test_data_stores(imaging):
     imaging.api.tag_resource(resourceArn=arn, tags={"c": "d"})
     imaging.api.untag_resource(resourceArn=arn, tagKeys=["a"])
     assert imaging.api.list_tags_for_resource(resourceArn=arn)["tags"] == {"c": "d"}
-    with pytest.raises(imaging.api.exceptions.ConflictException):
-        imaging.run({"a": make_object()})
-        imaging.api.delete_datastore(datastoreId=imaging.datastore)
     imaging.api.delete_datastore(datastoreId=first["datastoreId"])
-    listed = [
-        s["datastoreId"]
-        for p in imaging.api.get_paginator("list_datastores").paginate()
-        for s in p["datastoreSummaries"]
-    ]
+    pages = imaging.api.get_paginator("list_datastores").paginate()
+    listed = [store["datastoreId"] for page in pages for store in page["datastoreSummaries"]]
     assert imaging.datastore in listed
     assert first["datastoreId"] not in listed
+
+
+def test_a_data_store_with_image_sets_is_not_deleted(imaging):
+    imaging.run({"a": make_object()})
+    with pytest.raises(imaging.api.exceptions.ConflictException):
+        imaging.api.delete_datastore(datastoreId=imaging.datastore)

@@ -21,7 +21,8 @@ from ministack.core.persistence import save_all
 assert inspect.iscoroutinefunction(application())
 assert "allow_aws_source" in inspect.signature(eventbridge._put_events).parameters
 with request_scope("123456789012", "us-east-1"):
-    status, _, body = eventbridge._put_events({{"Entries": [{{"Source": "aws.x", "DetailType": "T", "Detail": "{{}}"}}]}})
+    entry = {{"Source": "aws.x", "DetailType": "T", "Detail": "{{}}"}}
+    status, _, body = eventbridge._put_events({{"Entries": [entry]}})
     assert json.loads(body)["FailedEntryCount"] == 1, "users may not speak for AWS"
 entry = {{"Source": "aws.medical-imaging", "DetailType": "T", "Resources": [], "Detail": "{{}}"}}
 put_aws_events([entry] * 25, "123456789012", "us-east-1")

@@ -67,7 +67,6 @@ def test_state_survives(make_aws_stack, kill):
     before = dict(stack.env)
     stack.client("s3").put_object(Bucket=stack.env["AHI_LANDING_BUCKET"], Key="k", Body=b"1")
     first = imaging.run(SENT)
-    assert first.success, (first, stack.log())
     image_set = first.success[0]["importResponse"]["imageSetId"]
     stack.drain("UPLOAD")
 
