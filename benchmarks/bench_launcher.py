@@ -40,8 +40,8 @@ defs = dg.Definitions(jobs=[empty])
 
 def measure(launcher: str, runs: int) -> Iterator[tuple[float, float, float]]:
     """Yield (seconds to the op's start, seconds to the run's end, CPU seconds to the op) for each run."""
-    from dagster._core.workspace.context import WorkspaceProcessContext  # noqa: PLC0415
-    from dagster._core.workspace.load_target import PythonFileTarget  # noqa: PLC0415
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import PythonFileTarget
 
     with tempfile.TemporaryDirectory() as home:
         settings = {"run_launcher": LAUNCHERS[launcher], "telemetry": {"enabled": False}}
