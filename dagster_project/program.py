@@ -57,9 +57,10 @@ def code(home: Path, code_socket: Path) -> None:
 
 def daemon(home: Path, code_socket: Path) -> None:
     """Run the sensors, schedules and queue of runs."""
-    from dagster_project.daemon import main
+    from dagster_project.daemon import main, warm_up
 
     adopt_stack(home / "stack.env")
+    warm_up()
     wait_for_socket(code_socket)
     become(main, ["dagster-daemon", "run", "-w", str(home / "run" / "workspace.yaml")])
 
