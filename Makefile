@@ -8,6 +8,9 @@ UV := 0.13.9
 BIN := .venv/bin
 READY := .venv/.ready
 
+# Four programs start at once and each imports Dagster: without compiled files that is minutes on a small machine.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test up down lint drill bench lock
 
 help: ## This list

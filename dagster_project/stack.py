@@ -128,12 +128,15 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         """Variables of its programs, over those of the caller."""
-        return os.environ | {
+        # Without compiled files every start compiles Dagster anew, in four processes.
+        own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return own | {
             MARK: str(self.home),
             "AHI_HOME": str(self.home),
             "AHI_UI_PORT": str(self.ui_port),
             "AHI_CODE_SOCKET": str(self.sockets / "code.sock"),
             "DAGSTER_HOME": str(self.home / "dagster"),
+            "AHI_DAGSTER_EVENTS": str(self.home / "dagster" / "events"),
             "DAGSTER_RUN_STATUS_SENSOR_PROCESS_LIMIT": "25",  # Default 5 runs a tick: alerts fall behind a busy day.
             "PYTHONUNBUFFERED": "1",
         }
