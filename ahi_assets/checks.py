@@ -54,7 +54,7 @@ def no_orphan_instances(pipeline: dg.ResourceParam[Pipeline]) -> dg.AssetCheckRe
         FROM instances_all ANTI JOIN series_all USING (image_set_id)
         UNION
         SELECT image_set_id, 'series without its instances'
-        FROM series_all ANTI JOIN instances_all USING (image_set_id) WHERE NumberOfSeriesRelatedInstances > 0
+        FROM series_all ANTI JOIN instances_all USING (image_set_id) WHERE n_instances > 0
         LIMIT 1000
         """,
     )

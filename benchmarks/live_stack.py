@@ -29,7 +29,7 @@ def live_stack(**settings: str) -> Iterator[tuple[Stack, Pipeline]]:
     """A running stack and a pipeline that looks at it. `settings` are environment variables of the stack."""
     home = Path(tempfile.mkdtemp(prefix="ahi-bench-")).resolve()
     stack = Stack(home, ui_port=free_port(), aws_port=free_port())
-    os.environ |= settings | {"AHI_HOME": str(home)}
+    os.environ |= settings | {"AHI_HOME": str(home), "AHI_DAGSTER_EVENTS": str(home / "dagster" / "events")}
     try:
         up(stack, lambda line: print(f"   {line}"))
         os.environ |= {name: value for name, value in dotenv_values(home / "stack.env").items() if value}

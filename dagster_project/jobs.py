@@ -6,42 +6,43 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from ahi_assets.common import ARRIVAL_DAY
 from ahi_assets.image_sets import TABLE_ASSETS
 from dagster_project.retention import run_retention
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+
+def _only(*assets: str) -> dg.AssetSelection:
+    """These assets without their checks, which count whole tables and have a job and a schedule of their own."""
+    return dg.AssetSelection.assets(*assets).without_checks()
+
+
 uploads = dg.define_asset_job(
     "uploads",
-    selection=["dicom_objects", "import_jobs", "published_index"],
-    partitions_def=ARRIVAL_DAY,
+    selection=_only("dicom_objects", "import_jobs", "published_index"),
     description="A batch of uploads: ledger and header rows, then import jobs.",
 )
 import_events = dg.define_asset_job(
     "import_events",
-    selection=["import_results", "published_index"],
-    partitions_def=ARRIVAL_DAY,
+    selection=_only("import_results", "published_index"),
     description="A batch of import job events: results into the ledger, next jobs started.",
 )
 image_set_events = dg.define_asset_job(
     "image_set_events",
-    selection=["image_sets", *TABLE_ASSETS, "published_index"],
-    partitions_def=ARRIVAL_DAY,
+    selection=_only("image_sets", *TABLE_ASSETS, "published_index"),
     description="A batch of image set events: documents kept, rows indexed.",
 )
 sweep = dg.define_asset_job(
     "sweep",
-    selection=["sweep_findings", "import_jobs", "import_results", "published_index"],
-    partitions_def=ARRIVAL_DAY,
+    selection=_only("sweep_findings", "import_jobs", "import_results", "published_index"),
     description="What no event told us, and what an earlier run left behind.",
 )
 index_checks = dg.define_asset_job(
     "index_checks", selection=dg.AssetSelection.all_asset_checks(), description="Every check, in one run."
 )
 index_upkeep = dg.define_asset_job(
-    "index_upkeep", selection=["compacted_index"], description="Compaction and expiry of the index."
+    "index_upkeep", selection=_only("compacted_index"), description="Compaction and expiry of the index."
 )
 
 ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [

@@ -29,6 +29,6 @@ def pipeline_resource(settings: Settings | None) -> dg.ResourceDefinition:
 
     @dg.resource(description="Settings, AWS clients and index")
     def pipeline(context: dg.InitResourceContext) -> object:
-        return replace(connected(), run_id=context.run_id)
+        return replace(connected(), run_id=context.run.run_id if context.run else None)
 
     return pipeline

@@ -1,0 +1,79 @@
+"""The ledger: which version of a key counts, whatever the order in which its events come."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+
+import pytest
+import sqlalchemy as sa
+
+from ahi import ledger
+from ahi.clock import now
+from ahi.events import ObjectRemoved
+from ahi.index import catalog
+from ahi.index.store import Index
+
+
+@pytest.fixture
+def index(tmp_path):
+    return Index(tmp_path / "index", f"sqlite:///{tmp_path / 'catalog.sqlite'}")
+
+
+def row(version: str, sequencer: str, state: str = "ready", landed: float = 0.0) -> dict[str, object]:
+    moment = now()
+    return {
+        "object_id": ledger.object_id_of("b", "k", version, None),
+        "bucket": "b",
+        "key": "k",
+        "version_id": version,
+        "sequencer": sequencer,
+        "state": state,
+        "state_since": moment,
+        "attempts": 0,
+        "day": "2026-11-21",
+        "landed_at": moment + dt.timedelta(seconds=landed),
+    }
+
+
+def states(index):
+    query = sa.select(catalog.objects.c.version_id, catalog.objects.c.state)
+    with index.engine.connect() as connection:
+        return dict(connection.execute(query).all())
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["1", "2", "3"])))
+def test_the_highest_sequencer_counts_in_any_order(index, order):
+    for version in order:
+        with index.commit(kind="test") as commit:
+            ledger.enter(commit, [row(version, f"00{version}")])
+    assert states(index) == {"1": "set_aside", "2": "set_aside", "3": "ready"}
+
+
+def test_what_is_imported_stays_so_when_it_is_overwritten(index):
+    with index.commit(kind="test") as commit:
+        ledger.enter(commit, [row("1", "001", "imported"), row("2", "002")])
+    assert states(index) == {"1": "imported", "2": "ready"}
+
+
+def test_without_sequencers_the_later_upload_counts(index):
+    with index.commit(kind="test") as commit:
+        ledger.enter(commit, [row("1", "", landed=5), row("2", "00FF", landed=0)])
+    assert states(index) == {"1": "ready", "2": "set_aside"}
+
+
+@pytest.mark.parametrize(("sequencer", "expected"), [("003", "set_aside"), ("001", "ready")])
+def test_a_removal_reaches_what_came_before_it(index, sequencer, expected):
+    with index.commit(kind="test") as commit:
+        ledger.enter(commit, [row("1", "002")])
+        ledger.remove(commit, [ObjectRemoved("b", "k", sequencer, now())])
+    assert states(index) == {"1": expected}
+
+
+def test_identity_tells_versions_and_etags_apart():
+    ids = {
+        ledger.object_id_of(*values)
+        for values in (("b", "k", "1", "e"), ("b", "k", "2", "e"), ("b", "k", None, "e"), ("b", "k", "null", "f"))
+    }
+    assert len(ids) == 4
+    assert ledger.object_id_of("b", "k", None, '"e"') == ledger.object_id_of("b", "k", "null", "e")

@@ -1,0 +1,151 @@
+"""The assets as Dagster runs them: real jobs on a real instance, against the embedded AWS."""
+
+from __future__ import annotations
+
+import io
+
+import dagster as dg
+import pydicom
+import pytest
+
+from ahi import inbox
+from ahi.inbox import Queue
+from dagster_project.definitions import build_defs
+from sensors import image_set_queue, import_queue, upload_queue
+from tests.site_fixtures import SAMPLES
+
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::ResourceWarning")
+TARGETS = {target.queue: target for target in (m.TARGET for m in (upload_queue, import_queue, image_set_queue))}
+CANARY = "CANARY^P"  # as long as a date, so that it can stand where one belongs
+
+
+@pytest.fixture
+def instance(tmp_path):
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as made:
+        yield made
+
+
+@pytest.fixture
+def defs(site):
+    return build_defs(site.settings)
+
+
+def run(defs, instance, job_name, **kwargs):
+    result = defs.resolve_job_def(job_name).execute_in_process(instance=instance, **kwargs)
+    assert result.success
+    return result
+
+
+def run_pending(site, defs, instance):
+    """What the daemon does: a run for each pending batch."""
+    runs = []
+    for queue, target in TARGETS.items():
+        for batch in inbox.pending(site.pipeline, queue):
+            ops = {step: {"config": {"batch": batch.batch_id}} for step in target.steps}
+            runs.append(run(defs, instance, target.job_name, run_config={"ops": ops}, partition_key=batch.day))
+    return runs
+
+
+def to_rest(site, defs, instance):
+    def at_rest():
+        site.collect()
+        ran = run_pending(site, defs, instance)
+        return not ran and inbox.pending(site.pipeline, Queue.IMAGE_SET_EVENTS) == [] and rows_there(site)
+
+    site.stack.wait_for(at_rest, seconds=60, what="rows")
+
+
+def rows_there(site):
+    ledger = site.ledger()
+    return ledger and all(row["state"] == "failed" or row["indexed_seq"] for row in ledger)
+
+
+def metadata_of(instance, asset):
+    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+
+def test_a_batch_goes_through_every_asset_and_says_what_it_did(site, defs, instance):
+    site.send()
+    to_rest(site, defs, instance)
+    objects = metadata_of(instance, "dicom_objects")
+    assert objects["dagster/partition_row_count"] == 16
+    assert (objects["state: ready"], objects["state: failed"]) == (12, 4)
+    assert metadata_of(instance, "import_results")["imported"] == 12
+    for asset in ("import_jobs", "image_sets", "patients", "studies", "series", "instances", "published_index"):
+        assert instance.get_latest_materialization_event(dg.AssetKey(asset)), asset
+    run(defs, instance, "index_checks")
+    checks = instance.event_log_storage.get_latest_asset_check_execution_by_key(
+        [key for node in defs.resolve_asset_graph().asset_check_keys for key in [node]]
+    )
+    assert len(checks) == 4
+    assert all(record.status.value == "SUCCEEDED" for record in checks.values())
+
+
+def test_running_a_batch_or_its_day_again_changes_no_table(site, defs, instance):
+    site.send()
+    to_rest(site, defs, instance)
+    before, reads = site.tables(), len(site.stack.calls("GetImageSetMetadata"))
+    day = inbox.day_of(inbox.now())
+    for queue, target in TARGETS.items():
+        for batch in inbox.of_day(site.pipeline, queue, day):
+            ops = {step: {"config": {"batch": batch.batch_id}} for step in target.steps}
+            run(defs, instance, target.job_name, run_config={"ops": ops}, partition_key=batch.day)
+        run(defs, instance, target.job_name, partition_key=day)
+    site.pipeline.index.publish()
+    assert site.tables() == before
+    assert len(site.stack.calls("GetImageSetMetadata")) == reads
+
+
+def test_the_sweep_and_the_upkeep_run(site, defs, instance):
+    site.send(["pydicom/rtplan.dcm"])
+    site.stack.drain("UPLOAD")
+    config = {"ops": {"sweep_findings": {"config": {"thorough": True}}}}
+    site.stack.wait_for(
+        lambda: (
+            run(defs, instance, "sweep", run_config=config, partition_key=inbox.day_of(inbox.now()))
+            and metadata_of(instance, "sweep_findings").get("objects_unannounced") == 1
+        )
+    )
+    to_rest(site, defs, instance)
+    run(defs, instance, "index_upkeep")
+    run(defs, instance, "run_retention")
+
+
+def canary_objects():
+    """One good object and several broken ones, with a name in every text that a header may carry."""
+    dataset = pydicom.dcmread(SAMPLES / "pydicom/CT_small.dcm")
+    for element in dataset:
+        if element.VR in ("PN", "LO", "SH", "ST", "LT", "UT"):
+            element.value = CANARY
+    dataset.save_as(good := io.BytesIO())
+    body = good.getvalue()
+    odd = body.replace(str(dataset.StudyDate).encode(), CANARY.encode())
+    assert odd != body
+    return {"good": body, "odd": odd, "cut": body[:900], "text": CANARY.encode(), "cut2": body[:-500]}
+
+
+def test_no_phi_in_logs_or_in_dagsters_storage(site, defs, instance, tmp_path, caplog, capfd):
+    for name, body in canary_objects().items():
+        site.put(f"in/{CANARY}/{name}.dcm", body)
+    sqs, url = site.stack.client("sqs"), site.stack.env["AHI_UPLOAD_QUEUE_URL"]
+    sqs.send_message(QueueUrl=url, MessageBody=f"not json, {CANARY}")
+    site.collect()
+    caplog.set_level("DEBUG", logger="ahi")
+    to_rest(site, defs, instance)
+    run(defs, instance, "index_checks")
+    printed = capfd.readouterr()
+    assert CANARY not in caplog.text + printed.out + printed.err
+    word = CANARY.encode()
+    leaks = [path for path in (tmp_path / "dagster").rglob("*") if path.is_file() and word in path.read_bytes()]
+    assert leaks == []
+    keys = [entry["Key"] for name in ("LAKE", "STAGING") for entry in listed(site, name)]
+    assert keys
+    assert not [key for key in keys if CANARY in key]
+    assert CANARY in repr(site.ledger())  # the canary was there to be leaked
+
+
+def listed(site, name):
+    pages = site.stack.client("s3").get_paginator("list_objects_v2")
+    return [e for page in pages.paginate(Bucket=site.stack.env[f"AHI_{name}_BUCKET"]) for e in page.get("Contents", [])]
