@@ -173,11 +173,8 @@ def up(stack: Stack, say: Callable[[str], None]) -> bool:
         if is_taken(port):
             raise StackError(f"Port {port} is taken by another program. Choose a free one: {variable}=... make up")
     write_files(stack)
-    command = [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(configuration(stack))]
-    started = subprocess.run(command, env=stack.environment(), check=False, capture_output=True, text=True)  # noqa: S603
-    if started.returncode:
-        raise StackError(f"The supervisor does not start. {started.stderr.strip()}")
     try:
+        start_supervisor(stack)
         wait_until_ready(stack, say)
     except BaseException:
         down(stack)
@@ -211,6 +208,18 @@ def end_processes(stack: Stack) -> bool:
         process.kill()
     psutil.wait_procs(alive, timeout=STOP_SECONDS / 3)
     return bool(processes)
+
+
+def start_supervisor(stack: Stack) -> None:
+    """Start supervisord, which goes to the background and starts the programs.
+
+    Raises:
+        StackError: It refuses its configuration.
+    """
+    command = [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(configuration(stack))]
+    started = subprocess.run(command, env=stack.environment(), check=False, capture_output=True, text=True)  # noqa: S603
+    if started.returncode:
+        raise StackError(f"The supervisor does not start. {started.stderr.strip()}")
 
 
 def is_taken(port: int) -> bool:
