@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.index import catalog
 from ahi.index.catalog import IN_FLIGHT, JobState, ObjectState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -99,3 +103,23 @@ def _not_indexed() -> sa.ColumnElement[bool]:
         objects.c.indexed_seq.is_(None),
         sa.or_(objects.c.image_set_id.is_(None), objects.c.image_set_id.not_in(gone)),
     )
+
+
+def rows_of_day(engine: sa.Engine, table: sa.Table, days: Sequence[str]) -> int:
+    """Rows of a table of the catalog that belong to arrival days."""
+    with engine.connect() as connection:
+        return connection.execute(sa.select(sa.func.count()).where(table.c.day.in_(days))).scalar_one()
+
+
+def rows_shown(engine: sa.Engine) -> dict[str, int]:
+    """Rows that the index shows now, by table, from the heads of its image sets."""
+    heads = catalog.heads
+    primary = sa.case((heads.c.is_primary, heads.c.StudyInstanceUID))
+    columns = (
+        sa.func.count(),
+        sa.func.coalesce(sa.func.sum(heads.c.n_instances), 0),
+        sa.func.count(primary.distinct()),
+    )
+    with engine.connect() as connection:
+        series, instances, studies = connection.execute(sa.select(*columns).where(heads.c.deleted_at.is_(None))).one()
+    return {"series": series, "instances": instances, "studies": studies}

@@ -25,4 +25,11 @@ class Pipeline:
 
 def connect(settings: Settings, *, run_id: str | None = None) -> Pipeline:
     """Build a pipeline. Clients connect at first use; the index folder and catalog are made if they are missing."""
-    return Pipeline(settings, Aws(), Index(settings.index_dir, settings.catalog), run_id)
+    index = Index(
+        settings.index_dir,
+        settings.catalog,
+        compact_files=settings.compact_files,
+        small_file_bytes=settings.small_file_bytes,
+        grace_seconds=settings.grace_seconds,
+    )
+    return Pipeline(settings, Aws(), index, run_id)

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from ahi import inbox
+from ahi.closure import rows_of_day
 from ahi.errors import PermanentError
 from ahi.index.registry import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    import sqlalchemy as sa
 
     from ahi.inbox import Batch, Queue
     from ahi.pipeline import Pipeline
@@ -62,6 +65,18 @@ def column_schema(table_name: str) -> dg.TableSchema:
             for column in table.columns
         ]
     )
+
+
+def catalog_schema(table: sa.Table) -> dg.TableSchema:
+    """Dagster's description of a table of the catalog."""
+    return dg.TableSchema(
+        [dg.TableColumn(column.name, str(column.type), column.comment or None) for column in table.columns]
+    )
+
+
+def day_rows(context: dg.AssetExecutionContext, pipeline: Pipeline, table: sa.Table) -> dict[str, int]:
+    """How many rows the run's partition has now, as Dagster's catalog shows it."""
+    return {"dagster/partition_row_count": rows_of_day(pipeline.index.engine, table, list(context.partition_keys))}
 
 
 def counts(numbers: Mapping[str, int], prefix: str = "") -> dict[str, int]:

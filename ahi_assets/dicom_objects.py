@@ -4,6 +4,7 @@ import dagster as dg
 
 from ahi import uploads
 from ahi.inbox import Queue
+from ahi.index import catalog
 from ahi.pipeline import Pipeline
 from ahi_assets.common import (
     ARRIVAL_DAY,
@@ -13,6 +14,7 @@ from ahi_assets.common import (
     batches,
     column_schema,
     counts,
+    day_rows,
     permanent_failures,
 )
 
@@ -46,7 +48,8 @@ def dicom_objects(
         "batches": len(reports),
         "batches_already_committed": len(reports) - len(fresh),
         "messages": sum(report.messages for report in reports),
-        "dagster/partition_row_count": sum(report.objects for report in fresh),
+        "objects": sum(report.objects for report in fresh),
+        **day_rows(context, pipeline, catalog.objects),
         "duplicates": sum(report.duplicates for report in fresh),
         "superseded": sum(report.superseded for report in fresh),
         "quarantined_messages": sum(report.quarantined for report in fresh),

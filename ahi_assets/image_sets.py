@@ -7,7 +7,9 @@ import dagster as dg
 
 from ahi import image_sets as domain
 from ahi import indexing, service_events
+from ahi.closure import rows_shown
 from ahi.inbox import Queue
+from ahi.index import catalog
 from ahi.pipeline import Pipeline
 from ahi_assets.common import (
     ARRIVAL_DAY,
@@ -15,8 +17,10 @@ from ahi_assets.common import (
     SERVICE_RETRY,
     BatchConfig,
     batches,
+    catalog_schema,
     column_schema,
     counts,
+    day_rows,
     permanent_failures,
 )
 from ahi_assets.import_jobs import import_results
@@ -30,6 +34,7 @@ from ahi_assets.import_jobs import import_results
     partitions_def=ARRIVAL_DAY,
     backfill_policy=dg.BackfillPolicy.single_run(),
     retry_policy=SERVICE_RETRY,
+    metadata={"dagster/column_schema": catalog_schema(catalog.documents), "dagster/table_name": "image_sets"},
 )
 def image_sets(
     context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
@@ -40,7 +45,7 @@ def image_sets(
         for batch in batches(context, pipeline, config, Queue.IMAGE_SET_EVENTS):
             opened = service_events.open_batch(pipeline, batch)
             done += opened.counts + domain.sight(pipeline, (event.image_set_id for event in opened.image_sets))
-    return dg.MaterializeResult(metadata=counts(done))
+    return dg.MaterializeResult(metadata=counts(done) | day_rows(context, pipeline, catalog.documents))
 
 
 TABLE_ASSETS = ("patients", "studies", "series", "instances")
@@ -89,7 +94,9 @@ def index_tables(
     numbers = {"documents": report.documents, "deleted": report.deleted, "stale": report.stale}
     numbers |= {"quarantined": report.quarantined, "cast_failures": report.cast_failures}
     modalities = counts(report.modalities, "modality: ")
+    shown = rows_shown(pipeline.index.engine)
     for name in TABLE_ASSETS:
         rows = {"rows_written": report.rows[name]} if name in report.rows else {}
         frames = {"frames_written": report.rows["frames"]} if name == "instances" else {}
-        yield dg.MaterializeResult(asset_key=name, metadata=counts(numbers) | modalities | rows | frames)
+        total = {"dagster/row_count": shown[name]} if name in shown else {}
+        yield dg.MaterializeResult(asset_key=name, metadata=counts(numbers) | modalities | rows | frames | total)

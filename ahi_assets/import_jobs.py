@@ -6,8 +6,19 @@ import dagster as dg
 
 from ahi import imports, results, service_events
 from ahi.inbox import Queue, finish
+from ahi.index import catalog
 from ahi.pipeline import Pipeline
-from ahi_assets.common import ARRIVAL_DAY, OWNERS, SERVICE_RETRY, BatchConfig, batches, counts, permanent_failures
+from ahi_assets.common import (
+    ARRIVAL_DAY,
+    OWNERS,
+    SERVICE_RETRY,
+    BatchConfig,
+    batches,
+    catalog_schema,
+    counts,
+    day_rows,
+    permanent_failures,
+)
 from ahi_assets.dicom_objects import dicom_objects
 
 
@@ -19,15 +30,16 @@ from ahi_assets.dicom_objects import dicom_objects
     partitions_def=ARRIVAL_DAY,
     backfill_policy=dg.BackfillPolicy.single_run(),
     retry_policy=SERVICE_RETRY,
+    metadata={"dagster/column_schema": catalog_schema(catalog.jobs), "dagster/table_name": "import_jobs"},
 )
-def import_jobs(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
+def import_jobs(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
     """HealthImaging import jobs: ready objects planned within the quotas, staged under one prefix a job, started.
 
     Looks at what is ready, not at a batch: whatever an earlier run left behind goes along.
     """
     with permanent_failures():
         done = imports.advance(pipeline)
-    return dg.MaterializeResult(metadata=counts(done))
+    return dg.MaterializeResult(metadata=counts(done) | day_rows(context, pipeline, catalog.jobs))
 
 
 @dg.asset(
@@ -38,6 +50,7 @@ def import_jobs(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[No
     partitions_def=ARRIVAL_DAY,
     backfill_policy=dg.BackfillPolicy.single_run(),
     retry_policy=SERVICE_RETRY,
+    metadata={"dagster/column_schema": catalog_schema(catalog.objects), "dagster/table_name": "objects"},
 )
 def import_results(
     context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
@@ -56,4 +69,4 @@ def import_results(
         for batch in todo:
             finish(pipeline, batch)
         done += imports.advance(pipeline)
-    return dg.MaterializeResult(metadata=counts(done))
+    return dg.MaterializeResult(metadata=counts(done) | day_rows(context, pipeline, catalog.objects))

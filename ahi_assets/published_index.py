@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from ahi.closure import rows_shown
 from ahi.pipeline import Pipeline
 from ahi_assets.common import OWNERS, SERVICE_RETRY
 from ahi_assets.dicom_objects import dicom_objects
@@ -24,6 +25,7 @@ def published_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResul
             "seq": publication.seq,
             "dagster/uri": str(pipeline.index.path),
             "is_new": publication.is_new,
+            "dagster/row_count": rows_shown(pipeline.index.engine)["instances"],
         }
     )
 
@@ -31,6 +33,10 @@ def published_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResul
 @dg.asset(deps=[published_index], group_name="upkeep", kinds={"parquet"}, owners=OWNERS, pool="index-upkeep")
 def compacted_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
     """Small files merged, retired files removed after their grace, and the result published."""
-    merged, expired = pipeline.index.compact(), pipeline.index.expire()
+    merged = pipeline.index.compact()
+    # A retired file is removed only when a publication without it has been out for the grace period.
     pipeline.index.publish()
-    return dg.MaterializeResult(metadata={"compacted": repr(merged), "expired": repr(expired)})
+    expired = pipeline.index.expire()
+    numbers = {f"merged: {name}": value for name, value in vars(merged).items() if isinstance(value, int)}
+    numbers |= {f"expired: {name}": value for name, value in vars(expired).items() if isinstance(value, int)}
+    return dg.MaterializeResult(metadata=numbers)

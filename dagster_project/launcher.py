@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from dagster._core.instance import InstanceRef
     from dagster._serdes import ConfigurableClassData
 
-WORKER_TAG = ".ahi/worker"
-"""Run tag with host, process id and start time of the process; the dot hides it from the UI."""
+WORKER_TAG = ".dagster/ahi-worker"
+"""Run tag with host, process id and start time of the process; the UI hides tags of this prefix."""
 
 PRELOAD = ("dagster_project.preload",)
 """Modules that the fork server imports unless `dagster.yaml` names others."""

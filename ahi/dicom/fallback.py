@@ -42,9 +42,10 @@ def read_elements(window: Window, start: int, encoding: Encoding) -> Elements | 
 
 
 def _read(data: bytes, encoding: Encoding) -> tuple[Elements | None, bool]:
-    from pydicom.filereader import read_dataset
-
     with _ONE_AT_A_TIME, warnings.catch_warnings():
+        # Inside the lock: two threads that import pydicom at once meet it half made.
+        from pydicom.filereader import read_dataset
+
         warnings.simplefilter("ignore")
         try:
             dataset = read_dataset(

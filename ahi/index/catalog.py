@@ -143,6 +143,7 @@ objects = sa.Table(
     sa.Index("ix_objects_image_set", "image_set_id"),
     sa.Index("ix_objects_changed", "changed_seq", "day"),
     sa.Index("ix_objects_day", "day"),
+    sa.Index("ix_objects_day", "day"),
 )
 
 jobs = sa.Table(
@@ -176,6 +177,7 @@ jobs = sa.Table(
     sa.Column("output_folder", sa.String, comment="Folder with the manifest and the ndjson files"),
     sa.Index("ix_jobs_state", "service", "state", "planned_at"),
     sa.Index("ix_jobs_job_id", "job_id"),
+    sa.Index("ix_jobs_day", "day"),
 )
 
 pacing = sa.Table(

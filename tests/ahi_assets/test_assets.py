@@ -70,7 +70,8 @@ def test_a_batch_goes_through_every_asset_and_says_what_it_did(site, defs, insta
     site.send()
     to_rest(site, defs, instance)
     objects = metadata_of(instance, "dicom_objects")
-    assert objects["dagster/partition_row_count"] == 16
+    assert objects["dagster/partition_row_count"] == objects["objects"] == 16
+    assert metadata_of(instance, "instances")["dagster/row_count"] == 12
     assert (objects["state: ready"], objects["state: failed"]) == (12, 4)
     assert metadata_of(instance, "import_results")["imported"] == 12
     for asset in ("import_jobs", "image_sets", "patients", "studies", "series", "instances", "published_index"):
