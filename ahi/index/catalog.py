@@ -143,7 +143,6 @@ objects = sa.Table(
     sa.Index("ix_objects_image_set", "image_set_id"),
     sa.Index("ix_objects_changed", "changed_seq", "day"),
     sa.Index("ix_objects_day", "day"),
-    sa.Index("ix_objects_day", "day"),
 )
 
 jobs = sa.Table(
