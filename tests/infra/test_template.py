@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,76 @@ def test_outputs_name_settings_of_the_pipeline(template):
             assert f"    {name.removeprefix('AHI_').lower()}:" in settings
 
 
+# What each call of the SDK needs, by the service authorization reference. The calls of the pipeline's clients are found
+# in the source, so a new one fails here before it fails in an account.
+S3_WRITE = {"s3:PutObject", "s3:AbortMultipartUpload", "kms:GenerateDataKey", "kms:Decrypt"}
+NEEDS = {
+    "s3.copy": {"s3:GetObject", "s3:GetObjectVersion"} | S3_WRITE,
+    "s3.copy_object": {"s3:GetObject", "s3:GetObjectVersion", "s3:PutObject", "kms:GenerateDataKey", "kms:Decrypt"},
+    "s3.get_object": {"s3:GetObject", "s3:GetObjectVersion", "kms:Decrypt"},
+    "s3.head_bucket": {"s3:ListBucket"},
+    "s3.head_object": {"s3:GetObject", "s3:GetObjectVersion", "kms:Decrypt"},
+    "s3.list_object_versions": {"s3:ListBucketVersions"},
+    "s3.list_objects_v2": {"s3:ListBucket"},
+    "s3.put_object": {"s3:PutObject", "kms:GenerateDataKey"},
+    "s3.upload_file": S3_WRITE,
+    "sqs.delete_message_batch": {"sqs:DeleteMessage"},
+    "sqs.get_queue_attributes": {"sqs:GetQueueAttributes"},
+    "sqs.get_queue_url": {"sqs:GetQueueUrl"},
+    "sqs.receive_message": {"sqs:ReceiveMessage"},
+    "imaging.get_datastore": {"medical-imaging:GetDatastore"},
+    "imaging.get_dicom_import_job": {"medical-imaging:GetDICOMImportJob"},
+    "imaging.get_image_set": {"medical-imaging:GetImageSet"},
+    "imaging.get_image_set_metadata": {"medical-imaging:GetImageSetMetadata"},
+    "imaging.list_dicom_import_jobs": {"medical-imaging:ListDICOMImportJobs"},
+    "imaging.list_image_set_versions": {"medical-imaging:ListImageSetVersions"},
+    "imaging.search_image_sets": {"medical-imaging:SearchImageSets"},
+    "imaging.start_dicom_import_job": {"medical-imaging:StartDICOMImportJob", "iam:PassRole"},
+}
+CALL = re.compile(r"\b_?(s3|sqs|imaging)\.(?:get_paginator\(\s*\"(\w+)\"|(\w+)\()")
+
+
+def calls_of(path: Path) -> set[str]:
+    """SDK calls in a module, such as `s3.get_object`; a paginator by the operation that it repeats."""
+    found = CALL.findall(path.read_text())
+    return {f"{service}.{paginated or called}" for service, paginated, called in found if called != "get_paginator"}
+
+
+def allowed(template: dict[str, Any], policy: str) -> list[tuple[str, str]]:
+    """Pairs of action and resource, as text, that a managed policy allows."""
+    pairs = []
+    for statement in template["Resources"][policy]["Properties"]["PolicyDocument"]["Statement"]:
+        assert statement["Effect"] == "Allow"
+        actions, resources = ([part] if not isinstance(part, list) else part
+                              for part in (statement["Action"], statement["Resource"]))  # fmt: skip
+        pairs += [(action, json.dumps(resource)) for action in actions for resource in resources]
+    return pairs
+
+
+def test_the_policies_allow_what_the_code_calls(template):
+    modules = sorted((REPOSITORY / "ahi").rglob("*.py"))
+    sender = REPOSITORY / "ahi" / "cli" / "send.py"
+    by_pipeline = set().union(*(calls_of(path) for path in modules if path != sender))
+    assert len(by_pipeline) > 12, "calls are no longer written the way this test finds them"
+    for policy, calls in (("PipelinePolicy", by_pipeline), ("SenderPolicy", calls_of(sender))):
+        assert calls <= set(NEEDS), "say what the new call needs"
+        actions = {action for action, _ in allowed(template, policy)}
+        missing = {call: NEEDS[call] - actions for call in calls if NEEDS[call] - actions}
+        assert missing == {}, policy
+
+
+def test_queues_may_be_looked_at_with_their_dead_letters(template):
+    queues = {json.dumps({"GetAtt": f"{name}.Arn"}) for name in of_type(template, "AWS::SQS::Queue")}
+    for action in ("sqs:GetQueueUrl", "sqs:GetQueueAttributes"):
+        assert queues == {resource for what, resource in allowed(template, "PipelinePolicy") if what == action}
+
+
+def test_only_senders_write_to_the_landing_bucket(template):
+    landing = json.dumps({"Sub": "${LandingBucket.Arn}/*"})
+    assert ("s3:PutObject", landing) in allowed(template, "SenderPolicy")
+    assert ("s3:PutObject", landing) not in allowed(template, "PipelinePolicy")
+
+
 # ---- as applied to the embedded stack --------------------------------------------------------------------------
 
 
@@ -92,7 +163,11 @@ def test_buckets_as_applied(aws_stack):
     landing = env["AHI_LANDING_BUCKET"]
     assert s3.get_bucket_versioning(Bucket=landing)["Status"] == "Enabled"
     rules = s3.get_bucket_notification_configuration(Bucket=landing)["QueueConfigurations"]
-    assert {e for r in rules for e in r["Events"]} == {"s3:ObjectCreated:*", "s3:ObjectRemoved:*"}
+    assert {e for r in rules for e in r["Events"]} == {
+        "s3:ObjectCreated:*",
+        "s3:ObjectRemoved:*",
+        "s3:LifecycleExpiration:*",
+    }
     # ministack's CloudFormation takes no notice of encryption and lifecycle; the template's own tests are above.
     for bucket in (landing, env["AHI_LAKE_BUCKET"], env["AHI_STAGING_BUCKET"]):
         assert set(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values()) == {True}
