@@ -99,5 +99,27 @@ GONE = frozenset({"404", "NoSuchKey", "NoSuchVersion", "NotFound"})
 FORBIDDEN = frozenset({"403", "AccessDenied", "Forbidden"})
 """Codes with which S3 says that we may not read an object."""
 
+
+def is_transient(error: Exception) -> bool:
+    """Whether the same call may well succeed later: throttling, a fault of the service, or of the way to it."""
+    from botocore.exceptions import ClientError, HTTPClientError
+
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return error_code(error) in THROTTLED | {"RequestTimeout"} or status >= FIRST_SERVER_ERROR
+    return isinstance(error, HTTPClientError)
+
+
+class AwsCallError(Exception):
+    """A call to AWS failed. Says which and how, and nothing of what it was about: that may name a patient."""
+
+
+def without_contents(error: Exception) -> AwsCallError:
+    """The error with code and operation only; the SDK's own texts quote URLs, keys and parameters."""
+    operation = getattr(error, "operation_name", "") or "a call"
+    return AwsCallError(f"{operation} failed: {error_code(error) or type(error).__name__}")
+
+
+FIRST_SERVER_ERROR = 500
 THROTTLED = frozenset({"ThrottlingException", "TooManyRequestsException", "SlowDown", "RequestLimitExceeded"})
 """Codes that ask for fewer calls."""

@@ -10,7 +10,7 @@ has gone silent is taken over by looking for the job by its name first, and only
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
 
 import sqlalchemy as sa
@@ -40,6 +40,8 @@ class Job:
     n_objects: int
     n_bytes: int
     claimed_at: dt.datetime | None
+    claimed_by: str | None
+    starts: int
     submitted_at: dt.datetime | None
     job_id: str | None
     ended_at: dt.datetime | None
@@ -71,6 +73,11 @@ class Limits:
 
 class BackPressureError(Exception):
     """The service wants fewer or later calls: the job goes back to planned, nothing failed."""
+
+    def __init__(self, text: str, *, of_service: bool = True) -> None:
+        super().__init__(text)
+        self.of_service = of_service
+        """Whether the next job would meet the same; False when only this job is in the way of another."""
 
 
 class RejectedError(Exception):
@@ -115,31 +122,57 @@ def claim(index: Index, service: str, limits: Limits, who: str) -> Job | float |
         if wait:
             return wait
         # The token follows from the content, so whoever starts this job again starts the same one.
-        values = {"state": JobState.CLAIMED, "client_token": row["job_key"], "claimed_at": moment, "claimed_by": who}
+        values = {
+            "state": JobState.CLAIMED,
+            "client_token": row["job_key"],
+            "claimed_at": moment,
+            "claimed_by": who,
+            "starts": row["starts"] + 1,
+        }
         connection.execute(table.update().where(table.c.job_key == row["job_key"]).values(values))
         return _job({**row, **values})
 
 
+def renew(index: Index, job: Job) -> Job | None:
+    """Make sure of a claim before the start: another may have taken over one that was silent for long."""
+    table, moment = catalog.jobs, now()
+    with index.transaction() as connection:
+        if connection.execute(table.update().where(_held(job)).values(claimed_at=moment)).rowcount == 0:
+            return None
+    return replace(job, claimed_at=moment)
+
+
 def submitted(index: Index, job: Job, job_id: str) -> None:
-    """Record the job id the service gave, and the hop of every object in it."""
-    moment = now()
+    """Record the job id the service gave, and the hop of every object in it.
+
+    Also for a job that was given back meanwhile: the service has it, and must not be asked for it again.
+    """
+    moment, table = now(), catalog.jobs
+    open_ = sa.and_(table.c.job_key == job.job_key, table.c.state.in_((JobState.PLANNED, JobState.CLAIMED)))
     with index.commit(kind="submitted") as commit:
-        update = catalog.jobs.update().where(
-            catalog.jobs.c.job_key == job.job_key, catalog.jobs.c.state == JobState.CLAIMED
-        )
+        update = table.update().where(open_)
         commit.connection.execute(update.values(state=JobState.SUBMITTED, job_id=job_id, submitted_at=moment))
         of_job = catalog.objects.update().where(catalog.objects.c.job_key == job.job_key)
         commit.connection.execute(of_job.values(submitted_at=moment, changed_seq=commit.seq))
 
 
-def give_back(index: Index, job: Job, *, after_seconds: float) -> None:
+def give_back(index: Index, job: Job, *, after_seconds: float, message: str | None = None) -> None:
     """Return a claimed job to planned, not to be started before some seconds have passed."""
-    not_before = now() + dt.timedelta(seconds=after_seconds)
+    values = {"state": JobState.PLANNED, "not_before": now() + dt.timedelta(seconds=after_seconds), "claimed_at": None}
     with index.transaction() as connection:
-        change = catalog.jobs.update().where(
-            catalog.jobs.c.job_key == job.job_key, catalog.jobs.c.state == JobState.CLAIMED
-        )
-        connection.execute(change.values(state=JobState.PLANNED, not_before=not_before, claimed_at=None))
+        connection.execute(catalog.jobs.update().where(_held(job)).values(message=message, **values))
+
+
+def back_off(job: Job) -> float:
+    """Seconds until a job that could not be started is tried again: 5, doubled each time, ten minutes at most."""
+    return float(min(600, 5 * 2 ** min(job.starts - 1, 10)))
+
+
+def _held(job: Job) -> sa.ColumnElement[bool]:
+    """Whether the claim that `job` was read with still stands."""
+    table = catalog.jobs
+    mine = sa.and_(table.c.claimed_by == job.claimed_by, table.c.claimed_at >= job.claimed_at)
+    return sa.and_(table.c.job_key == job.job_key, table.c.state == JobState.CLAIMED, mine)
 
 
 def ended(index: Index, job: Job, report: Report) -> bool:
@@ -159,18 +192,21 @@ def ended(index: Index, job: Job, report: Report) -> bool:
         return connection.execute(change.values(values)).rowcount > 0
 
 
-def start(index: Index, service: Service, job: Job, *, back_off: float = 5.0) -> str | None:
-    """Start a claimed job and record it. Returns its job id, or None when the service pushed back.
+def start(index: Index, service: Service, job: Job) -> str | None:
+    """Start a claimed job and record it. Returns its job id; None when another has taken over the claim.
 
-    Raises RejectedError with the job still claimed: its owner decides what becomes of the contents.
-    Any other error leaves the claim standing, to be taken over when it has gone silent.
+    Raises BackPressureError with the job given back, RejectedError with it still claimed: its owner decides what
+    becomes of the contents. Any other error leaves the claim standing, since the service may have the job.
     """
-    try:
-        job_id = service.start(job)
-    except BackPressureError:
-        give_back(index, job, after_seconds=back_off)
+    held = renew(index, job)
+    if held is None:
         return None
-    submitted(index, job, job_id)
+    try:
+        job_id = service.start(held)
+    except BackPressureError:
+        give_back(index, held, after_seconds=back_off(held))
+        raise
+    submitted(index, held, job_id)
     return job_id
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
@@ -34,10 +35,12 @@ class ObjectCreated:
 
 @dataclass(frozen=True)
 class ObjectRemoved:
-    """A key was deleted, or hidden by a delete marker (event `ObjectRemoved:*`)."""
+    """A key or one version of it went (events `ObjectRemoved:*` and `LifecycleExpiration:*`)."""
 
     bucket: str
     key: str
+    version_id: str | None
+    """The one version that was deleted for good; None: the key, by a delete marker or in an unversioned bucket."""
     sequencer: str
     at: dt.datetime | None
 
@@ -119,7 +122,7 @@ def parse_upload(body: str) -> list[Upload]:
     return [Unreadable(Reason.MESSAGE_NOT_UNDERSTOOD, "neither an S3 event nor an association manifest")]
 
 
-def parse_service_event(body: str) -> ServiceEvent:
+def parse_service_event(body: str) -> ServiceEvent:  # noqa: PLR0911 - one answer for each form
     """The HealthImaging event in one message ("Amazon EventBridge" of the HealthImaging developer guide).
 
     The image set id is `imagesetId` in the guide and `imageSetId` in AWS's own consumers; version may be missing.
@@ -138,10 +141,12 @@ def parse_service_event(body: str) -> ServiceEvent:
     if detail_type.startswith("Import Job ") and detail.get("jobId"):
         status, name = str(detail.get("jobStatus") or ""), str(detail.get("jobName") or "")
         return ImportJobEvent(event_id, detail_type, str(detail["jobId"]), name, datastore_id, status, at)
+    if detail_type not in IMAGE_SET_TYPES:
+        return UnknownEvent(event_id, detail_type, at)
     image_set_id = str(detail.get("imageSetId") or detail.get("imagesetId") or _image_set_in(message.get("resources")))
-    if detail_type in IMAGE_SET_TYPES and image_set_id:
-        return ImageSetEvent(event_id, detail_type, image_set_id, datastore_id, _int(detail.get("imageSetVersion")), at)
-    return UnknownEvent(event_id, detail_type, at)
+    if not IMAGE_SET_ID.fullmatch(image_set_id):
+        return Unreadable(Reason.MESSAGE_NOT_UNDERSTOOD, "an image set event without a valid image set id")
+    return ImageSetEvent(event_id, detail_type, image_set_id, datastore_id, _int(detail.get("imageSetVersion")), at)
 
 
 IMAGE_SET_TYPES = frozenset(
@@ -160,6 +165,11 @@ IMAGE_SET_TYPES = frozenset(
     )
 )
 """Every image set detail-type that HealthImaging documents."""
+
+
+MAX_KEY_BYTES = 1_024
+IMAGE_SET_ID = re.compile("[0-9a-z]{32}")
+"""Form of an image set id, by the service's own model."""
 
 
 def newer(sequencer: str, other: str) -> bool:
@@ -183,11 +193,13 @@ def _s3_record(record: object) -> Upload:
         name, s3, at = record["eventName"], record["s3"], _time(record.get("eventTime"))  # type: ignore[index,attr-defined]
         bucket, entry = str(s3["bucket"]["name"]), s3["object"]
         key, sequencer = unquote_plus(str(entry["key"])), str(entry.get("sequencer") or "")
-        if name.startswith("ObjectRemoved:"):
-            return ObjectRemoved(bucket, key, sequencer, at)
+        version, etag = _text(entry.get("versionId")), _text(entry.get("eTag"))
+        if not _usable(key):
+            return Unreadable(Reason.MESSAGE_NOT_UNDERSTOOD, "an S3 event whose key cannot be one")
+        if name.startswith(("ObjectRemoved:", "LifecycleExpiration:")):
+            return ObjectRemoved(bucket, key, None if name.endswith("MarkerCreated") else version, sequencer, at)
         if not name.startswith("ObjectCreated:"):
             return Unreadable(Reason.MESSAGE_NOT_UNDERSTOOD, "an S3 event that is neither a creation nor a removal")
-        version, etag = _text(entry.get("versionId")), _text(entry.get("eTag"))
         return ObjectCreated(bucket, key, version, etag, _int(entry.get("size")), sequencer, at)
     except (KeyError, TypeError, AttributeError):
         return Unreadable(Reason.MESSAGE_NOT_UNDERSTOOD, "an S3 event record that lacks bucket or key")
@@ -200,10 +212,13 @@ def _s3_over_eventbridge(message: Mapping[str, object]) -> Upload:
         key, sequencer = str(entry["key"]), str(entry.get("sequencer") or "")
     except (KeyError, TypeError):
         return Unreadable(Reason.MESSAGE_NOT_UNDERSTOOD, "an S3 event that lacks bucket or key")
+    if not _usable(key):
+        return Unreadable(Reason.MESSAGE_NOT_UNDERSTOOD, "an S3 event whose key cannot be one")
+    version, etag = _text(entry.get("version-id")), _text(entry.get("etag"))
     if message.get("detail-type") == "Object Deleted":
-        return ObjectRemoved(bucket, key, sequencer, at)
+        marker = detail.get("deletion-type") == "Delete Marker Created"  # type: ignore[attr-defined]
+        return ObjectRemoved(bucket, key, None if marker else version, sequencer, at)
     if message.get("detail-type") == "Object Created":
-        version, etag = _text(entry.get("version-id")), _text(entry.get("etag"))
         return ObjectCreated(bucket, key, version, etag, _int(entry.get("size")), sequencer, at)
     return Unreadable(Reason.MESSAGE_NOT_UNDERSTOOD, "an S3 event that is neither a creation nor a removal")
 
@@ -215,6 +230,14 @@ def _association(message: Mapping[str, object]) -> Upload:
     if not prefix.endswith("/"):
         return Unreadable(Reason.MANIFEST_NOT_UNDERSTOOD, "the prefix of a manifest must end with /")
     return AssociationClosed(association_id, bucket, prefix, _int(message.get("numberOfObjects")))
+
+
+def _usable(key: str) -> bool:
+    """Whether S3 could hold such a key: UTF-8, not empty, at most 1,024 bytes; databases refuse NUL."""
+    try:
+        return 0 < len(key.encode()) <= MAX_KEY_BYTES and "\0" not in key
+    except UnicodeEncodeError:
+        return False
 
 
 def _image_set_in(resources: object) -> str:

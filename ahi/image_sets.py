@@ -9,6 +9,7 @@ read once and kept in the lake; every later look, re-index and new column works 
 
 from __future__ import annotations
 
+import datetime as dt
 import gzip
 import hashlib
 import time
@@ -18,21 +19,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ahi import pacing
 from ahi.aws import THROTTLED, error_code
 from ahi.clock import day_of, now
+from ahi.errors import PermanentError
 from ahi.index import catalog
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Callable, Iterable
 
     from ahi.pipeline import Pipeline
 
 T = TypeVar("T")
+
+LEASE_SECONDS = 90.0
+"""Longer than a read takes with all its retries."""
 
 
 @dataclass(frozen=True)
@@ -50,32 +54,112 @@ class Sighting:
 def sight(pipeline: Pipeline, image_set_ids: Iterable[str]) -> Counter[str]:
     """Look image sets up, keep the documents we lack, and note what the index has to catch up with.
 
-    Returns counts: active, locked, gone, kept (documents read), known (already kept), bytes.
+    Returns counts: active, locked, gone, refused, kept (documents read), known (already kept), bytes.
+    Raises the first error that another look may cure, when all others have been looked at.
     """
     ids = sorted(set(image_set_ids))
-    counts = Counter[str]()
+    looks = _Looks.of(pipeline)
+    counts, trouble = Counter[str](), list[Exception]()
+
+    def one(image_set_id: str) -> Counter[str] | Exception:
+        try:
+            return _sight_one(pipeline, looks, image_set_id)
+        except (BotoCoreError, ClientError) as error:
+            # An id that HealthImaging calls invalid will never be anything; it must not hold up the others.
+            return Counter(refused=1) if error_code(error) == "ValidationException" else error
+
     with ThreadPoolExecutor(pipeline.settings.document_threads) as pool:
-        for outcome in pool.map(lambda image_set_id: _sight_one(pipeline, image_set_id), ids):
-            counts += outcome
+        for outcome in pool.map(one, ids):
+            if isinstance(outcome, Exception):
+                trouble.append(outcome)
+            else:
+                counts += outcome
+    if trouble:
+        raise trouble[0]
     return counts
 
 
-def _sight_one(pipeline: Pipeline, image_set_id: str) -> Counter[str]:
+@dataclass(frozen=True)
+class _Looks:
+    """What the looks of one call share: the pace of each operation."""
+
+    look: pacing.Pace
+    read: pacing.Pace
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> _Looks:
+        settings = pipeline.settings
+        look = pacing.Pace(pipeline.index, "medical-imaging:look", rate=settings.image_set_looks_per_second)
+        read = pacing.Pace(pipeline.index, "medical-imaging:metadata", rate=settings.metadata_reads_per_second)
+        return cls(look, read)
+
+
+def _sight_one(pipeline: Pipeline, looks: _Looks, image_set_id: str) -> Counter[str]:
+    looks.look.wait()
     sighting = look_up(pipeline, image_set_id)
+    if sighting is None:
+        sighting = _look_again(pipeline, looks, image_set_id)
     if sighting is None or sighting.state == "DELETED":
         _note(pipeline, image_set_id, version=sighting.version if sighting else 0, gone=True)
         return Counter(gone=1)
     if sighting.state == "LOCKED":
         # Mid-change. The event of its end brings us back, or the sweep does.
         return Counter(locked=1)
-    counts = Counter(active=1)
-    if _kept(pipeline, image_set_id, sighting.version):
-        counts["known"] += 1
-    else:
-        counts["bytes"] += _keep(pipeline, sighting)
-        counts["kept"] += 1
+    read = _keep_once(pipeline, looks, sighting)
     _note(pipeline, image_set_id, version=sighting.version, gone=False)
-    return counts
+    return Counter(active=1, bytes=read, kept=int(read > 0), known=int(not read))
+
+
+def _look_again(pipeline: Pipeline, looks: _Looks, image_set_id: str) -> Sighting | None:
+    """A second look at what HealthImaging says it does not have, once it is sure that we ask in the right place.
+
+    Raises PermanentError when the data store itself is not to be found: then nothing can be called deleted.
+    """
+    datastore_id = pipeline.settings.datastore_id
+    try:
+        answer = _patiently(lambda: pipeline.aws.imaging.get_datastore(datastoreId=datastore_id))
+    except ClientError as error:
+        if error_code(error) != "ResourceNotFoundException":
+            raise
+        raise PermanentError("The data store is not there: check AHI_DATASTORE_ID and the region") from None
+    if answer["datastoreProperties"]["datastoreStatus"] != "ACTIVE":
+        raise PermanentError("The data store is not active, so nothing is concluded from what it does not show")
+    looks.look.wait()
+    return look_up(pipeline, image_set_id)
+
+
+def _keep_once(pipeline: Pipeline, looks: _Looks, sighting: Sighting) -> int:
+    """Keep a document unless it is kept. Returns the bytes read from HealthImaging, 0 when there was no need.
+
+    Several runs may hear of one version at once; a lease lets one of them read and the others wait for it.
+    """
+    name = f"document:{sighting.image_set_id}:{sighting.version}"
+    while not _kept(pipeline, sighting.image_set_id, sighting.version):
+        if _lease(pipeline, name):
+            try:
+                looks.read.wait()
+                return _keep(pipeline, sighting)
+            finally:
+                _release(pipeline, name)
+        time.sleep(0.1)
+    return 0
+
+
+def _lease(pipeline: Pipeline, name: str) -> bool:
+    table, moment = catalog.leases, now()
+    until = moment + dt.timedelta(seconds=LEASE_SECONDS)
+    with pipeline.index.transaction() as connection:
+        held = connection.execute(sa.select(table.c.until).where(table.c.name == name)).scalar_one_or_none()
+        if held is None:
+            connection.execute(table.insert().values(name=name, until=until))
+        elif held <= moment:
+            connection.execute(table.update().where(table.c.name == name).values(until=until))
+        return held is None or held <= moment
+
+
+def _release(pipeline: Pipeline, name: str) -> None:
+    with pipeline.index.transaction() as connection:
+        connection.execute(catalog.leases.delete().where(catalog.leases.c.name == name))
 
 
 def look_up(pipeline: Pipeline, image_set_id: str) -> Sighting | None:
@@ -104,7 +188,6 @@ def document_key(pipeline: Pipeline, image_set_id: str, version: int) -> str:
 def _keep(pipeline: Pipeline, sighting: Sighting) -> int:
     """GetImageSetMetadata, once, into the lake. Returns the bytes kept."""
     settings = pipeline.settings
-    _take_read_token(pipeline)
     answer = _patiently(
         lambda: pipeline.aws.imaging.get_image_set_metadata(
             datastoreId=settings.datastore_id, imageSetId=sighting.image_set_id, versionId=str(sighting.version)
@@ -133,16 +216,6 @@ def _keep(pipeline: Pipeline, sighting: Sighting) -> int:
         if not _document(connection, settings.datastore_id, sighting.image_set_id, sighting.version):
             connection.execute(catalog.documents.insert().values(row))
     return len(blob)
-
-
-def _take_read_token(pipeline: Pipeline) -> None:
-    rate = pipeline.settings.metadata_reads_per_second
-    while True:
-        with pipeline.index.transaction() as connection:
-            wait = pacing.take(connection, "medical-imaging:metadata", rate=rate, burst=max(1.0, rate))
-        if not wait:
-            return
-        time.sleep(wait)
 
 
 def _kept(pipeline: Pipeline, image_set_id: str, version: int) -> bool:
@@ -178,6 +251,15 @@ def _note(pipeline: Pipeline, image_set_id: str, *, version: int, gone: bool) ->
             connection.execute(
                 table.update().where(mine).values(version=highest, gone=gone, seen_at=moment, pending=True)
             )
+            if row["gone"] and not gone:
+                _unbury(connection, pipeline.settings.datastore_id, image_set_id, version)
+
+
+def _unbury(connection: sa.Connection, datastore_id: str, image_set_id: str, version: int) -> None:
+    """Let a version that HealthImaging shows after all win over its own deletion."""
+    heads = catalog.heads
+    mine = sa.and_(heads.c.datastore_id == datastore_id, heads.c.image_set_id == image_set_id)
+    connection.execute(heads.update().where(mine, heads.c.deleted_at.is_not(None)).values(deleted_version=version - 1))
 
 
 def _patiently(call: Callable[[], T]) -> T:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from ahi import chain
-from ahi.aws import GONE, THROTTLED, error_code
+from ahi.aws import GONE, THROTTLED, error_code, is_transient
 from ahi.clock import day_of, now
 from ahi.index import catalog
 from ahi.index.catalog import JobState, ObjectState
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ahi.pipeline import Pipeline
 
 SERVICE = "medical-imaging"
+START_SECONDS = 20.0
+"""How long one run goes on starting jobs."""
+
 PLAN_ROWS = 50_000
 """Ready objects read in one planning; the rest waits for the next, so that memory stays bounded."""
 
@@ -53,17 +56,34 @@ def plan(pipeline: Pipeline) -> int:
     """Put ready objects into planned jobs. Returns how many jobs were planned.
 
     Two objects of one SOP instance never share a job, nor run in two at once: HealthImaging keeps the last it sees,
-    so the order in which they arrived has to be the order in which they are imported.
+    so the order in which they arrived has to be the order in which they are imported. No more jobs are planned than
+    can be started soon: what is left stays ready and fills the next job, or a backlog would be one of tiny jobs.
     """
     with pipeline.index.engine.connect() as connection:
-        if not _choose(connection):
+        if not _room(connection, pipeline) or not _choose(connection):
             return 0
     with pipeline.index.commit(kind="planned", run_id=pipeline.run_id) as commit:
         # Chosen again inside the transaction: another run may have planned them since.
-        groups = list(_groups(commit.connection, pipeline, _choose(commit.connection)))
+        chosen = _choose(commit.connection)
+        place = {item.object_id: number for number, item in enumerate(chosen)}
+        groups = list(_groups(commit.connection, pipeline, chosen))
+        groups.sort(key=lambda group: place[group[0][0].object_id])
+        groups = groups[: _room(commit.connection, pipeline)]
         for group, prefix in groups:
             _insert(commit, pipeline, group, prefix)
         return len(groups)
+
+
+def _room(connection: sa.Connection, pipeline: Pipeline) -> int:
+    """How many more jobs can be planned: free slots of the service, and starts within one run's patience."""
+    settings, table = pipeline.settings, catalog.jobs
+    query = sa.select(table.c.state, sa.func.count()).where(
+        table.c.service == SERVICE, table.c.state.in_((JobState.PLANNED, JobState.CLAIMED, JobState.SUBMITTED))
+    )
+    counted = {str(state): int(n) for state, n in connection.execute(query.group_by(table.c.state))}
+    planned = counted.get(JobState.PLANNED, 0)
+    slots = settings.max_jobs_in_flight - sum(counted.values())
+    return max(0, min(slots, max(1, int(settings.job_starts_per_second * START_SECONDS)) - planned))
 
 
 def _choose(connection: sa.Connection) -> list[_Ready]:
@@ -79,7 +99,8 @@ def _choose(connection: sa.Connection) -> list[_Ready]:
 
 def _ready(connection: sa.Connection) -> list[_Ready]:
     table = catalog.objects
-    query = sa.select(table).where(table.c.state == ObjectState.READY)
+    due = sa.or_(table.c.not_before.is_(None), table.c.not_before <= now())
+    query = sa.select(table).where(table.c.state == ObjectState.READY, due)
     query = query.order_by(table.c.landed_at, table.c.key).limit(PLAN_ROWS)
     return [
         _Ready(
@@ -124,16 +145,26 @@ def _groups(
             yield items, prefix
         else:
             staged += items
+    by_attempts: dict[int, list[_Ready]] = {}
+    for item in staged:
+        by_attempts.setdefault(item.attempts, []).append(item)
+    for attempts, items in by_attempts.items():
+        # What shared a job that failed is tried again in ten smaller ones, so that one bad file takes fewer along.
+        most = max(1, settings.max_files_per_job // 10**attempts)
+        yield from ((group, None) for group in _cut(items, most, settings.max_bytes_per_job))
+
+
+def _cut(items: Sequence[_Ready], most: int, most_bytes: int) -> Iterator[list[_Ready]]:
     group: list[_Ready] = []
     size = 0
-    for item in staged:
-        if group and (len(group) >= settings.max_files_per_job or size + item.size_bytes > settings.max_bytes_per_job):
-            yield group, None
+    for item in items:
+        if group and (len(group) >= most or size + item.size_bytes > most_bytes):
+            yield group
             group, size = [], 0
         group.append(item)
         size += item.size_bytes
     if group:
-        yield group, None
+        yield group
 
 
 def _whole(connection: sa.Connection, items: Sequence[_Ready], prefix: str) -> bool:
@@ -188,41 +219,66 @@ def advance(pipeline: Pipeline) -> Counter[str]:
     return Counter(planned=planned) + start_planned(pipeline)
 
 
-def start_planned(pipeline: Pipeline, *, budget_seconds: float = 20.0) -> Counter[str]:
-    """Start planned jobs while the limits leave room. Returns counts: started, pushed_back, rejected.
+def start_planned(pipeline: Pipeline, *, budget_seconds: float = START_SECONDS) -> Counter[str]:
+    """Start planned jobs while the limits leave room. Returns counts of outcomes, as `_start_one` names them.
 
-    Waits for the pace of the service, but at most `budget_seconds` in all: the next event or sweep goes on from there.
+    Begins no job after `budget_seconds`: the next event or sweep goes on from there. A job that cannot be staged or
+    started is given back to wait, so that it holds up no other. Raises the first such error if nothing was started.
     """
     settings, counts = pipeline.settings, Counter[str]()
     limits = chain.Limits(settings.max_jobs_in_flight, settings.job_starts_per_second)
     service = HealthImaging(pipeline)
     deadline = time.monotonic() + budget_seconds
+    trouble: Exception | None = None
     if pipeline.run_id:
         chain.recover(pipeline.index, service, silent_seconds=settings.claim_seconds, who=pipeline.run_id)
-    while True:
+    while time.monotonic() < deadline:
         job = chain.claim(pipeline.index, SERVICE, limits, pipeline.run_id or "")
         if job is None:
-            return counts
+            break
         if isinstance(job, float):
             if time.monotonic() + job > deadline:
-                return counts
+                break
             time.sleep(job)
             continue
-        if not job.in_place:
-            counts["gone"] += stage(pipeline, job)
         try:
-            job_id = chain.start(pipeline.index, service, job)
-        except chain.RejectedError as error:
-            _reject(pipeline, job, str(error))
-            counts["rejected"] += 1
-            continue
-        counts["started" if job_id else "pushed_back"] += 1
-        if not job_id:
-            return counts
+            outcome = _start_one(pipeline, service, job)
+        except (BotoCoreError, ClientError) as error:
+            trouble, outcome = trouble or error, "trouble"
+        counts[outcome] += 1
+        if outcome == "service_is_full":
+            break
+    if trouble and not counts["started"]:
+        raise trouble
+    return counts
+
+
+def _start_one(pipeline: Pipeline, service: HealthImaging, job: chain.Job) -> str:
+    """Stage and start one claimed job. Returns what became of it.
+
+    Raises what AWS raised, with the job given back to wait, or still claimed when the service may have it.
+    """
+    index = pipeline.index
+    try:
+        if not job.in_place and stage(pipeline, job) == job.n_objects:
+            _reject(pipeline, job, "none of its objects is in the landing bucket any more")
+            return "rejected"
+        return "started" if chain.start(index, service, job) else "taken_over"
+    except chain.RejectedError as error:
+        _reject(pipeline, job, str(error))
+        return "rejected"
+    except chain.BackPressureError as error:
+        return "service_is_full" if error.of_service else "pushed_back"
+    except (BotoCoreError, ClientError) as error:
+        maybe_started = is_transient(error) and getattr(error, "operation_name", "") == "StartDICOMImportJob"
+        if not maybe_started:
+            message = error_code(error) or type(error).__name__
+            chain.give_back(index, job, after_seconds=chain.back_off(job), message=message)
+        raise
 
 
 def stage(pipeline: Pipeline, job: chain.Job) -> int:
-    """Copy a job's objects, server-side, under its prefix. Returns how many were gone, which are then set failed.
+    """Copy a job's objects, server-side, under its prefix. Returns how many were gone, which are failed from then on.
 
     Repeating it writes the same keys again. A copy is named by the object's id: a sender's key may name a patient.
     """
@@ -241,7 +297,9 @@ def stage(pipeline: Pipeline, job: chain.Job) -> int:
                 # CopyObject ends at 5 GB ("Copying objects", S3 user guide); the transfer manager copies in parts.
                 pipeline.aws.s3.copy(source, target["Bucket"], target["Key"])  # type: ignore[arg-type]
             else:
-                pipeline.aws.s3.copy_object(CopySource=source, MetadataDirective="REPLACE", **target)  # type: ignore[arg-type]
+                # Neither metadata nor tags come along: they are the sender's, and may say anything.
+                once = {"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE"}
+                pipeline.aws.s3.copy_object(CopySource=source, **once, **target)  # type: ignore[arg-type]
         except ClientError as error:
             if error_code(error) in GONE:
                 return str(row.object_id)
@@ -294,17 +352,19 @@ class HealthImaging:
                 outputS3Uri=job.output_uri,
             )
         except ClientError as error:
-            if error_code(error) in THROTTLED | {"ServiceQuotaExceededException", "ConflictException"}:
+            if error_code(error) in THROTTLED | {"ServiceQuotaExceededException"}:
                 raise chain.BackPressureError(error_code(error)) from error
+            if error_code(error) == "ConflictException":
+                raise chain.BackPressureError(error_code(error), of_service=False) from error
             if error_code(error) == "ValidationException":
                 raise chain.RejectedError(str(error)) from error
             raise
         return answer["jobId"]
 
     def find(self, job: chain.Job) -> str | None:
-        """ListDICOMImportJobs, looking for the job's name among those submitted since it was claimed."""
+        """ListDICOMImportJobs, looking for the job's name. Rare: only for claims that have gone silent."""
         pages = self._pipeline.aws.imaging.get_paginator("list_dicom_import_jobs")
-        for page in pages.paginate(datastoreId=job.datastore_id):
+        for page in pages.paginate(datastoreId=job.datastore_id, PaginationConfig={"PageSize": 50}):
             for summary in page["jobSummaries"]:
                 if summary["jobName"] == job.job_key:
                     return summary["jobId"]

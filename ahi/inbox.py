@@ -9,6 +9,7 @@ other batches; consumers drop what they know by its own key.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import time
@@ -24,7 +25,6 @@ from ahi.index import catalog
 from ahi.index.commit import AlreadyCommittedError
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Iterable, Sequence
 
     from ahi.pipeline import Pipeline
@@ -58,6 +58,8 @@ class Batch:
     object_key: str
     n_messages: int
     received_at: dt.datetime
+    requests: int = 0
+    """Runs that were asked for so far."""
 
 
 def queue_url(settings: Settings, queue: Queue) -> str:
@@ -132,6 +134,7 @@ def register(pipeline: Pipeline, found: Iterable[Batch]) -> int:
         for batch in found:
             known = sa.select(catalog.batches.c.batch_id).where(catalog.batches.c.batch_id == batch.batch_id)
             if connection.execute(known).first() is None:
+                # Its first request leaves with the tick that keeps it; a sweep's waits for the next tick.
                 connection.execute(catalog.batches.insert().values(**vars(batch)))
                 added += 1
     return added
@@ -144,11 +147,33 @@ def acknowledge(pipeline: Pipeline, url: str, messages: Sequence[Message]) -> No
         pipeline.aws.sqs.delete_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
 
 
-def pending(pipeline: Pipeline, queue: Queue, limit: int = 50) -> list[Batch]:
+def pending(pipeline: Pipeline, queue: Queue, *, limit: int = 1_000) -> list[Batch]:
     """Batches that no commit has consumed, oldest first."""
     table = catalog.batches
     query = sa.select(table).where(table.c.queue == queue, table.c.consumed_at.is_(None))
     return _batches(pipeline, query.order_by(table.c.received_at).limit(limit))
+
+
+def due(pipeline: Pipeline, queue: Queue, *, limit: int = 50) -> list[Batch]:
+    """Pending batches whose next request is due, the longest due first: one that fails again and again falls behind."""
+    table = catalog.batches
+    is_due = sa.or_(table.c.next_request_at.is_(None), table.c.next_request_at <= now())
+    query = sa.select(table).where(table.c.queue == queue, table.c.consumed_at.is_(None), is_due)
+    return _batches(pipeline, query.order_by(table.c.next_request_at.nulls_first(), table.c.received_at).limit(limit))
+
+
+def requested(pipeline: Pipeline, batches: Iterable[Batch], *, counted: bool = True) -> None:
+    """Note that runs of batches were asked for, or looked at and found under way, and when to look again.
+
+    5 s after the first request, doubled by each, an hour at most.
+    """
+    table = catalog.batches
+    with pipeline.index.transaction() as connection:
+        for batch in batches:
+            number = batch.requests + counted
+            later = now() + dt.timedelta(seconds=min(3_600, 5 * 2 ** min(number - 1, 10)) if counted else 5)
+            change = table.update().where(table.c.batch_id == batch.batch_id)
+            connection.execute(change.values(requests=number, next_request_at=later))
 
 
 def of_day(pipeline: Pipeline, queue: Queue, day: str) -> list[Batch]:

@@ -132,7 +132,7 @@ def _index(pipeline: Pipeline, chunk: Sequence[_Kept], report: IndexReport, *, r
             _shown(pipeline, commit, kept)
         report.quarantined += quarantine.enter(commit.connection, bad, batch_id)
         for kept in _bad_ones(chunk, flat):
-            _caught_up(pipeline, commit, kept)
+            _caught_up(pipeline, commit, kept, unreadable=True)
     report.documents += len(flat)
     for _, document in flat:
         report.modalities.update(str(row.get("Modality")) for row in document.series)
@@ -190,14 +190,15 @@ def _shown(pipeline: Pipeline, commit: Commit, kept: _Kept) -> None:
     commit.connection.execute(change.values(values))
 
 
-def _caught_up(pipeline: Pipeline, commit: Commit, kept: _Kept) -> None:
+def _caught_up(pipeline: Pipeline, commit: Commit, kept: _Kept, *, unreadable: bool = False) -> None:
     table = catalog.sightings
     mine = sa.and_(
         table.c.datastore_id == pipeline.settings.datastore_id,
         table.c.image_set_id == kept.image_set_id,
         table.c.version <= kept.version,
     )
-    commit.connection.execute(table.update().where(mine).values(pending=False))
+    values = {"pending": False, "unreadable_version": kept.version if unreadable else None}
+    commit.connection.execute(table.update().where(mine).values(values))
 
 
 def _bury(pipeline: Pipeline, report: IndexReport) -> None:

@@ -7,7 +7,7 @@ belong here: reading headers (`ahi.uploads`) and what jobs change (`ahi.results`
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -18,6 +18,7 @@ from ahi.index.catalog import ObjectState
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Iterable, Sequence
 
     from ahi.events import ObjectRemoved
@@ -71,13 +72,22 @@ def _supersede(commit: Commit, bucket: str, key: str) -> int:
     rows = commit.connection.execute(sa.select(*columns).where(table.c.bucket == bucket, table.c.key == key)).all()
     newest = rows[0]
     for row in rows[1:]:
-        # A listing gives no sequencer; then the time of the upload has to do.
-        both = row.sequencer and newest.sequencer
-        if newer(row.sequencer, newest.sequencer) if both else row.landed_at > newest.landed_at:
+        if _later(row.sequencer, row.landed_at, newest.sequencer, newest.landed_at):
             newest = row
     old = [row.object_id for row in rows if row is not newest and row.state in NOT_STARTED]
     _set_aside(commit, old, Reason.SUPERSEDED, "overwritten by a newer version of its key")
     return len(old)
+
+
+def _later(sequencer: str | None, landed: dt.datetime, other: str | None, other_landed: dt.datetime) -> bool:
+    """Whether one version of a key came after another.
+
+    A listing gives no sequencer, and its times in whole seconds; what it shows as latest wins a tie with an event.
+    """
+    if sequencer and other:
+        return newer(sequencer, other)
+    one, two = landed.replace(microsecond=0), other_landed.replace(microsecond=0)
+    return one > two if one != two else not sequencer and bool(other)
 
 
 def remove(commit: Commit, removed: Iterable[ObjectRemoved]) -> int:
@@ -88,9 +98,11 @@ def remove(commit: Commit, removed: Iterable[ObjectRemoved]) -> int:
     table, count = catalog.objects, 0
     for event in removed:
         here = sa.and_(table.c.bucket == event.bucket, table.c.key == event.key)
-        columns = (table.c.object_id, table.c.sequencer, table.c.state)
+        if event.version_id:
+            here = sa.and_(here, table.c.version_id == event.version_id)
+        columns = (table.c.object_id, table.c.sequencer, table.c.landed_at, table.c.state)
         rows = commit.connection.execute(sa.select(*columns).where(here)).all()
-        gone = [row for row in rows if not row.sequencer or newer(event.sequencer, row.sequencer)]
+        gone = [row for row in rows if event.version_id or _before(row, event)]
         if not gone:
             continue
         ids = [row.object_id for row in gone]
@@ -100,6 +112,13 @@ def remove(commit: Commit, removed: Iterable[ObjectRemoved]) -> int:
         _set_aside(commit, old, Reason.DELETED_BEFORE_IMPORT, "deleted by its sender")
         count += len(old)
     return count
+
+
+def _before(row: sa.Row[Any, Any, Any, Any], event: ObjectRemoved) -> bool:
+    """Whether a version lay under the key when the key was deleted."""
+    if row.sequencer and event.sequencer:
+        return newer(event.sequencer, row.sequencer)
+    return event.at is not None and row.landed_at <= event.at
 
 
 def release(commit: Commit, bucket: str, prefix: str, *, association: bool) -> int:

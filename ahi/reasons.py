@@ -19,6 +19,7 @@ class Reason(StrEnum):
     BROKEN_PIXELS = "BROKEN_PIXELS"
     OBJECT_GONE = "OBJECT_GONE"
     ACCESS_DENIED = "ACCESS_DENIED"
+    UNREADABLE = "UNREADABLE"
     TOO_LARGE = "TOO_LARGE"
     SUPERSEDED = "SUPERSEDED"
     DELETED_BEFORE_IMPORT = "DELETED_BEFORE_IMPORT"
@@ -30,6 +31,7 @@ class Reason(StrEnum):
     MESSAGE_NOT_UNDERSTOOD = "MESSAGE_NOT_UNDERSTOOD"
     MANIFEST_NOT_UNDERSTOOD = "MANIFEST_NOT_UNDERSTOOD"
     UNKNOWN_BUCKET = "UNKNOWN_BUCKET"
+    RESULT_NOT_UNDERSTOOD = "RESULT_NOT_UNDERSTOOD"
     DOCUMENT_NOT_UNDERSTOOD = "DOCUMENT_NOT_UNDERSTOOD"
 
 
@@ -42,6 +44,7 @@ ADVICE: dict[Reason, str] = {
     Reason.BROKEN_PIXELS: "The header is complete but the pixel data ends early. Ask the sender to send it again.",
     Reason.OBJECT_GONE: "The object was gone when it was read. Send it again.",
     Reason.ACCESS_DENIED: "The pipeline may not read it. Check the bucket and key policy, then send it again.",
+    Reason.UNREADABLE: "S3 would not give the object; the code says why (archived, other key). Send it again.",
     Reason.TOO_LARGE: "Larger than HealthImaging takes in one job. Split it or ask for a higher quota.",
     Reason.SUPERSEDED: "Its sender overwrote it before it was imported. The newer version has its own line.",
     Reason.DELETED_BEFORE_IMPORT: "Its sender deleted it before it was imported.",
@@ -53,5 +56,6 @@ ADVICE: dict[Reason, str] = {
     Reason.MESSAGE_NOT_UNDERSTOOD: "A message is JSON of no known form. Its bytes are kept; find who sends it.",
     Reason.MANIFEST_NOT_UNDERSTOOD: "An association manifest lacks what it needs. Correct it and send it again.",
     Reason.UNKNOWN_BUCKET: "The event is of another bucket than the landing bucket. Check the notification settings.",
+    Reason.RESULT_NOT_UNDERSTOOD: "A line of a job's results is not JSON. Its file goes into another job by itself.",
     Reason.DOCUMENT_NOT_UNDERSTOOD: "HealthImaging's document has an unknown form. It is kept; re-index later.",
 }

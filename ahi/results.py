@@ -9,6 +9,8 @@ object that no line mentions goes into another job, until its attempts are spent
 
 from __future__ import annotations
 
+import ast
+import datetime as dt
 import json
 import time
 from collections import Counter
@@ -18,8 +20,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from botocore.exceptions import ClientError
 
-from ahi import chain
-from ahi.aws import GONE, error_code
+from ahi import chain, quarantine
+from ahi.aws import GONE, error_code, is_transient
 from ahi.clock import now
 from ahi.imports import SERVICE, HealthImaging
 from ahi.index import catalog
@@ -27,14 +29,18 @@ from ahi.index.catalog import JobState, ObjectState
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Iterable, Iterator, Mapping
 
     from ahi.events import ImportJobEvent
     from ahi.pipeline import Pipeline
+    from ahi.settings import Settings
 
 TRANSIENT = ("InternalServerException", "ThrottlingException", "ServerError", "ServiceUnavailableException")
 """Exception types of a failure line that another attempt may cure."""
+
+
+UNKNOWN_JOB_SECONDS = 3_600.0
+"""How long a job that was started may be unknown to HealthImaging before it counts as lost."""
 
 
 class ManifestPendingError(Exception):
@@ -85,7 +91,12 @@ def follow_running(pipeline: Pipeline, *, older_than: dt.datetime) -> Counter[st
 def _look(pipeline: Pipeline, service: HealthImaging, job: chain.Job, job_id: str) -> str:
     report = service.describe(job_id)
     if report is None:
-        return "not_found"
+        since = (now() - job.submitted_at).total_seconds() if job.submitted_at else 0.0
+        if since < UNKNOWN_JOB_SECONDS:
+            return "not_found"
+        report = chain.Report(
+            job_id, "UNKNOWN", ended=True, ended_at=None, message="unknown to HealthImaging", output_folder=None
+        )
     if not report.ended:
         if job.state is JobState.CLAIMED:
             chain.submitted(pipeline.index, job, job_id)
@@ -100,6 +111,7 @@ def settle_ended(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Counte
     Looks again for late manifests until `patience_seconds` have passed; a later event or sweep does the rest.
     """
     counts, deadline, pause = Counter[str](), time.monotonic() + patience_seconds, 0.2
+    trouble: Exception | None = None
     while True:
         late = 0
         for job in chain.jobs(pipeline.index, SERVICE, catalog.jobs.c.state == JobState.ENDED):
@@ -108,8 +120,15 @@ def settle_ended(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Counte
                 counts["jobs_settled"] += 1
             except ManifestPendingError:
                 late += 1
+            except ClientError as error:
+                if is_transient(error):
+                    raise
+                # Its results cannot be read: it stays ended, which the closure check shows, and holds up no other.
+                trouble = trouble or error
         if not late or time.monotonic() + pause > deadline:
             counts["manifests_awaited"] += late
+            if trouble and not counts["jobs_settled"]:
+                raise trouble
             return counts
         time.sleep(pause)
         pause *= 2
@@ -121,7 +140,9 @@ def settle(pipeline: Pipeline, job: chain.Job) -> Counter[str]:
     Raises ManifestPendingError when a completed job's manifest is not there yet.
     """
     summary = _manifest(pipeline, job)
-    results = _results(pipeline, job, summary)
+    results, unreadable = _results(pipeline, job, summary)
+    if len(results) + len(unreadable) < _reported(summary) and _is_patient(pipeline, job):
+        raise ManifestPendingError(job.job_key)
     versions = {
         str(item["imageSetId"]): _version(item.get("imageSetVersion")) for item in _list(summary, "imageSetsSummary")
     }
@@ -135,12 +156,13 @@ def settle(pipeline: Pipeline, job: chain.Job) -> Counter[str]:
         columns = (table.c.object_id, table.c.input_key, table.c.attempts)
         changes = []
         for object_id, input_key, attempts in connection.execute(sa.select(*columns).where(in_job)):
-            change = _change(results.get(input_key), job, attempts, pipeline.settings.max_attempts, versions)
+            change = _change(results.get(input_key), job, attempts, pipeline.settings, versions)
             counts[{"imported": "imported", "failed": "failed"}.get(str(change["state"]), "retried")] += 1
             changes.append({"which": object_id, **change})
         _apply(connection, changes, moment, job.ended_at, seq)
         _mark_indexed(connection, job.job_key, seq)
         done = catalog.jobs.update().where(catalog.jobs.c.job_key == job.job_key)
+        quarantine.enter(connection, unreadable, None)
         numbers = {f"n_{name}": counts[name] for name in ("imported", "failed", "retried")}
         connection.execute(
             done.values(state=JobState.SETTLED, settled_at=moment, n_image_sets=len(versions), **numbers)
@@ -149,10 +171,10 @@ def settle(pipeline: Pipeline, job: chain.Job) -> Counter[str]:
 
 
 def _change(
-    result: FileResult | None, job: chain.Job, attempts: int, max_attempts: int, versions: Mapping[str, int | None]
+    result: FileResult | None, job: chain.Job, attempts: int, settings: Settings, versions: Mapping[str, int | None]
 ) -> dict[str, object]:
     """New values of one object, from its line and the fate of its job."""
-    blank: dict[str, object] = {"reason_code": None, "reason_text": None, "warnings": None}
+    blank: dict[str, object] = {"not_before": None, "reason_code": None, "reason_text": None, "warnings": None}
     place: dict[str, object] = {"image_set_id": None, "image_set_version": None, "is_primary": None}
     if result and result.image_set_id:
         version = result.image_set_version or versions.get(result.image_set_id)
@@ -161,8 +183,9 @@ def _change(
     if result and not _transient(result.error_type):
         reason = {"reason_code": Reason.IMPORT_REJECTED, "reason_text": result.error_text}
         return {**blank, **place, **reason, "state": ObjectState.FAILED}
-    if attempts < max_attempts:
-        return {**blank, **place, "state": ObjectState.READY}
+    if attempts < settings.max_attempts:
+        wait = dt.timedelta(seconds=settings.retry_seconds * 4 ** (attempts - 1))
+        return {**blank, **place, "state": ObjectState.READY, "not_before": now() + wait}
     if result:
         code, text = Reason.IMPORT_SERVER_ERROR, result.error_text
     elif job.status == "COMPLETED":
@@ -213,19 +236,42 @@ def _manifest(pipeline: Pipeline, job: chain.Job) -> Mapping[str, object]:
         return {}
     text = _text(pipeline, job.output_folder + "job-output-manifest.json")
     if text is None:
-        waited = (now() - job.ended_at).total_seconds() if job.ended_at else 0.0
-        # A failed job may never write one; a completed job always does, a little later.
-        patience = pipeline.settings.manifest_seconds if job.status == "COMPLETED" else 30.0
-        if waited < patience:
+        if _is_patient(pipeline, job):
             raise ManifestPendingError(job.job_key)
         return {}
-    summary = json.loads(text).get("jobSummary")
+    try:
+        summary = json.loads(text)["jobSummary"]
+    except (ValueError, KeyError, TypeError):
+        return {}  # the lines decide anyway
     return summary if isinstance(summary, dict) else {}
 
 
-def _results(pipeline: Pipeline, job: chain.Job, summary: Mapping[str, object]) -> dict[str, FileResult]:
-    """Every line of the job's ndjson files by input key. A warning line adds to its success line."""
+def _is_patient(pipeline: Pipeline, job: chain.Job) -> bool:
+    """Whether missing results may still come: S3 gets them a little after the job's end.
+
+    A failed job may never write any; a completed one does.
+    """
+    waited = (now() - job.ended_at).total_seconds() if job.ended_at else 0.0
+    settings = pipeline.settings
+    patience = settings.manifest_seconds if job.status == "COMPLETED" else settings.failed_job_seconds
+    return waited < patience
+
+
+def _reported(summary: Mapping[str, object]) -> int:
+    """How many lines the summary promises. Settling with fewer would import again what is in."""
+    names = ("numberOfImportedFiles", "numberOfFilesWithCustomerError", "numberOfFilesWithServerError")
+    return sum(_version(summary.get(name)) or 0 for name in names)
+
+
+def _results(
+    pipeline: Pipeline, job: chain.Job, summary: Mapping[str, object]
+) -> tuple[dict[str, FileResult], list[quarantine.Item]]:
+    """Every line of the job's ndjson files by input key, and those that cannot be read.
+
+    A warning line adds to its success line.
+    """
     results: dict[str, FileResult] = {}
+    unreadable: list[quarantine.Item] = []
     for name, folder in (
         ("failureOutputS3Uri", "FAILURE/failure.ndjson"),
         ("successOutputS3Uri", "SUCCESS/success.ndjson"),
@@ -235,26 +281,40 @@ def _results(pipeline: Pipeline, job: chain.Job, summary: Mapping[str, object]) 
         declared = summary.get(name)
         if isinstance(declared, str) and declared:
             uri = declared.rstrip("/") + "/" + folder.split("/")[1]
-        for line in _lines(pipeline, uri):
-            results[line.input_key] = line
-    return results
+        for number, text in _lines(pipeline, uri):
+            try:
+                line = _result(text)
+            except (ValueError, KeyError, TypeError, AttributeError, SyntaxError):
+                evidence = f"{uri}#{job.job_key}:{folder}:{number}"
+                why = f"line {number} of {folder} cannot be read"
+                unreadable.append(quarantine.Item("job_results", Reason.RESULT_NOT_UNDERSTOOD, why, evidence))
+            else:
+                results[line.input_key] = line
+    return results, unreadable
 
 
-def _lines(pipeline: Pipeline, uri: str | None) -> Iterator[FileResult]:
-    for text in (_text(pipeline, uri) or "").split("\n") if uri else ():
-        if not text.strip():
-            continue
+def _lines(pipeline: Pipeline, uri: str | None) -> Iterator[tuple[int, str]]:
+    """Lines of a file with their numbers from 1, without empty ones; none when there is no file."""
+    text = _text(pipeline, uri) if uri else None
+    return ((number, line) for number, line in enumerate((text or "").split("\n"), 1) if line.strip())
+
+
+def _result(text: str) -> FileResult:
+    try:
         line = json.loads(text)
-        response, error = line.get("importResponse") or {}, line.get("exception") or {}
-        yield FileResult(
-            input_key=str(line["inputFile"]),
-            image_set_id=response.get("imageSetId"),
-            is_primary=response.get("isPrimary"),
-            image_set_version=_version(response.get("imageSetVersion")),
-            warnings=tuple(str(w.get("warning_reason_code")) for w in response.get("warnings") or ()),
-            error_type=error.get("exceptionType"),
-            error_text=error.get("message"),
-        )
+    except ValueError:
+        # The developer guide prints its sample lines with Python's True.
+        line = ast.literal_eval(text)
+    response, error = line.get("importResponse") or {}, line.get("exception") or {}
+    return FileResult(
+        input_key=str(line["inputFile"]),
+        image_set_id=response.get("imageSetId"),
+        is_primary=response.get("isPrimary"),
+        image_set_version=_version(response.get("imageSetVersion")),
+        warnings=tuple(str(w.get("warning_reason_code")) for w in response.get("warnings") or ()),
+        error_type=error.get("exceptionType"),
+        error_text=error.get("message"),
+    )
 
 
 def _text(pipeline: Pipeline, uri: str) -> str | None:

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     max_bytes_per_job: int = Field(10 * 10**9, ge=1, description="Bytes in one import job.")
     max_jobs_in_flight: int = Field(100, ge=1, description="Import jobs that run at a time in one data store.")
     job_starts_per_second: float = Field(1.0, gt=0, description="Sustained rate of StartDICOMImportJob.")
+    image_set_looks_per_second: float = Field(25.0, gt=0, description="Sustained rate of GetImageSet.")
     metadata_reads_per_second: float = Field(50.0, gt=0, description="Sustained rate of GetImageSetMetadata.")
 
     # A tick of at most 10 s survives every proxy and reload that Dagster's code server meets.
@@ -51,13 +52,18 @@ class Settings(BaseSettings):
     document_threads: int = Field(8, ge=1, description="Metadata reads under way at a time in one run.")
 
     max_attempts: int = Field(3, ge=1, description="Import attempts for one object before it is set down as failed.")
+    retry_seconds: float = Field(30.0, ge=0, description="Wait before an object's second import attempt; then times 4.")
     claim_seconds: float = Field(120.0, gt=0, description="A claimed job silent for so long is taken over.")
     hold_seconds: float = Field(900.0, gt=0, description="How long an object of an association awaits its manifest.")
+    failed_job_seconds: float = Field(120.0, ge=0, description="How long results of a failed job are waited for.")
     manifest_seconds: float = Field(86_400.0, gt=0, description="How long an ended job may owe its manifest.")
     association_prefix: str = Field("associations/", description="Landing keys under it await a manifest.")
 
     sweep_overlap_seconds: float = Field(300.0, ge=0, description="How far a sweep looks back behind its cursor.")
     sweep_grace_seconds: float = Field(60.0, ge=0, description="An object younger than this is left to its event.")
+    sweep_objects: int = Field(100_000, ge=1, description="Object versions that one sweep lists, at most.")
+    sweep_image_sets: int = Field(10_000, ge=1, description="Image sets that a look of one sweep sees, at most.")
+    inbox_interval_seconds: float = Field(600.0, ge=0, description="Time between two looks for lost inbox batches.")
     listing_interval_seconds: float = Field(900.0, ge=0, description="Time between two listings of the landing bucket.")
     enumeration_interval_seconds: float = Field(
         86_400.0, ge=0, description="Time between two full lists of image sets."

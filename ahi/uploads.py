@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 
 from ahi import inbox, ledger, quarantine
-from ahi.aws import FORBIDDEN, GONE, error_code
+from ahi.aws import FORBIDDEN, GONE, error_code, is_transient
 from ahi.clock import now
 from ahi.dicom.headers import PARSER_VERSION, Header, HeaderFailure, read_header
 from ahi.events import AssociationClosed, ObjectCreated, ObjectRemoved, Unreadable, Upload, parse_upload
@@ -92,7 +92,8 @@ def process(pipeline: Pipeline, batch: Batch) -> UploadReport:
     messages = inbox.read(pipeline, batch)
     contents = _parse(pipeline, batch, messages)
     for closed in contents.closed:
-        contents.created |= _lying_under(pipeline, closed)
+        # An event's own times and order win over the listing's.
+        contents.created = _lying_under(pipeline, closed) | contents.created
     with pipeline.index.engine.connect() as connection:
         known = ledger.known(connection, contents.created)
     fresh = {object_id: item for object_id, item in contents.created.items() if object_id not in known}
@@ -109,11 +110,7 @@ def _parse(pipeline: Pipeline, batch: Batch, messages: Sequence[inbox.Message]) 
     contents = _Contents()
     for message in messages:
         for item in parse_upload(message.body):
-            foreign = not isinstance(item, Unreadable) and item.bucket != pipeline.settings.landing_bucket
-            if foreign:
-                found: Upload = Unreadable(Reason.UNKNOWN_BUCKET, "an event of another bucket")
-            else:
-                found = item
+            found = _admit(pipeline, item)
             match found:
                 case ObjectCreated():
                     object_id = ledger.object_id_of(found.bucket, found.key, found.version_id, found.etag)
@@ -126,6 +123,16 @@ def _parse(pipeline: Pipeline, batch: Batch, messages: Sequence[inbox.Message]) 
                     evidence = f"{batch.object_key}#{message.message_id}"
                     contents.quarantined.append(quarantine.Item("uploads", found.reason, found.text, evidence))
     return contents
+
+
+def _admit(pipeline: Pipeline, item: Upload) -> Upload:
+    """The item, unless it is of another bucket or would close what is not an association."""
+    settings = pipeline.settings
+    if not isinstance(item, Unreadable) and item.bucket != settings.landing_bucket:
+        return Unreadable(Reason.UNKNOWN_BUCKET, "an event of another bucket")
+    if isinstance(item, AssociationClosed) and not item.prefix.startswith(settings.association_prefix):
+        return Unreadable(Reason.MANIFEST_NOT_UNDERSTOOD, f"its prefix is not under {settings.association_prefix}")
+    return item
 
 
 def _lying_under(pipeline: Pipeline, closed: AssociationClosed) -> dict[str, ObjectCreated]:
@@ -175,7 +182,12 @@ def _outcome(pipeline: Pipeline, item: ObjectCreated) -> Header | HeaderFailure:
             return HeaderFailure(Reason.OBJECT_GONE, "not in the bucket when its header was read", 0)
         if error_code(error) in FORBIDDEN:
             return HeaderFailure(Reason.ACCESS_DENIED, "S3 refused to let us read it", 0)
-        raise
+        if is_transient(error):
+            raise
+        # One object that S3 will not give (archived, another's encryption key) must not hold up its batch.
+        return HeaderFailure(Reason.UNREADABLE, f"S3 answered {error_code(error)}", 0)
+    except ParamValidationError:
+        return HeaderFailure(Reason.UNREADABLE, "S3 takes no such key or version", 0)
 
 
 def _row(

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from botocore.exceptions import BotoCoreError, ClientError
 
 from ahi import inbox
+from ahi.aws import without_contents
 from ahi.closure import rows_of_day
 from ahi.errors import PermanentError
 from ahi.index.registry import TABLES
+from ahi.index.views import public_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,12 +51,17 @@ def batches(context: dg.AssetExecutionContext, pipeline: Pipeline, config: Batch
 
 
 @contextmanager
-def permanent_failures() -> Iterator[None]:
-    """Fail a step without retries when a retry would only repeat the failure."""
+def domain_errors() -> Iterator[None]:
+    """Turn errors into what may stand in Dagster's event log, and fail without retries what a retry would repeat.
+
+    The SDK's own texts quote URLs and keys, and a sender's key may name a patient.
+    """
     try:
         yield
     except PermanentError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise dg.Failure(str(error), allow_retries=False) from None
+    except (BotoCoreError, ClientError) as error:
+        raise without_contents(error) from None
 
 
 def column_schema(table_name: str) -> dg.TableSchema:
@@ -64,6 +72,15 @@ def column_schema(table_name: str) -> dg.TableSchema:
             dg.TableColumn(column.name, column.duckdb_type, column.description, tags={"tier": column.tier.value})
             for column in table.columns
         ]
+    )
+
+
+def view_schema(name: str) -> dg.TableSchema:
+    """Dagster's description of a view of the published index."""
+    (view,) = (view for view in public_views(TABLES) if view.name == name)
+    types = {column.name: column.duckdb_type for column in TABLES["series"].columns}
+    return dg.TableSchema(
+        [dg.TableColumn(column, types.get(column, "derived"), text) for column, text in view.columns.items()]
     )
 
 

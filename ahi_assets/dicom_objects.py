@@ -15,7 +15,7 @@ from ahi_assets.common import (
     column_schema,
     counts,
     day_rows,
-    permanent_failures,
+    domain_errors,
 )
 
 landing_objects = dg.AssetSpec(
@@ -41,7 +41,7 @@ def dicom_objects(
     context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.MaterializeResult[None]:
     """A ledger row for each uploaded object and a header row for each that is DICOM, read by ranged GET."""
-    with permanent_failures():
+    with domain_errors():
         reports = [uploads.process(pipeline, batch) for batch in batches(context, pipeline, config, Queue.UPLOADS)]
     fresh = [report for report in reports if not report.already_committed]
     metadata = {

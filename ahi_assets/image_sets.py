@@ -10,6 +10,7 @@ from ahi import indexing, service_events
 from ahi.closure import rows_shown
 from ahi.inbox import Queue
 from ahi.index import catalog
+from ahi.index.registry import TABLES
 from ahi.pipeline import Pipeline
 from ahi_assets.common import (
     ARRIVAL_DAY,
@@ -21,7 +22,8 @@ from ahi_assets.common import (
     column_schema,
     counts,
     day_rows,
-    permanent_failures,
+    domain_errors,
+    view_schema,
 )
 from ahi_assets.import_jobs import import_results
 
@@ -41,10 +43,15 @@ def image_sets(
 ) -> dg.MaterializeResult[None]:
     """The document of each (image set, version), read from HealthImaging once and kept in the lake."""
     done = Counter[str]()
-    with permanent_failures():
+    with domain_errors():
         for batch in batches(context, pipeline, config, Queue.IMAGE_SET_EVENTS):
             opened = service_events.open_batch(pipeline, batch)
-            done += opened.counts + domain.sight(pipeline, (event.image_set_id for event in opened.image_sets))
+            try:
+                done += opened.counts + domain.sight(pipeline, (event.image_set_id for event in opened.image_sets))
+            except Exception:
+                # What could be looked at goes into the index all the same; the batch is asked for again.
+                indexing.catch_up(pipeline)
+                raise
     return dg.MaterializeResult(metadata=counts(done) | day_rows(context, pipeline, catalog.documents))
 
 
@@ -69,7 +76,7 @@ _DESCRIPTIONS = {
             description=_DESCRIPTIONS[name],
             code_version="1",
             metadata={
-                "dagster/column_schema": column_schema("instances" if name == "instances" else "series"),
+                "dagster/column_schema": column_schema(name) if name in TABLES else view_schema(name),
                 "dagster/table_name": name,
             },
         )
@@ -86,7 +93,7 @@ def index_tables(
 
     Launched without a batch, it also writes the rows of the day's documents again, as the present code reads them.
     """
-    with permanent_failures():
+    with domain_errors():
         report = indexing.catch_up(pipeline, batches(context, pipeline, config, Queue.IMAGE_SET_EVENTS))
         if not config.batch:
             for day in context.partition_keys:

@@ -17,7 +17,7 @@ from ahi_assets.common import (
     catalog_schema,
     counts,
     day_rows,
-    permanent_failures,
+    domain_errors,
 )
 from ahi_assets.dicom_objects import dicom_objects
 
@@ -37,7 +37,7 @@ def import_jobs(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pi
 
     Looks at what is ready, not at a batch: whatever an earlier run left behind goes along.
     """
-    with permanent_failures():
+    with domain_errors():
         done = imports.advance(pipeline)
     return dg.MaterializeResult(metadata=counts(done) | day_rows(context, pipeline, catalog.jobs))
 
@@ -60,7 +60,7 @@ def import_results(
     A settled job leaves room for the next, so planned jobs are started here too.
     """
     done = Counter[str]()
-    with permanent_failures():
+    with domain_errors():
         todo = batches(context, pipeline, config, Queue.IMPORT_EVENTS)
         for batch in todo:
             opened = service_events.open_batch(pipeline, batch)

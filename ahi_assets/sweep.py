@@ -4,7 +4,7 @@ import dagster as dg
 
 from ahi import sweep as domain
 from ahi.pipeline import Pipeline
-from ahi_assets.common import OWNERS, SERVICE_RETRY, counts, permanent_failures
+from ahi_assets.common import OWNERS, counts, domain_errors
 
 
 class SweepConfig(dg.Config):
@@ -14,9 +14,10 @@ class SweepConfig(dg.Config):
     """List the landing bucket and all image sets now, whatever their intervals, and give nothing time to arrive."""
 
 
-@dg.asset(group_name="upkeep", kinds={"s3", "aws"}, owners=OWNERS, retry_policy=SERVICE_RETRY)
+# Without a retry policy: the sweep of the next minute is one, and a failed look has kept no other from its work.
+@dg.asset(group_name="upkeep", kinds={"s3", "aws"}, owners=OWNERS)
 def sweep_findings(config: SweepConfig, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
     """What no event told us, put into the inbox. All zero on a calm system."""
-    with permanent_failures():
+    with domain_errors():
         found = domain.sweep(pipeline, thorough=config.thorough)
     return dg.MaterializeResult(metadata={"found": sum(found.values()), **counts(found)})

@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from ahi_assets.checks import closure_of_objects, freshness_of_index
 from ahi_assets.image_sets import TABLE_ASSETS
 from dagster_project.retention import run_retention
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+
+SAFETY_NET = {"dagster/priority": "20"}
+"""Before live runs (10): under load the sweep and the upkeep would otherwise never get a slot."""
 
 
 def _only(*assets: str) -> dg.AssetSelection:
@@ -35,14 +40,20 @@ image_set_events = dg.define_asset_job(
 )
 sweep = dg.define_asset_job(
     "sweep",
-    selection=_only("sweep_findings", "import_jobs", "import_results", "published_index"),
+    selection=_only("sweep_findings", "import_jobs", "import_results", "published_index")
+    # The two checks that are cheap at any size, so that the UI shows how things stand now.
+    | dg.AssetSelection.checks(closure_of_objects, freshness_of_index),
+    tags=SAFETY_NET,
     description="What no event told us, and what an earlier run left behind.",
 )
 index_checks = dg.define_asset_job(
     "index_checks", selection=dg.AssetSelection.all_asset_checks(), description="Every check, in one run."
 )
 index_upkeep = dg.define_asset_job(
-    "index_upkeep", selection=_only("compacted_index"), description="Compaction and expiry of the index."
+    "index_upkeep",
+    selection=_only("compacted_index"),
+    tags=SAFETY_NET,
+    description="Compaction and expiry of the index.",
 )
 
 ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [

@@ -8,24 +8,30 @@ its earlier runs are over; the time between grows, so that a batch that cannot w
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from botocore.exceptions import BotoCoreError, ClientError
 
 from ahi import inbox
-from ahi.clock import now
+from ahi.aws import without_contents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ahi.inbox import Batch, Queue
     from ahi.pipeline import Pipeline
 
 BATCH_TAG = "ahi/batch"
 LIVE_TAGS = {"ahi/live": "true", "dagster/priority": "10"}
 """Live batches go before backfills."""
+
+UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 
 @dataclass(frozen=True)
@@ -42,36 +48,41 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, target: Target
 
     When something is asked for again the tick does not listen: requests leave only when it returns.
     """
-    again = [request for batch in inbox.pending(pipeline, target.queue) if (request := _again(context, batch, target))]
-    batch = inbox.collect(pipeline, target.queue, listen_seconds=0 if again else pipeline.settings.listen_seconds)
-    requests = again + ([_request(batch, target, attempt=0)] if batch else [])
-    if not requests:
+    again = _again(context, pipeline, target)
+    new: list[Batch] = []
+    try:
+        batch = inbox.collect(pipeline, target.queue, listen_seconds=0 if again else pipeline.settings.listen_seconds)
+        new = [batch] if batch else []
+    except (BotoCoreError, ClientError) as error:
+        # The queue may be out of reach while what was taken from it before still waits.
+        if not again:
+            raise without_contents(error) from None
+        context.log.error("The queue of %s could not be drained: %s", target.queue, without_contents(error))  # noqa: TRY400
+    wanted = again + new
+    if not wanted:
         return dg.SkipReason(f"Nothing on the queue of {target.queue} and no batch pending")
-    return dg.SensorResult(run_requests=requests)
+    inbox.requested(pipeline, wanted)
+    return dg.SensorResult(run_requests=[_request(batch, target) for batch in wanted])
 
 
-def _again(context: dg.SensorEvaluationContext, batch: Batch, target: Target) -> dg.RunRequest | None:
-    """A request for a pending batch, unless a run of it is on its way or has failed only just now."""
-    filters = dg.RunsFilter(tags={BATCH_TAG: batch.batch_id})
-    records = context.instance.get_run_records(filters, limit=20)
-    if any(not record.dagster_run.is_finished for record in records):
-        return None
-    if records:
-        last = max(record.update_timestamp for record in records)
-        if now() - last < _pause(records):
-            return None
-    return _request(batch, target, attempt=len(records))
+def _again(context: dg.SensorEvaluationContext, pipeline: Pipeline, target: Target) -> list[Batch]:
+    """Pending batches that are due and of which no run is on its way."""
+    due = inbox.due(pipeline, target.queue)
+    under_way = [batch for batch in due if _is_under_way(context, batch)]
+    if under_way:
+        inbox.requested(pipeline, under_way, counted=False)
+    return [batch for batch in due if batch not in under_way]
 
 
-def _pause(records: Sequence[dg.RunRecord]) -> dt.timedelta:
-    """5 s after the first failure, doubled by each, an hour at most."""
-    return dt.timedelta(seconds=min(3_600, 5 * 2 ** (len(records) - 1)))
+def _is_under_way(context: dg.SensorEvaluationContext, batch: Batch) -> bool:
+    filters = dg.RunsFilter(tags={BATCH_TAG: batch.batch_id}, statuses=UNFINISHED)
+    return bool(context.instance.get_runs(filters, limit=1))
 
 
-def _request(batch: Batch, target: Target, *, attempt: int) -> dg.RunRequest:
+def _request(batch: Batch, target: Target) -> dg.RunRequest:
     config = {"ops": {step: {"config": {"batch": batch.batch_id}} for step in target.steps}}
     return dg.RunRequest(
-        run_key=batch.batch_id if not attempt else f"{batch.batch_id}:{attempt}",
+        run_key=batch.batch_id if not batch.requests else f"{batch.batch_id}:{batch.requests}",
         job_name=target.job_name,
         run_config=config,
         partition_key=batch.day,

@@ -214,6 +214,10 @@ def make_site(aws_stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             "linger_seconds": 0,
             "patient_key_secret": "test",
             "claim_seconds": 1,
+            "retry_seconds": 0,
+            "failed_job_seconds": 1,
+            "image_set_looks_per_second": 1_000,
+            "metadata_reads_per_second": 1_000,
             "association_prefix": "associations/",
         }
         site = Site(aws_stack, tmp_path / name, datastore_id, quick | overrides)

@@ -72,6 +72,12 @@ class JobState(StrEnum):
 
 metadata = sa.MetaData()
 
+
+def _seq() -> sa.Column[int]:
+    """Commit that changed a row last. Null after every insert and update; the next commit puts its number there."""
+    return sa.Column("seq", sa.Integer, onupdate=sa.null(), comment="Commit that changed the row; null: the next one")
+
+
 batches = sa.Table(
     "batches",
     metadata,
@@ -83,7 +89,9 @@ batches = sa.Table(
     sa.Column("received_at", Instant, nullable=False),
     sa.Column("consumed_at", Instant, comment="Set by the commit that made the batch true"),
     sa.Column("consumed_seq", sa.Integer),
-    sa.Index("ix_batches_pending", "queue", "consumed_at"),
+    sa.Column("requests", sa.Integer, nullable=False, default=0, comment="Runs asked for so far"),
+    sa.Column("next_request_at", Instant, comment="Not asked for again before this time"),
+    sa.Index("ix_batches_pending", "queue", "consumed_at", "next_request_at"),
     sa.Index("ix_batches_day", "day", "queue"),
 )
 
@@ -117,6 +125,7 @@ objects = sa.Table(
     sa.Column("job_key", sa.String, comment="Job that imports or imported it"),
     sa.Column("input_key", sa.String, comment="Key HealthImaging reads it from"),
     sa.Column("attempts", sa.Integer, nullable=False, default=0, comment="Import jobs that have tried it"),
+    sa.Column("not_before", Instant, comment="Ready, but not to be planned before this time"),
     sa.Column("image_set_id", sa.String, comment="Image set it is in"),
     sa.Column("image_set_version", sa.Integer, comment="Version that the import made"),
     sa.Column("is_primary", sa.Boolean, comment="Whether that image set is primary"),
@@ -136,7 +145,17 @@ objects = sa.Table(
     sa.Column("header_seq", sa.Integer, comment="Commit of its header row"),
     sa.Column("indexed_seq", sa.Integer, comment="Commit of its image set's rows"),
     sa.Column("changed_seq", sa.Integer, nullable=False, default=0, comment="Commit that changed this row last"),
-    sa.Index("ix_objects_state", "state", "job_key"),
+    # The clock's questions: what is in flight and since when, what failed, and whether each failure says why.
+    sa.Index("ix_objects_state_since", "state", "state_since", "reason_code"),
+    # Imported and not indexed: the condition is one that every query states literally, so planners see that it holds.
+    sa.Index(
+        "ix_objects_unindexed",
+        "state",
+        "state_since",
+        sqlite_where=sa.text("indexed_seq IS NULL"),
+        postgresql_where=sa.text("indexed_seq IS NULL"),
+    ),
+    sa.Index("ix_objects_landed", "landed_at"),
     sa.Index("ix_objects_key", "bucket", "key"),
     sa.Index("ix_objects_sop", "SOPInstanceUID"),
     sa.Index("ix_objects_job", "job_key"),
@@ -163,6 +182,7 @@ jobs = sa.Table(
     sa.Column("not_before", Instant, comment="Back-pressure: no start before this time"),
     sa.Column("claimed_at", Instant, comment="When a run took it"),
     sa.Column("claimed_by", sa.String, comment="Run that took it"),
+    sa.Column("starts", sa.Integer, nullable=False, default=0, comment="Times it was claimed to be started"),
     sa.Column("submitted_at", Instant, comment="When the service took it"),
     sa.Column("job_id", sa.String, comment="Id the service gave"),
     sa.Column("ended_at", Instant, comment="When it ended at the service"),
@@ -174,6 +194,8 @@ jobs = sa.Table(
     sa.Column("n_retried", sa.Integer, comment="Objects that go into another job"),
     sa.Column("n_image_sets", sa.Integer, comment="Image sets it made or changed"),
     sa.Column("output_folder", sa.String, comment="Folder with the manifest and the ndjson files"),
+    _seq(),
+    sa.Index("ix_jobs_seq", "seq"),
     sa.Index("ix_jobs_state", "service", "state", "planned_at"),
     sa.Index("ix_jobs_job_id", "job_id"),
     sa.Index("ix_jobs_day", "day"),
@@ -185,6 +207,15 @@ pacing = sa.Table(
     sa.Column("bucket", sa.String, primary_key=True, comment="Token bucket shared by every run"),
     sa.Column("tokens", sa.Float, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True, comment="What only one process does at a time"),
+    sa.Column(
+        "until", Instant, nullable=False, comment="Free for others from this time, whatever became of the holder"
+    ),
 )
 
 documents = sa.Table(
@@ -201,7 +232,7 @@ documents = sa.Table(
     sa.Column("updated_at", Instant),
     sa.Column("fetched_at", Instant, nullable=False),
     sa.Column("day", sa.String, nullable=False),
-    sa.Column("seq", sa.Integer, comment="Commit that changed the row; set by the commit itself where it is null"),
+    _seq(),
     sa.Index("ix_documents_day", "day"),
     sa.Index("ix_documents_seq", "seq"),
 )
@@ -215,6 +246,7 @@ sightings = sa.Table(
     sa.Column("gone", sa.Boolean, nullable=False, comment="HealthImaging says it is deleted"),
     sa.Column("seen_at", Instant, nullable=False),
     sa.Column("pending", sa.Boolean, nullable=False, comment="The index does not show this yet"),
+    sa.Column("unreadable_version", sa.Integer, comment="Version whose document lies in quarantine"),
     sa.Index("ix_sightings_pending", "pending"),
 )
 
@@ -252,6 +284,8 @@ quarantine = sa.Table(
     sa.Column("evidence", sa.String, nullable=False, comment="Lake key and line where the item lies untouched"),
     sa.Column("batch_id", sa.String, comment="Inbox batch it came with"),
     sa.Column("first_seen", Instant, nullable=False, comment="When it was seen first"),
+    _seq(),
+    sa.Index("ix_quarantine_seq", "seq"),
 )
 
 events = sa.Table(
@@ -263,7 +297,7 @@ events = sa.Table(
     sa.Column("occurred_at", Instant, comment="When it happened, as the service says"),
     sa.Column("batch_id", sa.String, nullable=False, comment="Inbox batch it came with"),
     sa.Column("outcome", sa.String, nullable=False, comment="used, duplicate, stale, recorded"),
-    sa.Column("seq", sa.Integer, comment="Commit that changed the row; set by the commit itself where it is null"),
+    _seq(),
     sa.Index("ix_events_seq", "seq"),
 )
 

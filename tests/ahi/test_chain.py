@@ -29,7 +29,7 @@ class Service:
     def start(self, job: Job) -> str:
         step = self.script.pop(0) if self.script else "ok"
         if step == "push back":
-            raise BackPressureError
+            raise BackPressureError("full")
         job_id = self.started.setdefault(str(job.client_token), f"id-{job.job_key}")
         self.most_running = max(self.most_running, len(self.started) - len(self.over))
         if step == "lose answer":
@@ -57,6 +57,12 @@ def make_index(folder, jobs):
         for number in range(jobs):
             connection.execute(catalog.jobs.insert().values(job_key=f"k{number}", planned_at=now(), **common))
     return index
+
+
+def clear_pauses(index):
+    """The pause after a push-back is over."""
+    with index.transaction() as connection:
+        connection.execute(catalog.jobs.update().values(not_before=None))
 
 
 def states(index):
@@ -105,9 +111,9 @@ def test_whatever_happens_each_job_is_started_once_within_the_limits(tmp_path_fa
         job = chain.claim(index, "test", limits, "me")
         if isinstance(job, Job):
             try:
-                chain.start(index, service, job, back_off=0)
-            except ConnectionError:
-                continue
+                chain.start(index, service, job)
+            except (ConnectionError, BackPressureError):
+                clear_pauses(index)
         else:
             for running in chain.jobs(index, "test", catalog.jobs.c.state == JobState.SUBMITTED):
                 service.over.add(str(running.client_token))
@@ -118,3 +124,21 @@ def test_whatever_happens_each_job_is_started_once_within_the_limits(tmp_path_fa
     assert states(index) == [JobState.ENDED] * 4
     assert sorted(service.started) == ["k0", "k1", "k2", "k3"]
     assert service.most_running <= room
+
+
+def test_a_claim_that_was_taken_over_is_not_started(tmp_path):
+    index, service = make_index(tmp_path, 1), Service()
+    slow = chain.claim(index, "test", Limits(9, 1_000), "slow")
+    chain.recover(index, service, silent_seconds=0)
+    quick = chain.claim(index, "test", Limits(9, 1_000), "quick")
+    assert chain.start(index, service, slow) is None
+    assert chain.start(index, service, quick) == "id-k0"
+    assert states(index) == [JobState.SUBMITTED]
+
+
+def test_an_answer_that_comes_after_the_claim_was_given_back_is_recorded(tmp_path):
+    index, service = make_index(tmp_path, 1), Service()
+    job = chain.claim(index, "test", Limits(9, 1_000), "me")
+    chain.give_back(index, job, after_seconds=0)
+    chain.submitted(index, job, service.start(job))
+    assert states(index) == [JobState.SUBMITTED]

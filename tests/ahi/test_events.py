@@ -65,9 +65,9 @@ def test_an_unknown_detail_type_is_kept_as_such():
 
 
 def test_an_s3_message_may_hold_several_records_with_encoded_keys():
-    keys = ["in/a+b%2Bc.DCM", "in/%C3%BC%E5%B1%B1/x", "k" * 1024]
+    keys = ["in/a+b%2Bc.DCM", "in/%C3%BC%E5%B1%B1/x", "k" * 1_024]
     found = parse_upload(json.dumps({"Records": [record(key=key) for key in keys]}))
-    assert [item.key for item in found] == ["in/a b+c.DCM", "in/ü山/x", "k" * 1024]
+    assert [item.key for item in found] == ["in/a b+c.DCM", "in/ü山/x", "k" * 1_024]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,11 @@ def test_an_s3_message_may_hold_several_records_with_encoded_keys():
         (json.dumps({"Records": [record()]}), [ObjectCreated]),
         (json.dumps({"Records": [record("ObjectCreated:CompleteMultipartUpload")]}), [ObjectCreated]),
         (json.dumps({"Records": [record("ObjectRemoved:DeleteMarkerCreated")]}), [ObjectRemoved]),
+        (json.dumps({"Records": [record("LifecycleExpiration:Delete")]}), [ObjectRemoved]),
         (json.dumps({"Records": [record("ObjectRestore:Post")]}), [Unreadable]),
+        (json.dumps({"Records": [record(key="")]}), [Unreadable]),
+        (json.dumps({"Records": [record(key="a%00b")]}), [Unreadable]),
+        (json.dumps({"Records": [record(key="\ud800")]}), [Unreadable]),
         (json.dumps({"Records": [{}, record()]}), [Unreadable, ObjectCreated]),
         (json.dumps({"Records": [None]}), [Unreadable]),
         ('{"associationId": "a", "bucket": "landing", "prefix": "associations/a/"}', [AssociationClosed]),
@@ -97,6 +101,19 @@ def test_s3_through_eventbridge_has_plain_keys():
     (item,) = parse_upload(json.dumps(body))
     assert isinstance(item, ObjectCreated)
     assert (item.key, item.version_id) == ("in/a b+c", "v")
+
+
+def test_a_delete_marker_is_of_the_key_and_a_version_of_itself():
+    marker, version = (
+        parse_upload(json.dumps({"Records": [record(f"ObjectRemoved:{name}")]}))[0]
+        for name in ("DeleteMarkerCreated", "Delete")
+    )
+    assert (marker.version_id, version.version_id) == (None, "v1")
+
+
+def test_an_image_set_id_that_cannot_be_one_is_unreadable():
+    body = {"id": "e1", "detail-type": "Image Set Created", "detail": {"imageSetId": "not-an-id"}}
+    assert isinstance(parse_service_event(json.dumps(body)), Unreadable)
 
 
 @pytest.mark.parametrize(

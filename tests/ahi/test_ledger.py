@@ -66,8 +66,24 @@ def test_without_sequencers_the_later_upload_counts(index):
 def test_a_removal_reaches_what_came_before_it(index, sequencer, expected):
     with index.commit(kind="test") as commit:
         ledger.enter(commit, [row("1", "002")])
-        ledger.remove(commit, [ObjectRemoved("b", "k", sequencer, now())])
+        ledger.remove(commit, [ObjectRemoved("b", "k", None, sequencer, now())])
     assert states(index) == {"1": expected}
+
+
+def test_removing_an_old_version_leaves_the_new_one_alone(index):
+    with index.commit(kind="test") as commit:
+        ledger.enter(commit, [row("1", "001"), row("2", "002")])
+        ledger.remove(commit, [ObjectRemoved("b", "k", "1", "003", now())])
+    assert states(index) == {"1": "set_aside", "2": "ready"}
+
+
+def test_a_listed_version_wins_within_the_same_second(index):
+    moment = now().replace(microsecond=300_000)
+    with index.commit(kind="test") as commit:
+        event = row("1", "001") | {"landed_at": moment}
+        listed = row("2", "") | {"landed_at": moment.replace(microsecond=0)}
+        ledger.enter(commit, [event, listed])
+    assert states(index) == {"1": "set_aside", "2": "ready"}
 
 
 def test_identity_tells_versions_and_etags_apart():

@@ -5,6 +5,7 @@ The contract under test is the first promise: whatever happens, the tables end a
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -166,8 +167,6 @@ def test_a_deleted_image_set_leaves_every_table(site):
 
 
 def test_a_shrunken_image_set_keeps_no_ghosts(site):
-    import json
-
     site.send([f"pydicom/CT2/{name}" for name in ("17106", "17136", "17166")])
     site.drive()
     image_set_id, study, series = site.rows("SELECT image_set_id, StudyInstanceUID, SeriesInstanceUID FROM series")[0]
@@ -250,3 +249,124 @@ def test_a_lost_deletion_is_found_by_the_sweep(site):
         return site.drive().at_rest and site.rows("SELECT count(*) FROM series") == [(1,)]
 
     site.stack.wait_for(gone, what="the deletion")
+
+
+def test_results_in_the_guides_own_spelling_and_a_broken_line(site):
+    """`True` as the developer guide prints it is read; a line that cannot be read sends its file into another job."""
+    site.send(["pydicom/CT2/17106", "pydicom/rtplan.dcm"])
+    site.collect()
+    site.work()
+    s3, bucket = site.stack.client("s3"), site.stack.env["AHI_LAKE_BUCKET"]
+
+    def success():
+        found = s3.list_objects_v2(Bucket=bucket, Prefix="jobs/").get("Contents", [])
+        return [entry["Key"] for entry in found if entry["Key"].endswith("success.ndjson")]
+
+    (key,) = site.stack.wait_for(success)
+    good, _other = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode().splitlines()
+    s3.put_object(Bucket=bucket, Key=key, Body=good.replace("true", "True") + '\n{"inputFile": \n')
+    assert site.drive().imported == 2
+    assert site.rows("SELECT reason_code FROM quarantine") == [("RESULT_NOT_UNDERSTOOD",)]
+    assert len(site.stack.calls("StartDICOMImportJob")) == 2
+
+
+def test_result_lines_that_come_after_the_manifest_are_waited_for(site):
+    site.send(["pydicom/CT2/17106"])
+    site.collect()
+    site.work()
+    s3, bucket = site.stack.client("s3"), site.stack.env["AHI_LAKE_BUCKET"]
+
+    def success():
+        found = s3.list_objects_v2(Bucket=bucket, Prefix="jobs/").get("Contents", [])
+        return [entry["Key"] for entry in found if entry["Key"].endswith("success.ndjson")]
+
+    (key,) = site.stack.wait_for(success)
+    lines = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    s3.delete_object(Bucket=bucket, Key=key)
+    for _ in range(2):
+        site.collect()
+        site.work()
+    assert {row["state"] for row in site.ledger()} == {"importing"}
+    s3.put_object(Bucket=bucket, Key=key, Body=lines)
+    assert site.drive().imported == 1
+    assert len(site.stack.calls("StartDICOMImportJob")) == 1
+
+
+def test_one_object_that_s3_will_not_give_does_not_hold_up_its_batch(site):
+    site.send(["pydicom/rtplan.dcm"])
+    bucket = site.stack.env["AHI_LANDING_BUCKET"]
+    entry = {"key": "in/odd.dcm", "size": 9, "eTag": "e", "versionId": "not a version", "sequencer": "1"}
+    s3 = {"bucket": {"name": bucket}, "object": entry}
+    record = {"eventName": "ObjectCreated:Put", "eventTime": "2026-11-21T10:00:00Z", "s3": s3}
+    url = site.stack.env["AHI_UPLOAD_QUEUE_URL"]
+    site.stack.client("sqs").send_message(QueueUrl=url, MessageBody=json.dumps({"Records": [record]}))
+    closure = site.drive()
+    assert (closure.imported, closure.failed) == (1, 1)
+
+
+def test_several_runs_that_hear_of_one_version_read_it_once(site):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from ahi import image_sets
+
+    site.send(["pydicom/CT2/17106"])
+    site.collect()
+    site.work()
+    imaging = site.stack.client("medical-imaging")
+
+    def there():
+        return imaging.search_image_sets(datastoreId=site.datastore_id)["imageSetsMetadataSummaries"]
+
+    (found,) = site.stack.wait_for(there)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: image_sets.sight(connect(site.settings), [found["imageSetId"]]), range(4)))
+    assert len(site.stack.calls("GetImageSetMetadata")) == 1
+
+
+def test_a_deletion_that_was_none_is_undone(site):
+    from ahi import image_sets, indexing
+
+    site.send(["pydicom/CT2/17106"])
+    site.drive()
+    (image_set_id,) = site.rows("SELECT image_set_id FROM series")[0]
+    image_sets._note(site.pipeline, image_set_id, version=1, gone=True)
+    indexing.catch_up(site.pipeline)
+    site.pipeline.index.publish()
+    assert site.rows("SELECT count(*) FROM series_all") == [(0,)]
+    image_sets.sight(site.pipeline, [image_set_id])
+    indexing.catch_up(site.pipeline)
+    site.pipeline.index.publish()
+    assert site.rows("SELECT count(*) FROM instances") == [(1,)]
+
+
+def test_a_full_service_gets_one_large_job_afterwards_not_many_small_ones(make_site):
+    site = make_site(max_jobs_in_flight=1)
+    hold = site.stack.fault("hold_jobs")
+    for name in ("17106", "17136", "17166", "17196"):
+        site.send([f"pydicom/CT2/{name}"])
+        site.collect()
+        site.work()
+    assert len(site.stack.calls("StartDICOMImportJob")) == 1
+    site.stack.control("DELETE", f"faults/{hold}")
+    assert site.drive().imported == 4
+    assert len(site.stack.calls("StartDICOMImportJob")) == 2
+
+
+def test_a_job_that_cannot_be_staged_holds_up_no_other(make_site):
+    from ahi import imports
+
+    site = make_site()
+    site.send(["pydicom/CT2/17106"])
+    site.collect()
+    pipeline = site.pipeline
+    for batch in inbox.pending(pipeline, Queue.UPLOADS):
+        from ahi import uploads
+
+        uploads.process(pipeline, batch)
+    imports.plan(pipeline)
+    with pipeline.index.transaction() as connection:
+        connection.exec_driver_sql("UPDATE objects SET version_id = 'no such version'")
+    imports.advance(pipeline)  # gone: failed for that reason, and the job goes on without it
+    site.send(["pydicom/rtplan.dcm"])
+    closure = site.drive()
+    assert (closure.imported, closure.failed) == (1, 1)
