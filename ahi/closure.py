@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from ahi.clock import now
+from ahi.inbox import Queue
 from ahi.index import catalog
 from ahi.index.catalog import IN_FLIGHT, JobState, ObjectState
+from ahi.index.engine import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+MUST_SAY_WHY = (ObjectState.FAILED, ObjectState.SET_ASIDE)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,9 @@ class Closure:
     unexplained: int
     """Failed or set aside without a reason; must be zero."""
     not_indexed: int
-    """Imported, not deleted since, and not in the index yet."""
+    """Imported, neither deleted since nor unreadable, and not in the index yet."""
+    unreadable: int
+    """Imported, but HealthImaging's document of their image set is not understood and lies in quarantine."""
     pending_batches: int
     unsettled_jobs: int
 
@@ -59,50 +65,85 @@ class Overdue:
 
 
 def closure(engine: sa.Engine) -> Closure:
-    """Count the ledger by state, and what is still open around it."""
+    """Count the ledger by state, and what is still open around it, all as of one moment."""
     table = catalog.objects
-    with engine.connect() as connection:
+    with snapshot(engine) as connection:
+
+        def count(*where: sa.ColumnElement[bool]) -> int:
+            return connection.execute(sa.select(sa.func.count()).where(*where)).scalar_one()
+
         counted = connection.execute(sa.select(table.c.state, sa.func.count()).group_by(table.c.state)).all()
-        states = {str(state): int(count) for state, count in counted}
-        landed = connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
-        silent = table.c.state.in_((ObjectState.FAILED, ObjectState.SET_ASIDE)) & table.c.reason_code.is_(None)
-        unexplained = connection.execute(sa.select(sa.func.count()).where(silent)).scalar_one()
-        not_indexed = connection.execute(sa.select(sa.func.count()).where(_not_indexed())).scalar_one()
-        pending = sa.select(sa.func.count()).where(catalog.batches.c.consumed_at.is_(None))
-        unsettled = sa.select(sa.func.count()).where(catalog.jobs.c.state != JobState.SETTLED)
+        states = {str(state): int(number) for state, number in counted}
+        waiting, unreadable = connection.execute(_waiting()).one()
         return Closure(
             states=states,
-            landed=landed,
+            landed=sum(states.values()),
             imported=states.get(ObjectState.IMPORTED, 0),
             failed=states.get(ObjectState.FAILED, 0),
             set_aside=states.get(ObjectState.SET_ASIDE, 0),
             in_flight=sum(states.get(state, 0) for state in IN_FLIGHT),
-            unexplained=unexplained,
-            not_indexed=not_indexed,
-            pending_batches=connection.execute(pending).scalar_one(),
-            unsettled_jobs=connection.execute(unsettled).scalar_one(),
+            unexplained=count(table.c.state.in_(MUST_SAY_WHY), table.c.reason_code.is_(None)),
+            not_indexed=waiting,
+            unreadable=unreadable,
+            pending_batches=count(catalog.batches.c.queue.in_(Queue), catalog.batches.c.consumed_at.is_(None)),
+            unsettled_jobs=count(catalog.jobs.c.state != JobState.SETTLED),
         )
 
 
 def overdue(engine: sa.Engine, *, after_seconds: float, limit: int = 1_000) -> list[Overdue]:
     """Objects that have been on their way, or imported and not indexed, for too long; oldest first."""
     table, cutoff = catalog.objects, now() - dt.timedelta(seconds=after_seconds)
-    stuck = sa.and_(table.c.state.in_(IN_FLIGHT), table.c.state_since <= cutoff)
-    unseen = sa.and_(_not_indexed(), table.c.state_since <= cutoff)
     columns = (table.c.object_id, table.c.state, table.c.SOPInstanceUID, table.c.state_since)
-    query = sa.select(*columns).where(sa.or_(stuck, unseen)).order_by(table.c.state_since).limit(limit)
-    with engine.connect() as connection:
-        return [Overdue(*row) for row in connection.execute(query)]
+    oldest = sa.select(*columns).where(table.c.state_since <= cutoff).order_by(table.c.state_since).limit(limit)
+    verdict = explained_image_sets()
+    stuck = oldest.where(table.c.state.in_(IN_FLIGHT))
+    unseen = oldest.where(not_indexed(), sa.not_(is_explained(verdict)))
+    unseen = unseen.select_from(table.outerjoin(verdict, verdict.c.image_set_id == table.c.image_set_id))
+    with snapshot(engine) as connection:
+        found = [Overdue(*row) for query in (stuck, unseen) for row in connection.execute(query)]
+    return sorted(found, key=lambda item: item.since)[:limit]
 
 
-def _not_indexed() -> sa.ColumnElement[bool]:
-    objects, sightings = catalog.objects, catalog.sightings
-    gone = sa.select(sightings.c.image_set_id).where(sightings.c.gone)
-    return sa.and_(
-        objects.c.state == ObjectState.IMPORTED,
-        objects.c.indexed_seq.is_(None),
-        sa.or_(objects.c.image_set_id.is_(None), objects.c.image_set_id.not_in(gone)),
+def _waiting() -> sa.Select[Any]:
+    """How many imported objects the index will show yet, and how many it cannot."""
+    table, verdict = catalog.objects, explained_image_sets()
+    waits = sa.func.coalesce(sa.func.sum(sa.case((is_explained(verdict), 0), else_=1)), 0)
+    cannot = sa.and_(sa.func.coalesce(verdict.c.gone, 0) == 0, is_unreadable(verdict))
+    unreadable = sa.func.coalesce(sa.func.sum(sa.case((cannot, 1), else_=0)), 0)
+    joined = table.outerjoin(verdict, verdict.c.image_set_id == table.c.image_set_id)
+    return sa.select(waits, unreadable).select_from(joined).where(not_indexed())
+
+
+def not_indexed() -> sa.ColumnElement[bool]:
+    """Whether an object is imported and not in the index."""
+    return sa.and_(catalog.objects.c.state == ObjectState.IMPORTED, catalog.objects.c.indexed_seq.is_(None))
+
+
+def explained_image_sets() -> sa.Subquery:
+    """Image sets from which the index awaits nothing: deleted, or the document of their version is in quarantine."""
+    table = catalog.sightings
+    unreadable = table.c.unreadable_version == table.c.version
+    return (
+        sa.select(
+            table.c.image_set_id,
+            sa.func.max(sa.case((table.c.gone, 1), else_=0)).label("gone"),
+            sa.func.max(sa.case((unreadable, table.c.version))).label("unreadable_version"),
+        )
+        .where(sa.or_(table.c.gone, unreadable))
+        .group_by(table.c.image_set_id)
+        .subquery("explained")
     )
+
+
+def is_explained(verdict: sa.Subquery) -> sa.ColumnElement[bool]:
+    """Whether an object, left-joined to `explained_image_sets`, need not come into the index."""
+    return sa.or_(sa.func.coalesce(verdict.c.gone, 0) == 1, is_unreadable(verdict))
+
+
+def is_unreadable(verdict: sa.Subquery) -> sa.ColumnElement[bool]:
+    """Whether an object, left-joined to `explained_image_sets`, is in a version whose document is in quarantine."""
+    version = sa.func.coalesce(catalog.objects.c.image_set_version, 0)
+    return sa.func.coalesce(verdict.c.unreadable_version, -1) >= version
 
 
 def rows_of_day(engine: sa.Engine, table: sa.Table, days: Sequence[str]) -> int:

@@ -1,7 +1,8 @@
 """The sweep: finds what no event told us.
 
-Belongs here: comparing S3 and HealthImaging with what we know, and putting each finding into the inbox, from where it
-goes the same way as an event. Does not belong here: another way to import or index anything.
+Belongs here: the looks of one sweep, and comparing the inbox and the landing bucket with what we know. Each finding
+goes into the inbox, and from there the same way as an event. Does not belong here: looks at image sets (`ahi.search`),
+how findings are told (`ahi.findings`), and another way to import or index anything.
 
 EventBridge and S3 notifications are good but not perfect, and a queue may be purged by a hand. What is found late is
 found all the same.
@@ -11,206 +12,216 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import traceback
 from collections import Counter
-from itertools import islice
-from typing import TYPE_CHECKING, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
 import sqlalchemy as sa
+from botocore.exceptions import BotoCoreError, ClientError
 
-from ahi import chain, inbox, ledger, results
+from ahi import chain, findings, inbox, ledger, results, search
+from ahi.aws import without_contents
 from ahi.clock import now
+from ahi.errors import PermanentError
+from ahi.findings import Look
 from ahi.imports import HealthImaging
 from ahi.inbox import Message, Queue
 from ahi.index import catalog
 from ahi.index.catalog import ObjectState
-from ahi.uploads import listing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from mypy_boto3_s3.type_defs import ListObjectVersionsOutputTypeDef, ObjectVersionTypeDef
 
     from ahi.pipeline import Pipeline
 
-T = TypeVar("T")
-TimeField = Literal["createdAt", "updatedAt"]
+PAGE = 1_000
+"""The most entries that S3 gives in one page of a listing."""
 
-CHUNK = 1_000
-"""Findings in one inbox batch."""
+RECENT = dt.timedelta(hours=2)
+"""How far the quick look at the inbox goes back: a tick that died between its write and the catalog is no older."""
+
+
+class SweepError(Exception):
+    """Some looks failed; all others were made. Says which and how, and nothing of what they looked at."""
 
 
 def sweep(pipeline: Pipeline, *, thorough: bool = False) -> Counter[str]:
     """One sweep. Returns how much each look found; all zero on a calm system.
 
-    Listing the landing bucket and enumerating all image sets cost time in proportion to what lies there, so they run
-    at their own intervals, or at once when `thorough`.
+    Each look stands alone: one that fails keeps no other from its work. Those that take time in proportion to what is
+    stored run at their own intervals, within a budget per sweep, and go on at the next sweep from where they were.
+    `thorough` does without intervals, budgets and grace.
+
+    Raises:
+        SweepError: After all looks, naming those that failed. The next sweep makes them again.
+        PermanentError: The same, when every failure is one that a person has to mend.
     """
     settings, moment = pipeline.settings, now()
-    found = Counter[str]()
-    found["batches_unregistered"] = unregistered_batches(pipeline, moment)
-    known, again = chain.recover(
-        pipeline.index, HealthImaging(pipeline), silent_seconds=0 if thorough else settings.claim_seconds
-    )
-    found["starts_found"], found["starts_repeated"] = known, again
     late = moment - dt.timedelta(seconds=0 if thorough else settings.sweep_grace_seconds)
-    found["jobs_ended_unseen"] = results.follow_running(pipeline, older_than=late)["ended"]
-    found["holds_released"] = overdue_holds(pipeline, moment)
-    found["image_sets_changed"] = changed_image_sets(pipeline, moment)
-    found["image_sets_awaited"] = awaited_image_sets(pipeline, late)
-    if thorough or _due(pipeline, "listing", settings.listing_interval_seconds, moment):
-        found["objects_unannounced"] = unannounced_objects(pipeline, late)
-    if thorough or _due(pipeline, "enumeration", settings.enumeration_interval_seconds, moment):
-        found["image_sets_gone"] = gone_image_sets(pipeline, moment)
+    look = Look(moment, late, thorough)
+    found, failures = Counter[str](), dict[str, Exception]()
+    for name, run in LOOKS.items():
+        try:
+            found.update(run(pipeline, look))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not keep the other looks from their work
+            failures[name] = error
+    if failures:
+        text = "; ".join(f"{name}: {_kind(error)}" for name, error in failures.items())
+        permanent = all(isinstance(error, PermanentError) for error in failures.values())
+        kind = PermanentError if permanent else SweepError
+        raise kind(f"{len(failures)} of {len(LOOKS)} looks failed. {text}")
     return found
 
 
-def unregistered_batches(pipeline: Pipeline, moment: dt.datetime) -> int:
-    """Inbox objects of today and yesterday that the catalog does not know: it was restored, or a tick died."""
-    found = []
-    days = [(moment - dt.timedelta(days=back)).date().isoformat() for back in (0, 1)]
+def _kind(error: Exception) -> str:
+    """What may be said of an error: our own permanent ones say what to do, others might quote a sender's key."""
+    if isinstance(error, PermanentError):
+        return str(error)
+    if isinstance(error, (BotoCoreError, ClientError)):
+        return str(without_contents(error))
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
+
+
+def unregistered_batches(pipeline: Pipeline, look: Look) -> int:
+    """Inbox objects that the catalog does not know: a tick died. A thorough look sees all: the catalog was restored."""
+    if not (look.thorough or findings.due(pipeline, "inbox", pipeline.settings.inbox_interval_seconds, look.moment)):
+        return 0
+    oldest = look.moment - RECENT
+    days = sorted({oldest.date().isoformat(), look.moment.date().isoformat()})
+    found = 0
     for queue in Queue:
-        for day in days:
-            pages = pipeline.aws.s3.get_paginator("list_objects_v2")
-            prefix = f"inbox/{queue}/{day}/"
-            for page in pages.paginate(Bucket=pipeline.settings.lake_bucket, Prefix=prefix):
-                for entry in page.get("Contents", []):
-                    batch_id = entry["Key"].rsplit("/", 1)[-1].removesuffix(".jsonl")
-                    found.append(inbox.Batch(batch_id, queue, day, entry["Key"], 0, entry["LastModified"]))
-    return inbox.register(pipeline, found)
+        for prefix in [f"inbox/{queue}/"] if look.thorough else [f"inbox/{queue}/{day}/" for day in days]:
+            for batches in _inbox_pages(pipeline, queue, prefix):
+                recent = [batch for batch in batches if look.thorough or batch.received_at >= oldest]
+                known = _known_batches(pipeline, [batch.batch_id for batch in recent])
+                missing = [batch for batch in recent if batch.batch_id not in known]
+                found += inbox.register(pipeline, missing) if missing else 0
+    findings.done(pipeline, "inbox")
+    return found
 
 
-def overdue_holds(pipeline: Pipeline, moment: dt.datetime) -> int:
+def _inbox_pages(pipeline: Pipeline, queue: Queue, prefix: str) -> Iterator[list[inbox.Batch]]:
+    pages = pipeline.aws.s3.get_paginator("list_objects_v2")
+    for page in pages.paginate(Bucket=pipeline.settings.lake_bucket, Prefix=prefix):
+        batches = []
+        for entry in page.get("Contents", []):
+            *_, day, name = entry["Key"].split("/")
+            batch_id = name.removesuffix(".jsonl")
+            batches.append(inbox.Batch(batch_id, queue, day, entry["Key"], 0, entry["LastModified"]))
+        yield batches
+
+
+def _known_batches(pipeline: Pipeline, batch_ids: Iterable[str]) -> set[str]:
+    column, known = catalog.batches.c.batch_id, set[str]()
+    with pipeline.index.engine.connect() as connection:
+        for some in findings.chunked(batch_ids, findings.LOOKUP):
+            known |= set(connection.execute(sa.select(column).where(column.in_(some))).scalars())
+    return known
+
+
+def recovered_starts(pipeline: Pipeline, look: Look) -> Mapping[str, int]:
+    """Import jobs whose start was not recorded: found at the service by name, or given back to be started again."""
+    silent = 0 if look.thorough else pipeline.settings.claim_seconds
+    known, again = chain.recover(pipeline.index, HealthImaging(pipeline), silent_seconds=silent)
+    return {"starts_found": known, "starts_repeated": again}
+
+
+def ended_jobs(pipeline: Pipeline, look: Look) -> int:
+    """Import jobs that ended without our hearing of it."""
+    return results.follow_running(pipeline, older_than=look.late)["ended"]
+
+
+def overdue_holds(pipeline: Pipeline, look: Look) -> int:
     """Free objects that have waited for their association's manifest long enough; they go in by a staged job."""
     table = catalog.objects
-    cutoff = moment - dt.timedelta(seconds=pipeline.settings.hold_seconds)
+    cutoff = look.moment - dt.timedelta(seconds=pipeline.settings.hold_seconds)
     overdue = sa.and_(table.c.state == ObjectState.HELD, table.c.state_since <= cutoff)
     with pipeline.index.engine.connect() as connection:
         if connection.execute(sa.select(table.c.object_id).where(overdue).limit(1)).first() is None:
             return 0
     with pipeline.index.commit(kind="holds", run_id=pipeline.run_id) as commit:
-        values = {"state": ObjectState.READY, "state_since": moment, "changed_seq": commit.seq}
+        values = {"state": ObjectState.READY, "state_since": look.moment, "changed_seq": commit.seq}
         return commit.connection.execute(table.update().where(overdue).values(values)).rowcount
 
 
-def unannounced_objects(pipeline: Pipeline, late: dt.datetime) -> int:
-    """Objects in the landing bucket that no message announced, into the inbox as if one had."""
-    bucket, found = pipeline.settings.landing_bucket, 0
-    entries = (item for item in listing(pipeline, bucket) if item.at and item.at <= late)
-    for some in _chunked(entries, CHUNK):
-        ids = {ledger.object_id_of(item.bucket, item.key, item.version_id, item.etag): item for item in some}
-        with pipeline.index.engine.connect() as connection:
-            known = ledger.known(connection, ids)
-        messages = []
-        for object_id, item in ids.items():
-            if object_id in known:
-                continue
-            entry = {"key": quote_plus(item.key), "size": item.size, "eTag": item.etag, "versionId": item.version_id}
-            at = item.at.isoformat() if item.at else None
-            s3 = {"bucket": {"name": bucket}, "object": entry}
-            record = {"eventName": "ObjectCreated:FoundBySweep", "eventTime": at, "s3": s3}
-            messages.append(Message(f"sweep:{object_id}", json.dumps({"Records": [record]})))
-        found += _keep(pipeline, Queue.UPLOADS, messages)
+def unannounced_objects(pipeline: Pipeline, look: Look) -> int:
+    """Object versions in the landing bucket that no message announced, into the inbox as if one had.
+
+    One sweep lists up to its budget; the next goes on from there; the interval counts from the end of a whole pass.
+    """
+    settings, name = pipeline.settings, "listing"
+    place = None if look.thorough else findings.place(pipeline, name)
+    if not (look.thorough or place or findings.due(pipeline, name, settings.listing_interval_seconds, look.moment)):
+        return 0
+    where: dict[str, str] = json.loads(place) if place else {}
+    found, left, size = 0, settings.sweep_objects, min(PAGE, settings.sweep_objects)
+    while look.thorough or left > 0:
+        at = {k: v for k, v in where.items() if k != "hidden"}
+        page = pipeline.aws.s3.list_object_versions(Bucket=settings.landing_bucket, MaxKeys=size, **at)  # type: ignore[arg-type]
+        hidden = _hidden(page, where)
+        entries = [entry for entry in page.get("Versions", []) if entry["Key"] not in hidden]
+        found += _announce(pipeline, [entry for entry in entries if entry["LastModified"] <= look.late])
+        if not page["IsTruncated"]:
+            findings.done(pipeline, name)
+            return found
+        where = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
+        if where["KeyMarker"] in hidden:
+            where["hidden"] = where["KeyMarker"]
+        left -= size
+    findings.remember(pipeline, name, json.dumps(where))
     return found
 
 
-def changed_image_sets(pipeline: Pipeline, moment: dt.datetime) -> int:
-    """Image sets that HealthImaging changed since the last sweep and that we have not seen in that version."""
-    cursor = _state(pipeline, "sweep:updated_at")
-    overlap = dt.timedelta(seconds=pipeline.settings.sweep_overlap_seconds)
-    since = dt.datetime.fromisoformat(cursor) - overlap if cursor else catalog.EPOCH
-    found = _search_unseen(pipeline, "updatedAt", since, moment)
-    messages = [_finding(image_set_id, version, moment) for image_set_id, version in found]
-    count = _keep(pipeline, Queue.IMAGE_SET_EVENTS, messages)
-    _set_state(pipeline, "sweep:updated_at", moment.isoformat())
-    return count
+def _hidden(page: ListObjectVersionsOutputTypeDef, where: Mapping[str, str]) -> set[str]:
+    """Keys whose sender deleted them; a key's newest entry comes first, perhaps at the end of the page before."""
+    hidden = {entry["Key"] for entry in page.get("DeleteMarkers", []) if entry["IsLatest"]}
+    return hidden | {where["hidden"]} if "hidden" in where else hidden
 
 
-def awaited_image_sets(pipeline: Pipeline, late: dt.datetime) -> int:
-    """Image sets that hold imported objects and that the index still does not show."""
-    table = catalog.objects
-    waiting = sa.and_(table.c.state == ObjectState.IMPORTED, table.c.indexed_seq.is_(None), table.c.settled_at <= late)
-    gone = sa.select(catalog.sightings.c.image_set_id).where(catalog.sightings.c.gone)
-    query = sa.select(table.c.image_set_id).where(waiting, table.c.image_set_id.not_in(gone)).distinct().limit(10_000)
+def _announce(pipeline: Pipeline, entries: Iterable[ObjectVersionTypeDef]) -> int:
+    """Put versions that the ledger does not have into the inbox. Overwritten ones too: the ledger sets them aside."""
+    bucket = pipeline.settings.landing_bucket
+    objects = {
+        ledger.object_id_of(bucket, entry["Key"], entry.get("VersionId"), entry["ETag"].strip('"')): entry
+        for entry in entries
+        if not entry["Key"].endswith("/")
+    }
     with pipeline.index.engine.connect() as connection:
-        ids = connection.execute(query).scalars().all()
-    return _keep(pipeline, Queue.IMAGE_SET_EVENTS, [_finding(str(i), 0, now()) for i in ids])
-
-
-def gone_image_sets(pipeline: Pipeline, moment: dt.datetime) -> int:
-    """Image sets that the index shows and HealthImaging no longer lists: their deletion was not told."""
-    listed = {image_set_id for image_set_id, _ in _search(pipeline, "createdAt", catalog.EPOCH, moment)}
-    table = catalog.heads
-    query = sa.select(table.c.image_set_id).where(
-        table.c.datastore_id == pipeline.settings.datastore_id, table.c.deleted_at.is_(None)
-    )
-    with pipeline.index.engine.connect() as connection:
-        missing = [i for i in connection.execute(query).scalars() if i not in listed]
-    return _keep(pipeline, Queue.IMAGE_SET_EVENTS, [_finding(i, 0, moment) for i in missing])
-
-
-def _search_unseen(
-    pipeline: Pipeline, field: TimeField, since: dt.datetime, until: dt.datetime
-) -> Iterator[tuple[str, int]]:
-    table = catalog.sightings
-    for some in _chunked(_search(pipeline, field, since, until), 500):
-        query = sa.select(table.c.image_set_id, table.c.version).where(table.c.image_set_id.in_([i for i, _ in some]))
-        with pipeline.index.engine.connect() as connection:
-            seen = {row.image_set_id: row.version for row in connection.execute(query)}
-        yield from ((i, version) for i, version in some if version > seen.get(i, 0))
-
-
-def _search(pipeline: Pipeline, field: TimeField, since: dt.datetime, until: dt.datetime) -> Iterator[tuple[str, int]]:
-    """SearchImageSets between two times, which is no access and costs no re-tiering."""
-    pages = pipeline.aws.imaging.get_paginator("search_image_sets").paginate(
-        datastoreId=pipeline.settings.datastore_id,
-        searchCriteria={
-            "filters": [{"operator": "BETWEEN", "values": [{field: since}, {field: until}]}],  # type: ignore[misc]
-            "sort": {"sortField": field, "sortOrder": "ASC"},
-        },
-    )
-    for page in pages:
-        for summary in page["imageSetsMetadataSummaries"]:
-            yield summary["imageSetId"], int(summary.get("version", 1))
-
-
-def _finding(image_set_id: str, version: int, moment: dt.datetime) -> Message:
-    """A message like an event, whose id holds the minute: the same finding a minute later is looked at again."""
-    event_id = f"sweep:{image_set_id}:{version}:{moment:%Y%m%dT%H%M}"
-    detail = {"imageSetId": image_set_id} | ({"imageSetVersion": str(version)} if version else {})
-    event = {"id": event_id, "source": "ahi.sweep", "detail-type": "Image Set Updated", "detail": detail}
-    return Message(event_id, json.dumps({**event, "time": moment.isoformat()}))
-
-
-def _keep(pipeline: Pipeline, queue: Queue, messages: Sequence[Message]) -> int:
-    for start in range(0, len(messages), CHUNK):
-        inbox.keep(pipeline, queue, messages[start : start + CHUNK])
+        known = ledger.known(connection, objects)
+    messages = []
+    for object_id, entry in objects.items():
+        if object_id not in known:
+            item = {"key": quote_plus(entry["Key"]), "size": entry["Size"], "eTag": entry["ETag"].strip('"')}
+            s3 = {"bucket": {"name": bucket}, "object": {**item, "versionId": entry.get("VersionId")}}
+            at = entry["LastModified"].isoformat()
+            record = {"eventName": "ObjectCreated:FoundBySweep", "eventTime": at, "s3": s3}
+            messages.append(Message(f"sweep:{object_id}", json.dumps({"Records": [record]})))
+    if messages:
+        inbox.keep(pipeline, Queue.UPLOADS, messages)
     return len(messages)
 
 
-def _chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
+def _enumerated(pipeline: Pipeline, look: Look) -> Mapping[str, int]:
+    interval = pipeline.settings.enumeration_interval_seconds
+    begun = findings.place(pipeline, "enumeration")
+    if look.thorough or begun or findings.due(pipeline, "enumeration", interval, look.moment):
+        return search.enumerated_image_sets(pipeline, look)
+    return {}
 
 
-def _due(pipeline: Pipeline, name: str, interval_seconds: float, moment: dt.datetime) -> bool:
-    """Whether an interval has passed since the last time this was due; if so, it counts from now."""
-    last = _state(pipeline, f"sweep:{name}")
-    if last and moment - dt.datetime.fromisoformat(last) < dt.timedelta(seconds=interval_seconds):
-        return False
-    _set_state(pipeline, f"sweep:{name}", moment.isoformat())
-    return True
-
-
-def _state(pipeline: Pipeline, name: str) -> str | None:
-    with pipeline.index.engine.connect() as connection:
-        return connection.execute(
-            sa.select(catalog.state.c.value).where(catalog.state.c.name == name)
-        ).scalar_one_or_none()
-
-
-def _set_state(pipeline: Pipeline, name: str, value: str) -> None:
-    table = catalog.state
-    with pipeline.index.transaction() as connection:
-        change = table.update().where(table.c.name == name).values(value=value)
-        if connection.execute(change).rowcount == 0:
-            connection.execute(table.insert().values(name=name, value=value))
+LOOKS: Mapping[str, Callable[[Pipeline, Look], Mapping[str, int]]] = {
+    "inbox": lambda pipeline, look: {"batches_unregistered": unregistered_batches(pipeline, look)},
+    "starts": recovered_starts,
+    "jobs": lambda pipeline, look: {"jobs_ended_unseen": ended_jobs(pipeline, look)},
+    "holds": lambda pipeline, look: {"holds_released": overdue_holds(pipeline, look)},
+    "changed image sets": lambda pipeline, look: {"image_sets_changed": search.changed_image_sets(pipeline, look)},
+    "awaited image sets": lambda pipeline, look: {"image_sets_awaited": search.awaited_image_sets(pipeline, look)},
+    "landing bucket": lambda pipeline, look: {"objects_unannounced": unannounced_objects(pipeline, look)},
+    "all image sets": _enumerated,
+}
+"""The looks of a sweep by name, in order: the quick ones first."""

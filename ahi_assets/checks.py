@@ -28,6 +28,7 @@ def closure_of_objects(pipeline: dg.ResourceParam[Pipeline]) -> dg.AssetCheckRes
             "in_flight": counted.in_flight,
             "without_reason": counted.unexplained,
             "not_indexed_yet": counted.not_indexed,
+            "unreadable": counted.unreadable,
             "pending_batches": counted.pending_batches,
             "overdue": len(late),
             "missing": dg.MetadataValue.md(missing or "none"),
