@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # SQLite before 3.32 took 999 parameters in a statement, and short statements are cached better.
 CHUNK = 500
-# Rows of these tables get the commit's number when they are written without one, for incremental publishing.
-STAMPED = (c.events, c.documents)
+# Rows of these tables are written without a number, and get the one of the next commit, for incremental publishing.
+STAMPED = (c.jobs, c.quarantine, c.events, c.documents)
 
 
 class AlreadyCommittedError(Exception):

@@ -9,8 +9,6 @@ older publications until the grace period is over.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,9 +17,12 @@ import sqlalchemy as sa
 from ahi.clock import day_of, now
 from ahi.index import catalog as c
 from ahi.index.engine import locked
-from ahi.index.publish import files_select, read_dead
-from ahi.index.sql import quoted, text
-from ahi.index.writer import ROW_GROUP_ROWS, ZSTD_LEVEL, DataFile, new_path, sync_folder, table_hash
+from ahi.index.fold import fold
+from ahi.index.mirror import MIRRORS
+from ahi.index.parquet import files_select, spilling
+from ahi.index.publish import read_dead
+from ahi.index.sql import quoted
+from ahi.index.writer import DataFile, copied_file, table_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 MERGE_FILES = 16
 # Keys that a view may have to leave out: reading them costs each publication about 20 ms, and each query a join.
 DEAD_KEYS = 20_000
-# A sort beyond this spills to disk; no process of the pipeline may pass 1 GiB.
-MEMORY = "512MB"
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class _Inputs:
 
 
 def compact(index: Index) -> CompactionResult:
-    """Merge the small files of each table that has at least `index.compact_files` of them.
+    """Merge the small files of each table that has at least `index.compact_files` of them, and fold mirrors' slices.
 
     Where more than `DEAD_KEYS` rows have to be left out at each reading, large files are written again without them.
 
@@ -97,6 +96,11 @@ def compact(index: Index) -> CompactionResult:
                 done, output = _merge(index, table, inputs)
                 result += done
                 rewritten.add(output)
+        for mirror in MIRRORS:
+            old, new = fold(index, mirror)
+            result += CompactionResult(
+                len(old), len(new), sum(row.n_bytes for row in old), sum(file.n_bytes for file in new)
+            )
     return result
 
 
@@ -178,39 +182,19 @@ def _merge(index: Index, table: Table, inputs: _Inputs) -> tuple[CompactionResul
 
 def _write_merged(index: Index, table: Table, inputs: _Inputs) -> DataFile | None:
     """The rows of the inputs that count, in one synced file; None if there are none."""
-    import duckdb
-
-    digest = table_hash(table)
     columns = [(column.name, column.duckdb_type) for column in table.columns]
-    rows = files_select(
-        index.root, table.name, columns, [(str(row.path), row.schema_hash == digest) for row in inputs.files]
-    )
-    path = new_path(index.root, f"{table.name}/{day_of(now())}")
-    target = index.root / path
-    with duckdb.connect() as connection:
-        connection.execute(f"SET memory_limit = '{MEMORY}'")
-        connection.execute("SET threads = 1")
-        connection.execute(f"SET temp_directory = {text(str(index.root / '.spill'))}")
+    written = [(str(row.path), str(row.schema_hash)) for row in inputs.files]
+    rows = files_select(index.root, table.name, columns, table_hash(table), written)
+    with spilling(index.root) as connection:
         if inputs.dead.num_rows:
             connection.register("dead", inputs.dead)
             rows = (
                 f"SELECT r.* FROM ({rows}) r ANTI JOIN dead d "
                 f"ON d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
             )
-        order = ", ".join(quoted(name) for name in table.sort_by)
-        copied = connection.execute(
-            f"COPY (SELECT * FROM ({rows}) ORDER BY {order}) TO {text(str(target))} (FORMAT parquet, "
-            f"COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
-        ).fetchone()
-    n_rows = int(copied[0]) if copied else 0
-    if not n_rows:
-        target.unlink()
-        return None
-    with target.open("rb") as handle:
-        os.fsync(handle.fileno())
-        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-    sync_folder(target.parent)
-    return DataFile(path, table.name, n_rows, target.stat().st_size, sha256, digest)
+        select = f"SELECT * FROM ({rows}) ORDER BY {', '.join(quoted(name) for name in table.sort_by)}"
+        folder = f"{table.name}/{day_of(now())}"
+        return copied_file(connection, index.root, folder, select, table=table.name, columns=columns)
 
 
 def _purge(connection: sa.Connection, table: str, seq: int, *, seen: int, but: str = "") -> int:

@@ -10,7 +10,9 @@ what a transaction read cannot have changed when it writes.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUSY_SECONDS = 30
+CREATED = "created"
 WRITE = "ahi_write"
 # Any number, the same in every process: the lock that serialises writers on PostgreSQL ("ahi" in ASCII).
 ADVISORY_LOCK = 0x616869
@@ -79,13 +82,19 @@ def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def create_tables(engine: sa.Engine, folder: Path) -> None:
-    """Make the catalog's tables if they are missing. Safe when several processes do it at once.
+    """Make what the catalog lacks of today's tables, columns and indexes. Safe when several processes do it at once.
+
+    A catalog that has all of it, which is nearly every time, is only read, and no lock is waited for.
 
     Args:
         engine: The catalog.
         folder: An existing folder of the index, for the lock.
     """
+    if _is_complete(engine):
+        return
     with locked(folder / ".create.lock"):
+        if _is_complete(engine):
+            return
         if engine.dialect.name == "sqlite":
             raw = engine.raw_connection()
             try:
@@ -95,6 +104,58 @@ def create_tables(engine: sa.Engine, folder: Path) -> None:
                 raw.close()
         with write_transaction(engine) as connection:
             catalog.metadata.create_all(connection)
+            _add_missing(connection)
+            state = catalog.state
+            connection.execute(state.delete().where(state.c.name == CREATED))
+            connection.execute(state.insert().values(name=CREATED, value=_digest()))
+
+
+def _is_complete(engine: sa.Engine) -> bool:
+    """Whether the catalog says that it was made, or brought up to date, with the tables of this code."""
+    made = sa.select(catalog.state.c.value).where(catalog.state.c.name == CREATED)
+    try:
+        with engine.connect() as connection:
+            return connection.scalar(made) == _digest()
+    except sa.exc.DBAPIError:
+        return False
+
+
+@lru_cache(maxsize=1)
+def _digest() -> str:
+    """Digest of the tables, columns and indexes of this code, so that no one has to count versions."""
+    tables = catalog.metadata.sorted_tables
+    parts = [f"{table.name}.{column.name} {column.type!r}" for table in tables for column in table.columns]
+    parts += [
+        f"{index.name} {[column.name for column in index.columns]} {index.dialect_options['sqlite']['where']}"
+        for table in tables
+        for index in table.indexes
+    ]
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
+
+
+def _add_missing(connection: sa.Connection) -> None:
+    """Bring tables of earlier code up to date: columns are added, with their default in old rows; indexes follow."""
+    inspector, prepare = sa.inspect(connection), connection.dialect.identifier_preparer
+    for table in catalog.metadata.sorted_tables:
+        present = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in present:
+                words = [prepare.format_column(column), column.type.compile(dialect=connection.dialect)]
+                if not column.nullable:
+                    assert isinstance(column.default, sa.ColumnDefault)
+                    words.append(f"NOT NULL DEFAULT {column.default.arg!r}")
+                connection.execute(sa.text(f"ALTER TABLE {prepare.format_table(table)} ADD COLUMN {' '.join(words)}"))
+        wanted = {str(index.name): index for index in table.indexes}
+        there = {
+            str(index["name"]): index["column_names"]
+            for index in inspector.get_indexes(table.name)
+            if str(index["name"]).startswith("ix_")
+        }
+        same = {name for name, index in wanted.items() if there.get(name) == [x.name for x in index.columns]}
+        for name in sorted(set(there) - same):
+            connection.execute(sa.text(f"DROP INDEX {prepare.quote(name)}"))
+        for name in sorted(set(wanted) - same):
+            wanted[name].create(connection)
 
 
 @contextmanager

@@ -1,11 +1,15 @@
 """Tables of the catalog for analysts. Belongs here: their rows as Arrow, at a cost that follows what changed.
 
-Does not belong here: the views on them (`views`) and the published file (`publish`).
+Does not belong here: the views on them (`views`), the published file (`publish`), merging their files (`fold`).
 
-The ledger grows with the archive, so it is not copied at each publication. A mirrored table is in two parts: Parquet
-files with every row up to commit `floor` (the ledger's by arrival day), and a delta with every row changed since, which
-is a table inside `index.duckdb` and hides older rows of the same key. When the delta grows past a limit, the files
-of the days that it touches are written again and the floor rises.
+These tables grow with the archive, so they are not copied at each publication. A mirrored table is in three parts:
+
+- the delta: rows changed since commit `floor`, a table inside `index.duckdb`. It is small: see the slices.
+- slices: Parquet files of the rows changed in a range of commits. When a delta has grown past a limit, the publication
+  that showed it moves it into a slice and raises the floor, at a cost that follows the delta and not the table.
+- the base: Parquet files by day with one state of each row, into which upkeep folds the slices.
+
+A row may stand in several parts. The state with the highest commit counts, and no two have the same one.
 """
 
 from __future__ import annotations
@@ -15,19 +19,25 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from ahi.clock import now
 from ahi.index import catalog as c
-from ahi.index.writer import DataFile, schema_hash, write_table
+from ahi.index.parquet import files_select
+from ahi.index.sql import quoted
+from ahi.index.writer import schema_hash, write_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import pyarrow as pa
 
     from ahi.index.store import Index
 
-# Rows of a delta that do not call for new files: about 20 ms of a publication.
+# Rows of a delta that are no slice yet: about 20 ms of a publication.
 DELTA_ROWS = 2_000
-# A larger delta is borne while it is below this part of the files it would rewrite, so a row is rewritten O(log) often.
-DELTA_SHARE = 0.1
+# Rows that are in memory at a time.
+CHUNK_ROWS = 20_000
+# A number above those of all commits: rows without one were changed after the newest.
+UNNUMBERED = 2**62
+SLICES = "slices"
 
 
 @dataclass(frozen=True)
@@ -37,14 +47,14 @@ class Mirror:
     Attributes:
         name: Name in the published index and in the catalog's list of files.
         table: The catalog's table.
-        seq: Column with the commit that changed a row last.
-        day: Column by which files are split, if any.
+        seq: Column with the commit that changed a row last; null in a row changed since the newest commit.
+        part: SQL of DuckDB for the part of the base that a row belongs to; it must never change for a row.
     """
 
     name: str
     table: sa.Table
     seq: str
-    day: str | None = None
+    part: str = "'all'"
 
     @property
     def columns(self) -> list[tuple[str, str]]:
@@ -61,15 +71,26 @@ class Mirror:
         """Name of its floor in the catalog's `state`."""
         return f"mirror:{self.name}"
 
+    @property
+    def digest(self) -> str:
+        """Digest of its columns as they are now."""
+        return schema_hash(self.columns)
+
+
+def _utc_day(column: str) -> str:
+    # By the number, since DuckDB's own day of a TIMESTAMPTZ is that of the session's time zone.
+    day = f"DATE '1970-01-01' + (epoch_us({column}) // 86_400_000_000)::INTEGER"
+    return f"coalesce(({day})::VARCHAR, 'undated')"
+
 
 MIRRORS = (
     Mirror("objects", c.objects, "changed_seq", "day"),
     Mirror("heads", c.heads, "seq"),
-    Mirror("documents", c.documents, "seq"),
-    Mirror("events", c.events, "seq"),
+    Mirror("documents", c.documents, "seq", "day"),
+    Mirror("events", c.events, "seq", _utc_day("occurred_at")),
+    Mirror("jobs", c.jobs, "seq", "day"),
+    Mirror("quarantine", c.quarantine, "seq", _utc_day("first_seen")),
 )
-# Copied whole each time: one row for up to 5,000 objects, or for each thing that went wrong. 10,000 rows cost ~50 ms.
-WHOLE = (c.jobs, c.quarantine)
 
 
 def duckdb_type(column: sa.Column[Any]) -> str:
@@ -87,11 +108,11 @@ def duckdb_type(column: sa.Column[Any]) -> str:
     return "VARCHAR"
 
 
-def read_arrow(connection: sa.Connection, table: sa.Table, *where: sa.ColumnElement[bool]) -> pa.Table:
-    """Rows of a catalog table as Arrow. Times and booleans are read as the integers they are stored as, for speed."""
+def arrow_schema(mirror: Mirror) -> pa.Schema:
+    """Arrow types of a mirror's columns."""
     import pyarrow as pa
 
-    types = {
+    types: dict[str, pa.DataType] = {
         "TIMESTAMPTZ": pa.timestamp("us", tz="UTC"),
         "BIGINT": pa.int64(),
         "INTEGER": pa.int32(),
@@ -99,13 +120,22 @@ def read_arrow(connection: sa.Connection, table: sa.Table, *where: sa.ColumnElem
         "BOOLEAN": pa.bool_(),
         "VARCHAR": pa.string(),
     }
-    columns = [(column, duckdb_type(column)) for column in table.columns]
-    picked = [sa.type_coerce(column, sa.BigInteger) if kind == "TIMESTAMPTZ" else column for column, kind in columns]
-    rows = connection.execute(sa.select(*picked).where(*where)).fetchall()
-    values = list(zip(*rows, strict=True)) or [()] * len(columns)
-    return pa.table(
-        {column.name: pa.array(part, types[kind]) for (column, kind), part in zip(columns, values, strict=True)}
-    )
+    return pa.schema([(name, types[kind]) for name, kind in mirror.columns])
+
+
+def read_parts(connection: sa.Connection, mirror: Mirror, *where: sa.ColumnElement[bool]) -> Iterator[pa.Table]:
+    """Rows of a mirror as Arrow, some at a time. Times are read as the integers they are stored as, for speed."""
+    import pyarrow as pa
+
+    schema = arrow_schema(mirror)
+    picked = [
+        sa.type_coerce(column, sa.BigInteger) if isinstance(column.type, c.Instant) else column
+        for column in mirror.table.columns
+    ]
+    query = sa.select(*picked).where(*where).execution_options(yield_per=CHUNK_ROWS)
+    for rows in connection.execute(query).partitions():
+        values = zip(*rows, strict=True)
+        yield pa.table([pa.array(part, kind) for part, kind in zip(values, schema.types, strict=True)], schema=schema)
 
 
 def floor_of(connection: sa.Connection, mirror: Mirror) -> int:
@@ -114,63 +144,54 @@ def floor_of(connection: sa.Connection, mirror: Mirror) -> int:
     return int(value or 0)
 
 
-def read_delta(connection: sa.Connection, mirror: Mirror) -> pa.Table:
+def read_delta(connection: sa.Connection, mirror: Mirror) -> Iterator[pa.Table]:
     """Rows changed since the floor."""
-    return read_arrow(connection, mirror.table, mirror.table.c[mirror.seq] > floor_of(connection, mirror))
+    seq = mirror.table.c[mirror.seq]
+    changed = seq > floor_of(connection, mirror)
+    return read_parts(connection, mirror, sa.or_(changed, seq.is_(None)) if seq.nullable else changed)
 
 
-def absorb(index: Index, mirror: Mirror) -> int:
-    """Write rows of a large delta to files and raise the floor. Call it under the lock of publishing.
+def is_slice(row: sa.Row[Any]) -> bool:
+    """Whether a live file of a mirror is a slice; the base holds rows of every commit."""
+    return int(row.first_seq) > 0
 
-    Only rows up to the last publication are taken: their publishing times are known and will not change with it.
+
+def slice_delta(index: Index, mirror: Mirror, ceiling: int) -> int:
+    """Move the delta's rows up to a commit into a slice. Call it under the lock of publishing.
+
+    Args:
+        index: The index.
+        mirror: The table.
+        ceiling: The last publication: the publishing times of its rows are known and will not change with it.
 
     Returns:
-        Rows written; 0 when the delta is small.
+        Rows written.
     """
-    table, seq = mirror.table, mirror.table.c[mirror.seq]
-    with index.snapshot() as connection:
-        floor = floor_of(connection, mirror)
-        ceiling = connection.scalar(sa.select(sa.func.max(c.publications.c.seq))) or 0
-        changed = sa.and_(seq > floor, seq <= ceiling)
-        n_changed = connection.scalar(sa.select(sa.func.count()).select_from(table).where(changed)) or 0
-        if n_changed <= DELTA_ROWS:
-            return 0
-        live = connection.execute(
-            sa.select(c.files).where(c.files.c.table_name == mirror.name, c.files.c.retired_seq.is_(None))
-        ).fetchall()
-        days: list[str] = ["all"]
-        if mirror.day:
-            days = list(connection.scalars(sa.select(table.c[mirror.day]).where(changed).distinct()))
-        old = [row for row in live if row.path.split("/")[2] in days]
-        if n_changed <= DELTA_SHARE * sum(row.n_rows for row in old):
-            return 0
-        written: list[DataFile] = []
-        for day in days:
-            where = [seq <= ceiling, *([table.c[mirror.day] == day] if mirror.day else [])]
-            data = read_arrow(connection, table, *where)
-            written.append(
-                write_table(index.root, f"{mirror.name}/{day}", data, table=mirror.name, columns=mirror.columns)
-            )
-    _swap(index, mirror, [row.path for row in old], written, floor, ceiling)
-    return sum(file.n_rows for file in written)
-
-
-def _swap(index: Index, mirror: Mirror, old: list[str], written: list[DataFile], floor: int, ceiling: int) -> None:
     from ahi.index.store import file_row
 
-    # A commit of its own, so that the retired files have a number and the next publication is not skipped.
-    with index.commit(kind="absorb") as commit:
-        if floor_of(commit.connection, mirror) != floor:
-            raise RuntimeError(f"Another publisher has written {mirror.name} at the same time: run one at a time.")
-        retire = (
-            c.files.update()
-            .where(c.files.c.path == sa.bindparam("old"))
-            .values(retired_seq=commit.seq, retired_at=now())
+    seq = mirror.table.c[mirror.seq]
+    with index.snapshot() as connection:
+        floor = floor_of(connection, mirror)
+        parts = read_parts(connection, mirror, seq > floor, seq <= ceiling)
+        file = write_parts(
+            index.root,
+            f"{mirror.name}/{SLICES}",
+            parts,
+            arrow_schema(mirror),
+            table=mirror.name,
+            columns=mirror.columns,
         )
-        if old:
-            commit.connection.execute(retire, [{"old": path} for path in old])
-        commit.connection.execute(c.files.insert(), [file_row(file, 0, ceiling, commit.seq) for file in written])
-        put_state(commit.connection, mirror.floor_name, str(ceiling))
+    if not file.n_rows:
+        # Every row of the delta was changed again since.
+        (index.root / file.path).unlink()
+        return 0
+    # No commit of its own: the publication that is out shows these rows already, and the next one takes the file.
+    with index.transaction() as connection:
+        if floor_of(connection, mirror) != floor:
+            raise RuntimeError(f"Another publisher has written {mirror.name} at the same time: run one at a time.")
+        connection.execute(c.files.insert(), [file_row(file, floor + 1, ceiling, ceiling)])
+        put_state(connection, mirror.floor_name, str(ceiling))
+    return file.n_rows
 
 
 def put_state(connection: sa.Connection, name: str, value: str) -> None:
@@ -180,6 +201,27 @@ def put_state(connection: sa.Connection, name: str, value: str) -> None:
         connection.execute(c.state.insert().values(name=name, value=value))
 
 
-def mirror_hash(mirror: Mirror) -> str:
-    """Digest of a mirror's columns as they are now."""
-    return schema_hash(mirror.columns)
+def mirror_files(index: Index, mirror: Mirror, files: Sequence[sa.Row[Any]]) -> str:
+    """SELECT of a mirror's columns from some of its files."""
+    written = [(row.path, row.schema_hash) for row in files]
+    return files_select(index.root, mirror.name, mirror.columns, mirror.digest, written)
+
+
+def newest_select(index: Index, mirror: Mirror, files: Sequence[sa.Row[Any]], delta: str = "") -> str:
+    """SELECT of one row for each key, its newest state, from live files of a mirror and, if named, its delta table."""
+    names = ", ".join(quoted(name) for name, _ in mirror.columns)
+    keys, seq = ", ".join(quoted(key) for key in mirror.keys), quoted(mirror.seq)
+    slices = [row for row in files if is_slice(row)]
+    newer = []
+    if slices:
+        newer.append(f"SELECT {keys}, {seq}::BIGINT AS {seq} FROM ({mirror_files(index, mirror, slices)})")
+    if delta:
+        # A row of the delta is newer than any in a file, whatever its number.
+        newer.append(f"SELECT {keys}, {UNNUMBERED}::BIGINT AS {seq} FROM {delta}")
+    stored = mirror_files(index, mirror, files)
+    if newer and files:
+        same = " AND ".join(f"n.{quoted(key)} = r.{quoted(key)}" for key in mirror.keys)
+        newest = f"ANTI JOIN ({' UNION ALL '.join(newer)}) n ON {same} AND n.{seq} > r.{seq}"
+        stored = f"SELECT r.* FROM ({stored}) r {newest}"
+    selects = [f"SELECT {names} FROM {delta}"] if delta else []
+    return " UNION ALL ".join([*selects, *([stored] if files else [])])

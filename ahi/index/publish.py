@@ -21,16 +21,18 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.index import catalog as c
+from ahi.index.commit import STAMPED
 from ahi.index.engine import locked
-from ahi.index.mirror import MIRRORS, WHOLE, absorb, mirror_hash, put_state, read_arrow, read_delta
+from ahi.index.mirror import DELTA_ROWS, MIRRORS, newest_select, put_state, read_delta, slice_delta
+from ahi.index.parquet import files_select, spilling
 from ahi.index.registry import SCHEMA_VERSION
-from ahi.index.sql import literal_path, quoted, text
-from ahi.index.views import INFO_COLUMNS, catalog_columns, empty_select, names, template_statements
-from ahi.index.writer import schema_hash, sync_folder, table_hash
+from ahi.index.sql import quoted, text
+from ahi.index.views import INFO_COLUMNS, template_statements
+from ahi.index.writer import sync_folder, table_hash
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import duckdb
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 # DuckDB 1.4 and later read it; by default 2.0 writes files that only 2.0 opens.
 STORAGE = "STORAGE_VERSION 'v1.2.0'"
 # Raise it when the way of building changes but not the text of the views.
-BUILD = "1"
+BUILD = "2"
 PUBLISHED = "published"
 
 
@@ -70,11 +72,17 @@ class _Snapshot:
     committed_at: dt.datetime | None
     files: list[sa.Row[tuple[object, ...]]]
     dead: dict[str, pa.Table]
-    deltas: dict[str, pa.Table]
-    whole: dict[str, pa.Table]
 
     def live(self, table: str) -> list[sa.Row[tuple[object, ...]]]:
         return [row for row in self.files if row.table_name == table]
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What a publication names as its time, taken as late as can be, and the rows of each mirror's delta in it."""
+
+    published_at: dt.datetime
+    deltas: Mapping[str, int]
 
 
 def publish(index: Index) -> Publication:
@@ -90,20 +98,26 @@ def publish(index: Index) -> Publication:
         marker = f"{template} {index.root}"
         with index.snapshot() as connection:
             current = _current(index, connection, marker)
-        if current:
+            unnumbered = current is not None and _has_unnumbered(connection)
+        if unnumbered:
+            with index.commit(kind="changes"):
+                pass  # it gives the rows its number
+        elif current:
             return current
-        for mirror in MIRRORS:
-            absorb(index, mirror)
+        temporary = index.root / f".index-{uuid.uuid4().hex}.duckdb"
+        views = _template(index, template)
         with index.snapshot() as connection:
             shown = _read(connection, index.tables)
-        temporary = index.root / f".index-{uuid.uuid4().hex}.duckdb"
-        published_at = _build(index, temporary, _template(index, template), shown)
+            built = _build(index, temporary, views, shown, connection)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(index.path)
         sync_folder(index.root)
-        _record(index, shown.seq, published_at, marker)
-    return Publication(index.path, shown.seq, published_at, is_new=True)
+        _record(index, shown.seq, built.published_at, marker)
+        for mirror in MIRRORS:
+            if built.deltas[mirror.name] > DELTA_ROWS:
+                slice_delta(index, mirror, shown.seq)
+    return Publication(index.path, shown.seq, built.published_at, is_new=True)
 
 
 def _sweep(root: Path) -> None:
@@ -120,6 +134,12 @@ def _current(index: Index, connection: sa.Connection, marker: str) -> Publicatio
     if last is None or last.seq != newest or built != marker or not index.path.exists():
         return None
     return Publication(index.path, last.seq, last.published_at, is_new=False)
+
+
+def _has_unnumbered(connection: sa.Connection) -> bool:
+    """Whether rows were changed without a commit, such as a job that was claimed."""
+    found = (sa.exists().where(table.c.seq.is_(None)) for table in STAMPED)
+    return bool(connection.scalar(sa.select(sa.or_(*found))))
 
 
 def read_dead(connection: sa.Connection, table: str) -> pa.Table:
@@ -143,8 +163,6 @@ def _read(connection: sa.Connection, tables: Iterable[str]) -> _Snapshot:
             connection.execute(sa.select(c.files).where(c.files.c.retired_seq.is_(None)).order_by(c.files.c.live_seq))
         ),
         dead={name: read_dead(connection, name) for name in tables},
-        deltas={mirror.name: read_delta(connection, mirror) for mirror in MIRRORS},
-        whole={table.name: read_arrow(connection, table) for table in WHOLE},
     )
 
 
@@ -152,7 +170,6 @@ def _internal(index: Index) -> dict[str, list[tuple[str, str]]]:
     """Columns of each relation of the schema `internal` that a view stands on."""
     columns = {f"{t.name}_rows": [(x.name, x.duckdb_type) for x in t.columns] for t in index.tables.values()}
     columns |= {mirror.name: mirror.columns for mirror in MIRRORS}
-    columns |= {table.name: catalog_columns(table) for table in WHOLE}
     return columns | {"info": list(INFO_COLUMNS.items())}
 
 
@@ -168,10 +185,8 @@ def _template(index: Index, template: str) -> Path:
     path = index.root / f".template-{template}.duckdb"
     if path.exists():
         return path
-    import duckdb
-
     temporary = index.root / f".index-{uuid.uuid4().hex}.duckdb"
-    with duckdb.connect() as connection:
+    with spilling(index.root) as connection:
         _attach(connection, temporary)
         connection.execute("BEGIN")
         for statement in template_statements(index.tables, _internal(index)):
@@ -184,7 +199,6 @@ def _template(index: Index, template: str) -> Path:
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    connection.execute("SET threads = 1")
     connection.execute(f"ATTACH {text(str(path))} AS published ({STORAGE})")
     connection.execute("USE published")
 
@@ -194,56 +208,50 @@ def _detach(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("DETACH published")
 
 
-def _build(index: Index, path: Path, template: Path, shown: _Snapshot) -> dt.datetime:
-    """Write the file; returns the time it names as its publication, taken as late as can be."""
-    import duckdb
-
+def _build(index: Index, path: Path, template: Path, shown: _Snapshot, source: sa.Connection) -> _Built:
+    """Write the file. The catalog's rows go into it part by part, in the transaction that the rest was read in."""
     # What has no rows stays as the template has it: a typed, empty view.
     shutil.copyfile(template, path)
-    with duckdb.connect() as connection:
+    deltas = dict.fromkeys((mirror.name for mirror in MIRRORS), 0)
+    with spilling(index.root) as connection:
         _attach(connection, path)
         connection.execute("BEGIN")
         for table in index.tables.values():
             columns = [(column.name, column.duckdb_type) for column in table.columns]
             if not shown.live(table.name):
                 continue
-            rows = _files_select(index.root, table.name, columns, table_hash(table), shown.live(table.name))
+            written = [(str(row.path), str(row.schema_hash)) for row in shown.live(table.name)]
+            rows = files_select(index.root, table.name, columns, table_hash(table), written)
             keys = shown.dead[table.name]
             if keys.num_rows:
                 dead = f"internal.{quoted('dead_' + table.name)}"
-                _create(connection, dead, keys)
+                _append(connection, dead, keys, is_first=True)
                 rows = (
                     f"SELECT r.* FROM ({rows}) r ANTI JOIN {dead} d "
                     f"ON d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
                 )
             _replace(connection, f"{table.name}_rows", rows)
         for mirror in MIRRORS:
-            if not shown.live(mirror.name) and not shown.deltas[mirror.name].num_rows:
-                continue
-            delta = f"internal.{quoted(mirror.name + '_delta')}"
-            _create(connection, delta, shown.deltas[mirror.name])
-            select = f"SELECT {names(dict(mirror.columns))} FROM {delta}"
-            if live := shown.live(mirror.name):
-                files = _files_select(index.root, mirror.name, mirror.columns, mirror_hash(mirror), live)
-                same = " AND ".join(f"d.{quoted(key)} = r.{quoted(key)}" for key in mirror.keys)
-                select += f" UNION ALL SELECT r.* FROM ({files}) r ANTI JOIN {delta} d ON {same}"
-            _replace(connection, mirror.name, select)
-        for name, rows_of_table in shown.whole.items():
-            if not rows_of_table.num_rows:
-                continue
-            _create(connection, f"internal.{quoted(name + '_copy')}", rows_of_table)
-            _replace(connection, name, f"SELECT * FROM internal.{quoted(name + '_copy')}")
-        published_at = _write_info(connection, index, shown)
+            name = f"internal.{quoted(mirror.name + '_delta')}"
+            for part in read_delta(source, mirror):
+                _append(connection, name, part, is_first=not deltas[mirror.name])
+                deltas[mirror.name] += part.num_rows
+            live, delta = shown.live(mirror.name), name if deltas[mirror.name] else ""
+            if live or delta:
+                _replace(connection, mirror.name, newest_select(index, mirror, live, delta))
+        published_at = _write_info(connection, index, shown, deltas)
         connection.execute("COMMIT")
         _detach(connection)
-    return published_at
+    return _Built(published_at, deltas)
 
 
-def _write_info(connection: duckdb.DuckDBPyConnection, index: Index, shown: _Snapshot) -> dt.datetime:
+def _write_info(
+    connection: duckdb.DuckDBPyConnection, index: Index, shown: _Snapshot, deltas: Mapping[str, int]
+) -> dt.datetime:
     stored = [*index.tables, *(mirror.name for mirror in MIRRORS)]
     rows = {name: sum(int(row.n_rows) for row in shown.live(name)) for name in stored}
     files = {name: len(shown.live(name)) for name in stored}
-    rows |= {name: rows[name] + delta.num_rows for name, delta in shown.deltas.items()}
+    rows |= {name: rows[name] + n_rows for name, n_rows in deltas.items()}
     published_at = now()
     values = ", ".join(f"?::{kind} AS {name}" for name, kind in INFO_COLUMNS.items())
     connection.execute(
@@ -254,59 +262,14 @@ def _write_info(connection: duckdb.DuckDBPyConnection, index: Index, shown: _Sna
     return published_at
 
 
-def _create(connection: duckdb.DuckDBPyConnection, name: str, data: pa.Table) -> None:
+def _append(connection: duckdb.DuckDBPyConnection, name: str, data: pa.Table, *, is_first: bool) -> None:
     connection.register("incoming", data)
-    connection.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")
+    connection.execute(f"{f'CREATE TABLE {name} AS' if is_first else f'INSERT INTO {name}'} SELECT * FROM incoming")
     connection.unregister("incoming")
 
 
 def _replace(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> None:
     connection.execute(f"CREATE OR REPLACE VIEW internal.{quoted(name)} AS {select}")
-
-
-def _files_select(
-    root: Path, name: str, columns: list[tuple[str, str]], digest: str, live: Sequence[sa.Row[tuple[object, ...]]]
-) -> str:
-    return files_select(root, name, columns, [(str(row.path), str(row.schema_hash) == digest) for row in live])
-
-
-def files_select(root: Path, name: str, columns: list[tuple[str, str]], files: Sequence[tuple[str, bool]]) -> str:
-    """SELECT of a table's columns as they are now from files, some of which may have been written with others.
-
-    Args:
-        root: Folder of the index.
-        name: Table.
-        columns: Names and DuckDB types now.
-        files: Path, and whether the file has exactly these columns.
-    """
-    if not files:
-        return empty_select(columns)
-    paths = [path for path, _ in files]
-    if all(same for _, same in files):
-        return f"SELECT {names(dict(columns))} FROM read_parquet([{_paths(root, paths)}])"
-    # By name costs 1.9 times the CPU on many files, so only where columns differ. An empty file with today's columns
-    # stands first: a column that no file has yet would be an error otherwise.
-    picked = ", ".join(f"TRY_CAST({quoted(column)} AS {kind}) AS {quoted(column)}" for column, kind in columns)
-    paths = [_empty_file(root, name, columns), *paths]
-    return f"SELECT {picked} FROM read_parquet([{_paths(root, paths)}], union_by_name = true)"
-
-
-def _paths(root: Path, paths: Sequence[str]) -> str:
-    return ", ".join(text(literal_path(root / path)) for path in paths)
-
-
-def _empty_file(root: Path, name: str, columns: list[tuple[str, str]]) -> str:
-    """A Parquet file with these columns and no rows, made when it is missing."""
-    import duckdb
-
-    path = f"data/_schemas/{name}-{schema_hash(columns)}.parquet"
-    if not (root / path).exists():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        temporary = root / f"{path}.{uuid.uuid4().hex}"
-        with duckdb.connect() as connection:
-            connection.execute(f"COPY ({empty_select(columns)}) TO {text(str(temporary))} (FORMAT parquet)")
-        temporary.replace(root / path)
-    return path
 
 
 def _record(index: Index, seq: int, published_at: dt.datetime, marker: str) -> None:

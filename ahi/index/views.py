@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ahi.index import catalog as c
 from ahi.index.catalog import IN_FLIGHT, ObjectState
-from ahi.index.mirror import duckdb_type
+from ahi.index.parquet import empty_select
 from ahi.index.sql import quoted, text
 
 if TYPE_CHECKING:
@@ -223,19 +223,19 @@ def _operational_views() -> list[View]:
         ),
         View(
             "import_jobs",
-            "SELECT *, date_diff('microsecond', submitted_at, ended_at) / 1e6 AS run_s, "
+            "SELECT * EXCLUDE (seq), date_diff('microsecond', submitted_at, ended_at) / 1e6 AS run_s, "
             "date_diff('microsecond', planned_at, submitted_at) / 1e6 AS queued_s FROM internal.jobs "
             "WHERE service = 'medical-imaging'",
             "One row for each HealthImaging import job, planned ones included.",
-            _catalog_comments(c.jobs)
+            _catalog_comments(c.jobs, "seq")
             | {"run_s": "Seconds from start to end at the service.", "queued_s": "Seconds from plan to start."},
         ),
         _image_sets(),
         View(
             "quarantine",
-            "SELECT * FROM internal.quarantine",
+            "SELECT * EXCLUDE (seq) FROM internal.quarantine",
             "One row for each message or document that could not be used, with the reason and where it is kept.",
-            _catalog_comments(c.quarantine),
+            _catalog_comments(c.quarantine, "seq"),
         ),
         View(
             "events",
@@ -267,16 +267,6 @@ INFO_COLUMNS = {
     "rows_by_table": "MAP(VARCHAR, BIGINT)",
     "files_by_table": "MAP(VARCHAR, BIGINT)",
 }
-
-
-def empty_select(columns: list[tuple[str, str]]) -> str:
-    """A SELECT without rows whose columns have names and types."""
-    return f"SELECT {', '.join(f'NULL::{kind} AS {quoted(name)}' for name, kind in columns)} WHERE false"
-
-
-def catalog_columns(table: sa.Table) -> list[tuple[str, str]]:
-    """Names and DuckDB types of a catalog table."""
-    return [(column.name, duckdb_type(column)) for column in table.columns]
 
 
 def template_statements(tables: Mapping[str, Table], internal: Mapping[str, list[tuple[str, str]]]) -> list[str]:

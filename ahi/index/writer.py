@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ahi.clock import day_of, now
 from ahi.index.registry import SCHEMA_VERSION, arrow_schema
+from ahi.index.sql import text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    import duckdb
     import pyarrow as pa
 
     from ahi.index.columns import Column, Table
@@ -136,32 +138,77 @@ def write_table(
     root: Path, folder: str, data: pa.Table, *, table: str, columns: Sequence[tuple[str, str]], batch_id: str = ""
 ) -> DataFile:
     """Write an Arrow table as it is to a new file under `data/<folder>/`, and sync file and folders."""
-    import pyarrow as pa
+    return write_parts(root, folder, [data], data.schema, table=table, columns=columns, batch_id=batch_id)
+
+
+def write_parts(
+    root: Path,
+    folder: str,
+    parts: Iterable[pa.Table],
+    schema: pa.Schema,
+    *,
+    table: str,
+    columns: Sequence[tuple[str, str]],
+    batch_id: str = "",
+) -> DataFile:
+    """Write Arrow tables of one schema, one after the other, to a new file under `data/<folder>/`, and sync it.
+
+    Memory follows the largest part and not the file.
+    """
     import pyarrow.parquet as pq
 
-    sink = pa.BufferOutputStream()
-    # Arrow's own copy of the schema, with every column's description, would be half of a small file.
-    with pq.ParquetWriter(
-        sink, data.schema, compression="zstd", compression_level=ZSTD_LEVEL, store_schema=False
-    ) as writer:
-        writer.write_table(data, row_group_size=ROW_GROUP_ROWS)
-        writer.add_key_value_metadata({"table": table, "schema_version": SCHEMA_VERSION, "batch_id": batch_id})
-    content = sink.getvalue()
-    path = new_path(root, folder)
-    with (root / path).open("xb") as handle:
-        handle.write(content)
+    path, n_rows = new_path(root, folder), 0
+    with (root / path).open("x+b") as handle:
+        # Arrow's own copy of the schema, with every column's description, would be half of a small file.
+        with pq.ParquetWriter(
+            handle, schema, compression="zstd", compression_level=ZSTD_LEVEL, store_schema=False
+        ) as writer:
+            for part in parts:
+                writer.write_table(part, row_group_size=ROW_GROUP_ROWS)
+                n_rows += part.num_rows
+            writer.add_key_value_metadata({"table": table, "schema_version": SCHEMA_VERSION, "batch_id": batch_id})
         handle.flush()
         os.fsync(handle.fileno())
+        n_bytes = handle.seek(0, os.SEEK_END)
+        handle.seek(0)
+        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
     sync_folder((root / path).parent)
     return DataFile(
         path=path,
         table_name=table,
-        n_rows=data.num_rows,
-        n_bytes=content.size,
-        sha256=hashlib.sha256(content).hexdigest(),
+        n_rows=n_rows,
+        n_bytes=n_bytes,
+        sha256=sha256,
         schema_hash=schema_hash(columns),
         batch_id=batch_id,
     )
+
+
+def copied_file(
+    connection: duckdb.DuckDBPyConnection,
+    root: Path,
+    folder: str,
+    select: str,
+    *,
+    table: str,
+    columns: Sequence[tuple[str, str]],
+) -> DataFile | None:
+    """Write what a SELECT of DuckDB gives to a new, synced file under `data/<folder>/`; None if it gives no row."""
+    path = new_path(root, folder)
+    target = root / path
+    copied = connection.execute(
+        f"COPY ({select}) TO {text(str(target))} (FORMAT parquet, "
+        f"COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+    ).fetchone()
+    n_rows = int(copied[0]) if copied else 0
+    if not n_rows:
+        target.unlink()
+        return None
+    with target.open("rb") as handle:
+        os.fsync(handle.fileno())
+        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    sync_folder(target.parent)
+    return DataFile(path, table, n_rows, target.stat().st_size, sha256, schema_hash(columns))
 
 
 def new_path(root: Path, folder: str) -> str:

@@ -2,20 +2,15 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import duckdb
 import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.index import catalog as c
-from ahi.index import mirror
 from ahi.index.columns import Column, Tier
 from ahi.index.registry import TABLES
 from ahi.index.store import Index
-
-if TYPE_CHECKING:
-    import pytest
 
 VIEWS = {
     *("patients", "studies", "series", "series_all", "instances", "instances_all", "frames", "frames_all", "headers"),
@@ -196,41 +191,6 @@ def test_a_state_that_nobody_knows_does_not_close(index: Index, land) -> None:
     land("a", state="lost")
     index.publish()
     assert index.query("SELECT landed, closes FROM closure").rows == [(1, False)]
-
-
-def test_a_large_ledger_goes_to_files_by_day_and_stays_right(
-    index: Index, land, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirror, "DELTA_ROWS", 10)
-    expected: dict[str, str] = {}
-
-    def step(state: str, day: str, *object_ids: str) -> None:
-        land(*object_ids, state=state, day=day, header=True)
-        expected.update(dict.fromkeys(object_ids, state))
-        index.publish()
-        assert {key: row[0] for key, row in ledger(index).items()} == expected
-        assert all(row[1] is not None for row in ledger(index).values())
-
-    first = [f"a{number}" for number in range(30)]
-    second = [f"b{number}" for number in range(30)]
-    step("ready", "2026-11-20", *first)
-    step("ready", "2026-11-21", *second)
-    files = index.query("SELECT files_by_table['objects'] FROM index_info").rows
-    assert files == [(1,)], "the first day is in a file, the second in the delta"
-    step("importing", "2026-11-20", *first[:5])
-    step("imported", "2026-11-20", *first[:3])
-    step("imported", "2026-11-21", *second)
-    step("failed", "2026-11-20", *first)
-    step("imported", "2026-11-20", "late")
-    with index.snapshot() as connection:
-        live = connection.scalars(sa.select(c.files.c.path).where(c.files.c.retired_seq.is_(None))).all()
-        floor = mirror.floor_of(connection, mirror.MIRRORS[0])
-        delta = mirror.read_delta(connection, mirror.MIRRORS[0])
-    assert {path.split("/")[2] for path in live} == {"2026-11-20", "2026-11-21"}
-    assert floor > 0
-    assert delta.num_rows <= 31
-    index.expire()
-    assert {key: row[0] for key, row in ledger(index).items()} == expected
 
 
 def test_jobs_quarantine_and_events_are_shown(index: Index) -> None:

@@ -1,0 +1,82 @@
+"""Parquet files as DuckDB reads them. Belongs here: SELECTs over live files, and connections with bounded memory.
+
+Does not belong here: writing files (`writer`) and the views that analysts see (`views`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ahi.index.sql import literal_path, quoted, text
+from ahi.index.writer import schema_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import duckdb
+
+# What DuckDB holds beyond this spills to disk; no process of the pipeline may pass 1 GiB.
+MEMORY = "256MB"
+
+
+@contextmanager
+def spilling(root: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection of one thread whose memory is bounded, with room on the index's disk for the rest."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute("SET threads = 1")
+        connection.execute(f"SET memory_limit = '{MEMORY}'")
+        connection.execute(f"SET temp_directory = {text(str(root / '.spill'))}")
+        connection.execute("SET preserve_insertion_order = false")
+        yield connection
+
+
+def empty_select(columns: Sequence[tuple[str, str]]) -> str:
+    """A SELECT without rows whose columns have names and types."""
+    return f"SELECT {', '.join(f'NULL::{kind} AS {quoted(name)}' for name, kind in columns)} WHERE false"
+
+
+def files_select(
+    root: Path, name: str, columns: Sequence[tuple[str, str]], digest: str, files: Sequence[tuple[str, str]]
+) -> str:
+    """SELECT of a table's columns as they are now from files, some of which may have been written with others.
+
+    Args:
+        root: Folder of the index.
+        name: Table.
+        columns: Names and DuckDB types now.
+        digest: Their digest.
+        files: Path of each file, and the digest of its columns.
+    """
+    if not files:
+        return empty_select(columns)
+    paths = [path for path, _ in files]
+    if all(written == digest for _, written in files):
+        return f"SELECT {', '.join(quoted(column) for column, _ in columns)} FROM read_parquet([{_paths(root, paths)}])"
+    # By name costs 1.9 times the CPU on many files, so only where columns differ. An empty file with today's columns
+    # stands first: a column that no file has yet would be an error otherwise.
+    picked = ", ".join(f"TRY_CAST({quoted(column)} AS {kind}) AS {quoted(column)}" for column, kind in columns)
+    paths = [_empty_file(root, name, columns), *paths]
+    return f"SELECT {picked} FROM read_parquet([{_paths(root, paths)}], union_by_name = true)"
+
+
+def _paths(root: Path, paths: Sequence[str]) -> str:
+    return ", ".join(text(literal_path(root / path)) for path in paths)
+
+
+def _empty_file(root: Path, name: str, columns: Sequence[tuple[str, str]]) -> str:
+    """A Parquet file with these columns and no rows, made when it is missing."""
+    import duckdb
+
+    path = f"data/_schemas/{name}-{schema_hash(columns)}.parquet"
+    if not (root / path).exists():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        temporary = root / f"{path}.{uuid.uuid4().hex}"
+        with duckdb.connect() as connection:
+            connection.execute(f"COPY ({empty_select(columns)}) TO {text(str(temporary))} (FORMAT parquet)")
+        temporary.replace(root / path)
+    return path
