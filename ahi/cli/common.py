@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import json
+import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
@@ -13,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
@@ -43,13 +45,30 @@ def open_settings() -> Settings:
     """Settings of this process; a wrong one is a sentence, not a traceback."""
     from pydantic import ValidationError
 
-    from ahi.settings import load_settings
+    from ahi.settings import Settings, load_settings
 
     try:
+        adopt_stack(Settings().home)
         return load_settings()
     except ValidationError as error:
         wrong = "; ".join(f"AHI_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         fail(f"A setting is wrong. {wrong}.")
+
+
+def adopt_stack(home: Path) -> None:
+    """Point this process at the local stack of a home, if one is running, and at nothing else.
+
+    The shell that `ahi` is typed into often has a profile, a region or an endpoint of its own. Any of them would send
+    some calls of a local deployment to real AWS, or fail them, so none is obeyed.
+    """
+    from dotenv import dotenv_values
+
+    stack = home / "stack.env"
+    if not stack.exists():
+        return
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update({name: value for name, value in dotenv_values(stack).items() if value is not None})
 
 
 def landing_bucket(settings: Settings) -> str:
@@ -121,28 +140,61 @@ def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
-    """Print a table for a person."""
+    """Print a table for a person; one block of lines for each row where a table would have to break words."""
     from rich import box
-    from rich.markup import escape
+    from rich.cells import cell_len
     from rich.table import Table
+    from rich.text import Text
 
+    out = console()
+    cells = [[shown(value) for value in row] for row in rows]
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    needed = 0
     for number, column in enumerate(columns):
         figures = rows and all(isinstance(row[number], (int, float)) or row[number] is None for row in rows)
-        table.add_column(column, justify="right" if figures else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(shown(value)) for value in row))
-    console().print(table)
+        texts = [column, *(row[number] for row in cells)]
+        word = max(cell_len(part) for text in texts for part in text.split() or [""])
+        whole = max(cell_len(line) for text in texts for line in text.splitlines() or [""])
+        # What has no space to break at keeps its width; rich would take it from every column alike.
+        table.add_column(
+            Text(column), justify="right" if figures else "left", overflow="fold", no_wrap=word == whole, min_width=word
+        )
+        needed += word + 2
+    if needed > out.width and cells:
+        print_blocks(columns, cells, title=title)
+        return
+    for row in cells:
+        table.add_row(*map(Text, row))
+    out.print(table)
+
+
+def print_blocks(columns: Sequence[str], cells: Sequence[Sequence[str]], *, title: str | None = None) -> None:
+    """Print each row as a block with one line for each column."""
+    if title:
+        typer.echo(title)
+    for number, row in enumerate(cells, 1):
+        typer.echo(f"-[ {number} ]-")
+        for column, text in zip(columns, row, strict=True):
+            typer.echo(f"{column}: " + text.replace("\n", "\n  "))
+    typer.echo()
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number and its noun, whose plural ends in s unless given."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def shown(value: object) -> str:
-    """A value for a person's eyes."""
+    """A value for a person's eyes. What a terminal would take for a command is shown by its escape."""
     if value is None:
-        return "-"
+        return "NULL"
     if isinstance(value, list):
         return ", ".join(shown(item) for item in value)
     if isinstance(value, float):
         return f"{value:,.2f}"
     if isinstance(value, dt.datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    return str(value)
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)

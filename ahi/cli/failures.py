@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
+OBJECT = "object"
+
 
 @dataclass(frozen=True)
 class Failed:
@@ -49,7 +51,7 @@ def list_failures(engine: sa.Engine, home: Path) -> list[Failed]:
     held = sa.select(quarantine).order_by(quarantine.c.first_seen)
     with engine.connect() as connection:
         from_ledger = [
-            Failed("object", row.reason_code or "", row.reason_text or "", _advice(row.reason_code),
+            Failed(OBJECT, row.reason_code or "", row.reason_text or "", _advice(row.reason_code),
                    f"s3://{row.bucket}/{row.key}", sent.get(row.key, ""), row.state_since)
             for row in connection.execute(failed)
         ]  # fmt: skip
@@ -101,7 +103,12 @@ def failures(
     elif not found:
         typer.echo("Nothing has failed.")
     else:
-        rows = [(item.code, item.reason, _near(item.file) or item.where) for item in found]
-        common.print_table(("code", "why", "where"), rows)
+        objects = [(item.code, item.reason, _near(item.file) or item.where) for item in found if item.what == OBJECT]
+        items = [(item.code, item.reason, item.what, item.where) for item in found if item.what != OBJECT]
+        if objects:
+            common.print_table(("code", "why", "where"), objects, title="Objects that failed")
+        if items:
+            title = "Messages and documents that could not be used"
+            common.print_table(("code", "why", "came by", "where"), items, title=title)
         for code in sorted({item.code for item in found}):
             typer.echo(f"{code}: {_advice(code)}")

@@ -43,4 +43,5 @@ def query(
     else:
         common.print_table(answer.columns, answer.rows[:SHOWN_ROWS])
         rest = len(answer.rows) - SHOWN_ROWS
-        typer.echo(f"{len(answer.rows):,} rows{f', the last {rest:,} not shown: --csv gives all' if rest > 0 else ''}")
+        hidden = f", the last {rest:,} not shown: --csv gives all" if rest > 0 else ""
+        typer.echo(common.counted(len(answer.rows), "row") + hidden)

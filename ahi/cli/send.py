@@ -13,7 +13,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -98,7 +98,8 @@ def _admit(file: Path, found: Found) -> None:
     try:
         status = file.stat()
     except OSError as error:
-        found.skipped.append(Skipped(file, f"cannot be read: {error.strerror}"))
+        gone = isinstance(error, FileNotFoundError)
+        found.skipped.append(Skipped(file, "does not exist" if gone else f"cannot be read: {error.strerror}"))
         return
     if not stat.S_ISREG(status.st_mode):
         found.skipped.append(Skipped(file, "neither file nor folder"))
@@ -126,8 +127,11 @@ def upload(s3: S3Client, bucket: str, found: Found, *, home: Path, name: str = "
     upload_id = name or f"{now():%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     keys = [f"{PREFIX}{upload_id}/{number:06d}" for number in range(1, len(found.files) + 1)]
     receipt = home / "uploads" / f"{upload_id}.csv"
-    receipt.parent.mkdir(parents=True, exist_ok=True)
-    with receipt.open("w", newline="") as lines:  # before the first upload: a list of too much beats one of too little
+    receipt.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Before the first upload, since a list of too much beats one of too little; and for this user only, since names of
+    # files often name patients.
+    private = os.open(receipt, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(private, "w", newline="") as lines:
         csv.writer(lines).writerows(
             [("key", "file"), *((key, file.absolute()) for key, (file, _) in zip(keys, found.files, strict=True))]
         )
@@ -174,6 +178,22 @@ class _bar:  # noqa: N801 (used as a function)
         self._progress.stop()
 
 
+def _print_json(done: Upload) -> None:
+    skipped = [{"path": item.path, "reason": item.reason, "error": item.is_error} for item in done.skipped]
+    counts = {"sent": done.sent, "bytes": done.bytes}
+    common.print_json({"upload_id": done.upload_id, "bucket": done.bucket} | counts | {"skipped": skipped})
+
+
+def _nothing(found: Found, bucket: str, *, as_json: bool) -> NoReturn:
+    """End a send that has nothing to send, before it makes anything."""
+    if as_json:
+        _print_json(Upload("", bucket, 0, 0, found.skipped))
+        raise typer.Exit(common.NO)
+    wrong = [f"{item.path} {item.reason}" for item in found.skipped if item.is_error]
+    rest = [f"{item.path}: {item.reason}" for item in found.skipped if not item.is_error]
+    common.fail("; ".join(wrong) or f"nothing to send ({'; '.join(rest)})", common.NO)
+
+
 def send(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders; a folder with everything below it.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print what happened as JSON.")] = False,
@@ -181,25 +201,25 @@ def send(
     """Send files to the landing bucket, where the pipeline takes them up.
 
     Every file is sent, DICOM or not: what it is decides the pipeline, which keeps account of each.
-    What is not sent is listed with its reason: links, empty folders, what cannot be read.
+    What is not sent is listed with its reason: links, empty folders, what cannot be read or is not there.
 
     Examples: `ahi send scan.dcm`, `ahi send /archive/2024 more/`, `ahi send samples/dicom && ahi wait`
 
-    Exit code: 0 all sent, 1 something could not be, 2 no stack.
+    Exit code: 0 all sent, 1 something could not be or there was nothing to send, 2 no stack.
     """
     settings = common.open_settings()
     bucket = common.landing_bucket(settings)
     found = find(paths)
+    if not found.files:
+        _nothing(found, bucket, as_json=as_json)
     with common.aws_errors(settings):
         s3 = common.connect().s3
         s3.head_bucket(Bucket=bucket)
         done = upload(s3, bucket, found, home=settings.home, progress=not as_json)
     if as_json:
-        skipped = [{"path": item.path, "reason": item.reason, "error": item.is_error} for item in done.skipped]
-        counts = {"sent": done.sent, "bytes": done.bytes}
-        common.print_json({"upload_id": done.upload_id, "bucket": bucket} | counts | {"skipped": skipped})
+        _print_json(done)
     else:
-        typer.echo(f"Sent {done.sent:,} files, {done.bytes / 1e6:,.1f} MB, as upload {done.upload_id}.")
+        typer.echo(f"Sent {common.counted(done.sent, 'file')}, {done.bytes / 1e6:,.1f} MB, as upload {done.upload_id}.")
         if done.skipped:
             common.print_table(("not sent", "why"), [(item.path, item.reason) for item in done.skipped])
         typer.echo("Next: `ahi wait` until it is through, `ahi status` meanwhile.")

@@ -11,21 +11,23 @@ from ahi.cli import common
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
-    """Show the ledger by state, whether the counts close, the queues, and how fresh the index is.
+    """Show the ledger by state, whether the counts close, the queues and batches, and how fresh the index is.
 
     The counts close when landed = imported + failed with a reason + set aside + in flight.
-    Freshness is in seconds, over the newest 10,000 objects.
+    Freshness is in seconds, over objects that landed within a day: the newest 100,000.
 
     Examples: `ahi status`, `ahi status --json | jq .closure.in_flight`
     """
-    from ahi.cli.freshness import hops
+    from ahi.cli import batches
     from ahi.cli.queues import depths
     from ahi.closure import closure
+    from ahi.freshness import percentiles
 
     settings = common.open_settings()
     index = common.open_index(settings)
     counted = closure(index.engine)
-    timed = hops(index.engine)
+    timed = percentiles(index.engine)
+    pending = batches.pending(index.engine)
     queues = []
     if settings.upload_queue_url:
         with common.aws_errors(settings):
@@ -36,6 +38,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSO
             {
                 "closure": asdict(counted) | closes,
                 "queues": [asdict(queue) for queue in queues],
+                "pending_batches": [asdict(batch) for batch in pending],
                 "freshness_seconds": [asdict(hop) for hop in timed],
             }
         )
@@ -51,5 +54,15 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSO
         common.print_table(("queue", "waiting", "being read", "dead letters"), rows, title="Queues")
     else:
         typer.echo("Queues: no stack is running here.\n")
-    rows_of_hops = [(hop.name, hop.n, hop.p50, hop.p95, hop.p99) for hop in timed]
-    common.print_table(("hop", "objects", "p50 s", "p95 s", "p99 s"), rows_of_hops, title="Freshness")
+    if pending:
+        waiting = [
+            (batch.queue, batch.age_seconds, batch.requests, batch.next_request_at or "at once", batch.batch_id)
+            for batch in pending[: batches.SHOWN]
+        ]
+        title = f"{common.counted(counted.pending_batches, 'batch', 'batches')} pending: runs with tag ahi/batch=BATCH"
+        common.print_table(("queue", "age s", "asked for", "again at", "batch"), waiting, title=title)
+    if timed:
+        rows_of_hops = [(hop.name, hop.count, hop.p50, hop.p95, hop.p99) for hop in timed]
+        common.print_table(("hop", "objects", "p50 s", "p95 s", "p99 s"), rows_of_hops, title="Freshness")
+    else:
+        typer.echo("Freshness: nothing has landed within a day.")

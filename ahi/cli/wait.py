@@ -18,44 +18,68 @@ if TYPE_CHECKING:
     from ahi.settings import Settings
 
 POLL_SECONDS = 0.5
+LISTING_SECONDS = 5.0
+"""Time between two listings of the landing bucket, which may hold millions."""
 LOOKUP = 500  # keys in one question to the catalog
 
 
-def open_work(settings: Settings, aws: Aws, index: Index) -> list[str]:
-    """What is not through, each as a phrase; empty if everything is.
+class Watch:
+    """Looks again and again at what is not through."""
 
-    The bucket is asked last, since listing is the dear question: what lies there and is not in the ledger has not
-    been announced yet, so a wait right after a send does not end too early.
-    """
+    def __init__(self, settings: Settings, aws: Aws, index: Index) -> None:
+        self._settings, self._aws, self._index = settings, aws, index
+        self._listed_at: float | None = None
+        self._unannounced: list[str] = []
+
+    def look(self) -> list[str]:
+        """What is not through, each as a phrase; empty if everything is.
+
+        The bucket is asked only when all else is at rest, and seldom, since listing is the dear question: what lies
+        there and is not in the ledger has not been announced yet, so a wait right after a send does not end too early.
+        """
+        from ahi.index import catalog
+
+        found = open_work(self._settings, self._aws, self._index)
+        at = time.monotonic()
+        if found or (self._listed_at is not None and at - self._listed_at < LISTING_SECONDS):
+            return found or self._unannounced
+        bucket = self._settings.landing_bucket
+        missing = unannounced(self._aws.s3, bucket, self._index.engine, catalog.objects)
+        what = common.counted(missing, "object")
+        self._unannounced = [f"{what} in the landing bucket that no event has announced"] if missing else []
+        self._listed_at = time.monotonic()
+        return self._unannounced
+
+
+def open_work(settings: Settings, aws: Aws, index: Index) -> list[str]:
+    """What queues, inbox, ledger and publication know to be open, each as a phrase."""
+    from ahi.cli import batches
     from ahi.cli.queues import depths
     from ahi.closure import closure
-    from ahi.index import catalog
 
     found = []
     for queue in depths(aws.sqs, settings):
         if queue.waiting or queue.in_flight:
-            found.append(f"{queue.waiting + queue.in_flight} messages on the queue of {queue.name}")
+            waiting = common.counted(queue.waiting + queue.in_flight, "message")
+            found.append(f"{waiting} on the queue of {queue.name}")
         if queue.dead:
-            found.append(
-                f"{queue.dead} messages in the dead-letter queue of {queue.name}: see what they are, then redrive"
-            )
+            dead = common.counted(queue.dead, "message")
+            found.append(f"{dead} in the dead-letter queue of {queue.name}: see what is wrong, then redrive")
     counted = closure(index.engine)
-    for n, what in (
-        (counted.pending_batches, "inbox batches not consumed"),
-        (counted.in_flight, "objects in flight"),
-        (counted.unsettled_jobs, "import jobs not settled"),
-        (counted.not_indexed, "imported objects not indexed"),
-        (counted.unexplained, "objects failed without a reason"),
-        (_unpublished(index), "objects changed since the last publication"),
+    if counted.pending_batches:
+        # A batch consumed between the two questions has set its objects on their way after they were counted.
+        found += batches.phrases(batches.pending(index.engine)) or ["inbox batches consumed just now"]
+    for n, what, how in (
+        (counted.in_flight, "object", "in flight"),
+        (counted.unsettled_jobs, "import job", "not settled"),
+        (counted.not_indexed, "imported object", "not indexed"),
+        (counted.unexplained, "object", "failed without a reason"),
+        (_unpublished(index), "object", "changed since the last publication"),
     ):
         if n:
-            found.append(f"{n} {what}")
+            found.append(f"{common.counted(n, what)} {how}")
     if not counted.closes:
         found.append("the counts do not close")
-    if not found:
-        missing = unannounced(aws.s3, settings.landing_bucket, index.engine, catalog.objects)
-        if missing:
-            found.append(f"{missing} objects in the landing bucket that no event has announced")
     return found
 
 
@@ -107,8 +131,8 @@ def wait(
     with common.aws_errors(settings):
         aws = common.connect()
         aws.s3.head_bucket(Bucket=settings.landing_bucket)
-        index = common.open_index(settings)
-        while (what := open_work(settings, aws, index)) and time.monotonic() < deadline:
+        watch = Watch(settings, aws, common.open_index(settings))
+        while (what := watch.look()) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
     if as_json:
         common.print_json({"through": not what, "open": what})

@@ -6,18 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from ahi.cli.freshness import HOPS, percentile
 from ahi.cli.main import app
 from ahi.cli.send import find
+from ahi.cli.wait import LISTING_SECONDS, Watch
+from ahi.clock import now
 from ahi.index import catalog
 from ahi.index.store import Index
+from ahi.settings import Settings
 from tests.conftest import AwsStack
 
 
@@ -99,6 +101,7 @@ def test_sending_to_a_bucket_that_is_not_there(home: Path, aws_stack: AwsStack) 
 
 
 def test_what_was_sent_is_open_until_the_pipeline_has_taken_it(home: Path, aws_stack: AwsStack, tmp_path: Path) -> None:
+    aws_stack.reset()
     (tmp_path / "DOE^JOHN.dcm").write_bytes(b"no DICOM")
     sent = json.loads(ahi(home, "send", str(tmp_path), "--json", env=aws_stack.env).stdout)
     assert (sent["sent"], sent["bytes"], sent["skipped"]) == (1, 8, [])
@@ -108,7 +111,8 @@ def test_what_was_sent_is_open_until_the_pipeline_has_taken_it(home: Path, aws_s
     assert "DOE" in (home / "uploads" / f"{sent['upload_id']}.csv").read_text()
     waited = ahi(home, "wait", "--timeout", "0", env=aws_stack.env)
     assert waited.returncode == 1
-    assert "messages on the queue of uploads" in waited.stdout
+    assert "1 message on the queue of uploads" in waited.stdout
+    assert (home / "uploads" / f"{sent['upload_id']}.csv").stat().st_mode & 0o777 == 0o600
     # A lost event: the bucket itself still says that something is open.
     aws_stack.drain("UPLOAD")
     waited = ahi(home, "wait", "--timeout", "0", "--json", env=aws_stack.env)
@@ -120,7 +124,8 @@ def test_status_of_an_empty_ledger_closes(home: Path) -> None:
     status = json.loads(ahi(home, "status", "--json").stdout)
     assert status["closure"]["closes"]
     assert status["closure"]["landed"] == 0
-    assert len(status["freshness_seconds"]) == len(HOPS)
+    assert status["freshness_seconds"] == []
+    assert status["pending_batches"] == []
 
 
 def test_failures_of_an_empty_ledger(home: Path) -> None:
@@ -148,17 +153,117 @@ def test_a_link_that_is_named_is_sent(tmp_path: Path) -> None:
     assert [path.name for path, _ in find([tmp_path / "link"]).files] == ["link"]
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=1), st.sampled_from([0.5, 0.95, 0.99]))
-def test_a_percentile_is_a_value_with_its_share_below(values: list[float], share: float) -> None:
-    ordered = sorted(values)
-    at = percentile(ordered, share)
-    assert at in ordered
-    assert sum(value <= at for value in ordered) >= share * len(ordered)
+def test_a_running_stack_wins_over_the_shell(aws_stack: AwsStack, tmp_path: Path) -> None:
+    """Profile, region and endpoints of the caller belong to another account than the stack of this home."""
+    home = tmp_path / "home"
+    Index(home / "index", f"sqlite:///{home / 'index' / 'catalog.sqlite'}").publish()
+    (home / "stack.env").write_text("".join(f"{name}={value}\n" for name, value in aws_stack.env.items()))
+    of_a_hospital = {
+        "AWS_PROFILE": "hospital", "AWS_DEFAULT_REGION": "eu-north-1", "AWS_REGION": "eu-north-1",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_SESSION_TOKEN": "x", "AHI_LANDING_BUCKET": "hospital-landing",
+    }  # fmt: skip
+    said = ahi(home, "send", __file__, env=of_a_hospital)
+    assert said.returncode == 0, said.stderr
+    assert "Sent 1 file," in said.stdout
 
 
-def test_a_percentile_of_nothing_is_nothing() -> None:
-    assert percentile([], 0.5) is None
+@pytest.fixture
+def pending(tmp_path: Path) -> tuple[Path, Index]:
+    """A deployment with one batch that no run has consumed."""
+    index = Index(tmp_path / "index", f"sqlite:///{tmp_path / 'index' / 'catalog.sqlite'}")
+    batch = {"batch_id": "b" * 32, "queue": "uploads", "day": "2024-01-01", "object_key": "inbox/b", "n_messages": 1}
+    with index.transaction() as connection:
+        connection.execute(catalog.batches.insert().values(**batch, received_at=now(), requests=3))
+    index.publish()
+    return tmp_path, index
 
 
-def test_hops_name_columns_of_the_ledger() -> None:
-    assert {name for _, start, end in HOPS for name in (start, end)} <= set(catalog.objects.c.keys())
+def test_pending_batches_say_where_to_look(pending: tuple[Path, Index], aws_stack: AwsStack) -> None:
+    home, _ = pending
+    aws_stack.reset()
+    waited = ahi(home, "wait", "--timeout", "0", env=aws_stack.env)
+    assert waited.returncode == 1
+    assert "1 inbox batch of uploads not consumed" in waited.stdout
+    assert "asked for 3 times" in waited.stdout
+    assert f"ahi/batch={'b' * 32}" in waited.stdout
+    (shown,) = json.loads(ahi(home, "status", "--json").stdout)["pending_batches"]
+    assert (shown["queue"], shown["requests"]) == ("uploads", 3)
+    assert "1 batch pending" in ahi(home, "status").stdout
+
+
+def test_waiting_lists_the_bucket_seldom_and_last(pending: tuple[Path, Index], make_aws_stack) -> None:  # type: ignore[no-untyped-def]
+    home, index = pending
+    stack = make_aws_stack()
+    stack.client("s3").put_object(Bucket=stack.env["AHI_LANDING_BUCKET"], Key="lost", Body=b"1")
+    stack.wait_for(lambda: stack.drain("UPLOAD"), what="the event, which is then lost")
+    settings = Settings(home=home, **{n[4:].lower(): v for n, v in stack.env.items() if n.startswith("AHI_")})  # type: ignore[arg-type]
+    clients = SimpleNamespace(s3=stack.client("s3"), sqs=stack.client("sqs"))
+    watch = Watch(settings, clients, index)  # type: ignore[arg-type]
+    assert "inbox batch" in watch.look()[0]
+    assert stack.calls("ListObjectsV2") == []
+    with index.transaction() as connection:
+        connection.execute(catalog.batches.update().values(consumed_at=now()))
+    began = time.monotonic()
+    for _ in range(5):
+        assert watch.look() == ["1 object in the landing bucket that no event has announced"]
+    listings = len(stack.calls("ListObjectsV2"))
+    assert listings == 1 or time.monotonic() - began > LISTING_SECONDS
+
+
+def test_sending_nothing_is_a_sentence_and_leaves_nothing(aws_stack: AwsStack, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    home = tmp_path / "home"
+    said = ahi(home, "send", str(tmp_path / "gone"), env=aws_stack.env)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr == f"ahi: {tmp_path / 'gone'} does not exist\n"
+    said = ahi(home, "send", str(tmp_path / "empty"), env=aws_stack.env)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr.startswith("ahi: nothing to send")
+    assert json.loads(ahi(home, "send", str(tmp_path / "gone"), "--json", env=aws_stack.env).stdout)["sent"] == 0
+    assert not home.exists()
+
+
+def test_a_row_wider_than_the_terminal_is_a_block_of_lines(home: Path) -> None:
+    columns = ", ".join(f"'value_{n}' AS column_{n}" for n in range(100))
+    said = ahi(home, "query", f"SELECT {columns}, NULL AS nothing, 'a b' AS words").stdout
+    assert "-[ 1 ]-" in said
+    assert "column_99: value_99\n" in said
+    assert "nothing: NULL\n" in said
+    assert "1 row\n" in said
+    assert "column_99: value_99\n" in ahi(home, "query", f"SELECT {columns} FROM range(3)").stdout
+
+
+def test_an_empty_answer_shows_its_columns(home: Path) -> None:
+    said = ahi(home, "query", "SELECT * FROM series").stdout
+    assert "0 rows" in said
+
+
+def test_words_are_not_broken(home: Path) -> None:
+    uid, prose = "1.2.840." + "9" * 50, "some words that do not fit " * 8
+    said = ahi(home, "query", f"SELECT '{uid}' AS uid, '{prose}' AS prose", env={"COLUMNS": "100"}).stdout
+    assert uid in said
+    assert "-[" not in said
+    assert all(len(line) <= 100 for line in said.splitlines())
+
+
+def test_a_value_gives_the_terminal_no_commands(home: Path) -> None:
+    said = ahi(home, "query", "SELECT chr(27) || '[2J' AS v").stdout
+    assert "\x1b" not in said
+    assert r"\x1b[2J" in said
+
+
+def test_failures_keep_objects_and_messages_apart(pending: tuple[Path, Index]) -> None:
+    home, index = pending
+    key = "sender/" + "x" * 60 + "/1.dcm"
+    row = {"object_id": "o", "bucket": "landing", "key": key, "version_id": "1", "etag": "e", "size_bytes": 1,
+           "state": "failed", "state_since": now(), "reason_code": "NOT_DICOM", "reason_text": "no DICOM",
+           "landed_at": now(), "received_at": now(), "day": "2024-01-01", "batch_id": "b"}  # fmt: skip
+    item = {"item_id": "i", "source": "uploads", "reason_code": "MESSAGE_NOT_JSON", "reason_text": "no JSON",
+            "evidence": "inbox/b#1", "first_seen": now()}  # fmt: skip
+    with index.transaction() as connection:
+        connection.execute(catalog.objects.insert().values({k: v for k, v in row.items() if k in catalog.objects.c}))
+        connection.execute(catalog.quarantine.insert().values(item))
+    for width in ("60", "160"):
+        said = ahi(home, "failures", env={"COLUMNS": width}).stdout
+        assert said.index("Objects that failed") < said.index(key) < said.index("could not be used")
+        assert said.index("could not be used") < said.index("inbox/b#1")
