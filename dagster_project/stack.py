@@ -41,6 +41,7 @@ pidfile = {home}/run/supervisord.pid
 childlogdir = {home}/logs
 directory = {repository}
 loglevel = info
+umask = 077
 
 [unix_http_server]
 file = {sockets}/supervisor.sock
@@ -242,6 +243,7 @@ def write_files(stack: Stack) -> None:
     """Write what the programs read at their start. Generated anew each time: settings and checkout may have moved."""
     for folder in ("run", "logs", "dagster"):
         (stack.home / folder).mkdir(parents=True, exist_ok=True)
+    stack.home.chmod(0o700)  # Objects, inbox and index name patients. Programs add a umask of their own.
     stack.sockets.mkdir(mode=0o700, exist_ok=True)
     # Its appearance says that the embedded AWS of this start is ready.
     (stack.home / "stack.env").unlink(missing_ok=True)

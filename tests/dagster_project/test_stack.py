@@ -30,6 +30,13 @@ def test_everything_answers(stack: Stack) -> None:
     assert unhealthy(stack) is None
 
 
+def test_state_is_for_its_user_only(stack: Stack) -> None:
+    assert stack.home.stat().st_mode & 0o777 == 0o700
+    written = [path for path in (stack.home / "aws").rglob("*") if not path.is_symlink()]
+    assert written
+    assert [path for path in (*written, stack.home / "stack.env") if path.stat().st_mode & 0o077] == []
+
+
 def test_a_second_start_does_nothing(stack: Stack) -> None:
     before = {process.pid for process in stack.processes()}
     assert not up(stack, lambda _: None)
