@@ -40,7 +40,7 @@ lint: $(READY) ## Lint, format, types, import direction, definitions
 	rm -r $$home
 	wait $$types
 
-drill: $(READY) ## Minutes-long trouble: processes killed at the worst moments
+drill: $(READY) ## Minutes long: runs and the daemon killed at work; a corpus against its manifest (AHI_DICOM_CORPUS)
 	$(BIN)/pytest -q -m drill
 
 bench: $(READY) ## What a run costs, and how fresh the index is
