@@ -104,6 +104,15 @@ def overdue(engine: sa.Engine, *, after_seconds: float, limit: int = 1_000) -> l
     return sorted(found, key=lambda item: item.since)[:limit]
 
 
+def overdue_batches(engine: sa.Engine, *, after_seconds: float, limit: int = 1_000) -> list[str]:
+    """Ids of inbox batches that no run has got through for too long, oldest first: what they announce is not counted."""
+    table, cutoff = catalog.batches, now() - dt.timedelta(seconds=after_seconds)
+    old = sa.and_(table.c.queue.in_(Queue), table.c.consumed_at.is_(None), table.c.received_at <= cutoff)
+    with engine.connect() as connection:
+        query = sa.select(table.c.batch_id).where(old).order_by(table.c.received_at).limit(limit)
+        return list(connection.execute(query).scalars())
+
+
 def _waiting() -> sa.Select[Any]:
     """How many imported objects the index will show yet, and how many it cannot."""
     table, verdict = catalog.objects, explained_image_sets()

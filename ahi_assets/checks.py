@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ahi.closure import closure, overdue
+from ahi.closure import closure, overdue, overdue_batches
 from ahi.freshness import percentiles
 from ahi.pipeline import Pipeline
 from ahi_assets.dicom_objects import dicom_objects
@@ -14,12 +14,17 @@ LISTED = 25
 
 @dg.asset_check(asset=dicom_objects)
 def closure_of_objects(pipeline: dg.ResourceParam[Pipeline]) -> dg.AssetCheckResult:
-    """Landed = imported + failed with a reason + set aside + in flight, and nothing is in flight for too long."""
+    """Landed = imported + failed with a reason + set aside + in flight, and nothing is on its way for too long.
+
+    What a pending inbox batch announces has not landed in the ledger yet, so an old one fails the check as well.
+    """
     counted = closure(pipeline.index.engine)
     late = overdue(pipeline.index.engine, after_seconds=pipeline.settings.overdue_seconds)
-    missing = "\n".join(f"- `{item.sop_instance_uid or item.object_id}` {item.state}" for item in late[:LISTED])
+    stuck = overdue_batches(pipeline.index.engine, after_seconds=pipeline.settings.overdue_seconds)
+    named = [f"- `{item.sop_instance_uid or item.object_id}` {item.state}" for item in late]
+    missing = "\n".join((named + [f"- inbox batch `{batch_id}`" for batch_id in stuck])[:LISTED])
     return dg.AssetCheckResult(
-        passed=counted.closes and not late,
+        passed=counted.closes and not late and not stuck,
         metadata={
             "landed": counted.landed,
             "imported": counted.imported,
@@ -31,6 +36,7 @@ def closure_of_objects(pipeline: dg.ResourceParam[Pipeline]) -> dg.AssetCheckRes
             "unreadable": counted.unreadable,
             "pending_batches": counted.pending_batches,
             "overdue": len(late),
+            "overdue_batches": len(stuck),
             "missing": dg.MetadataValue.md(missing or "none"),
         },
     )

@@ -150,3 +150,19 @@ def test_no_phi_in_logs_or_in_dagsters_storage(site, defs, instance, tmp_path, c
 def listed(site, name):
     pages = site.stack.client("s3").get_paginator("list_objects_v2")
     return [e for page in pages.paginate(Bucket=site.stack.env[f"AHI_{name}_BUCKET"]) for e in page.get("Contents", [])]
+
+
+def test_a_batch_that_nobody_gets_through_fails_the_closure_check(site, defs, instance):
+    inbox.keep(site.pipeline, Queue.UPLOADS, [inbox.Message("m1", "{}")])
+    table = inbox.catalog.batches
+    with site.pipeline.index.transaction() as connection:
+        connection.execute(table.update().values(received_at=inbox.catalog.EPOCH))
+    site.pipeline.index.publish()
+    result = defs.resolve_job_def("index_checks").execute_in_process(instance=instance)
+    verdicts = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
+    assert verdicts == {
+        "closure_of_objects": False,
+        "no_orphan_instances": True,
+        "one_current_row_per_key": True,
+        "freshness_of_index": True,
+    }
