@@ -191,14 +191,14 @@ def test_pending_batches_say_where_to_look(pending: tuple[Path, Index], aws_stac
     assert "1 batch pending" in ahi(home, "status").stdout
 
 
-def test_waiting_lists_the_bucket_seldom_and_last(pending: tuple[Path, Index], make_aws_stack) -> None:  # type: ignore[no-untyped-def]
+def test_waiting_lists_the_bucket_seldom_and_last(pending: tuple[Path, Index], make_aws_stack) -> None:
     home, index = pending
     stack = make_aws_stack()
     stack.client("s3").put_object(Bucket=stack.env["AHI_LANDING_BUCKET"], Key="lost", Body=b"1")
     stack.wait_for(lambda: stack.drain("UPLOAD"), what="the event, which is then lost")
-    settings = Settings(home=home, **{n[4:].lower(): v for n, v in stack.env.items() if n.startswith("AHI_")})  # type: ignore[arg-type]
+    settings = Settings(home=home, **{n[4:].lower(): v for n, v in stack.env.items() if n.startswith("AHI_")})
     clients = SimpleNamespace(s3=stack.client("s3"), sqs=stack.client("sqs"))
-    watch = Watch(settings, clients, index)  # type: ignore[arg-type]
+    watch = Watch(settings, clients, index)
     assert "inbox batch" in watch.look()[0]
     assert stack.calls("ListObjectsV2") == []
     with index.transaction() as connection:
