@@ -105,7 +105,7 @@ def overdue(engine: sa.Engine, *, after_seconds: float, limit: int = 1_000) -> l
 
 
 def overdue_batches(engine: sa.Engine, *, after_seconds: float, limit: int = 1_000) -> list[str]:
-    """Ids of inbox batches that no run has got through for too long, oldest first: what they announce is not counted."""
+    """Ids of inbox batches that no run got through for too long, oldest first: what they announce is not counted."""
     table, cutoff = catalog.batches, now() - dt.timedelta(seconds=after_seconds)
     old = sa.and_(table.c.queue.in_(Queue), table.c.consumed_at.is_(None), table.c.received_at <= cutoff)
     with engine.connect() as connection:

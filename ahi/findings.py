@@ -35,6 +35,7 @@ LOOKUP = 500
 """Ids in one question to the catalog."""
 
 DAY_MINUTES = 24 * 60
+REMEMBERED_DAYS = 7
 DETAIL_TYPE = "Image Set Updated"
 
 
@@ -60,39 +61,53 @@ class ImageSetFinding:
     """Since when it has been worth finding. It sets the pace at which the finding is repeated."""
 
 
-def turn(age: dt.timedelta) -> str:
-    """Which telling of a finding is due at an age: one each at 1, 2, 4, 8 ... minutes, then one each day."""
+def turns(age: dt.timedelta) -> list[str]:
+    """The turns of telling a finding up to an age, the present one last: at 1, 2, 4, 8 ... minutes, then each day."""
     minutes = max(1.0, age.total_seconds() / 60)
-    return str(int(math.log2(minutes))) if minutes < DAY_MINUTES else f"d{int(minutes // DAY_MINUTES)}"
+    days = int(minutes // DAY_MINUTES)
+    doublings = [str(n) for n in range(int(math.log2(min(minutes, DAY_MINUTES))) + 1)]
+    return doublings + [f"d{n}" for n in range(max(1, days - REMEMBERED_DAYS), days + 1)]
 
 
 def tell(pipeline: Pipeline, look: Look, findings: Iterable[ImageSetFinding]) -> int:
-    """Put image sets into the inbox like events of the service, unless that was done in this turn. Returns how many.
+    """Put image sets into the inbox like events of the service. Returns how many.
 
-    The `events` table remembers what was told. It is written last: a crash before it tells twice, never not at all.
+    Not those that were told in this turn, or earlier in a batch that no run has worked off yet. The `events` table
+    remembers what was told. It is written last: a crash before it tells twice, never not at all.
     """
     told = 0
     for some in chunked(findings, CHUNK):
-        by_id = {_event_id(look, finding): finding for finding in some}
-        fresh = by_id.keys() - _told(pipeline, list(by_id))
-        if not fresh:
+        by_id = _fresh(pipeline, look, some)
+        if not by_id:
             continue
-        messages = [_message(pipeline, look, event_id, by_id[event_id]) for event_id in sorted(fresh)]
+        messages = [_message(pipeline, look, event_id, by_id[event_id]) for event_id in sorted(by_id)]
         batch = inbox.keep(pipeline, Queue.IMAGE_SET_EVENTS, messages)
         shared = {"detail_type": DETAIL_TYPE, "occurred_at": look.moment, "batch_id": batch.batch_id, "outcome": "used"}
-        rows = [{"event_id": event_id, "subject": by_id[event_id].image_set_id, **shared} for event_id in fresh]
+        rows = [{"event_id": event_id, "subject": by_id[event_id].image_set_id, **shared} for event_id in by_id]
         with pipeline.index.transaction() as connection:
             insert_missing(connection, catalog.events, rows)
-        told += len(fresh)
+        told += len(by_id)
     return told
 
 
-def _event_id(look: Look, finding: ImageSetFinding) -> str:
-    """It names the turn, so the same finding is told again in the next; and in every thorough look."""
-    when = f"{finding.since:%Y%m%dT%H%M%S}:{turn(look.moment - finding.since)}"
+def _event_ids(look: Look, finding: ImageSetFinding) -> list[str]:
+    """One for each turn of a finding so far, the present one last. A thorough look has a turn of its own."""
+    name = f"sweep:{finding.image_set_id}:{finding.version}"
     if look.thorough:
-        when = f"{look.moment:%Y%m%dT%H%M%S.%f}"
-    return f"sweep:{finding.image_set_id}:{finding.version}:{when}"
+        return [f"{name}:{look.moment:%Y%m%dT%H%M%S.%f}"]
+    return [f"{name}:{finding.since:%Y%m%dT%H%M%S}:{turn}" for turn in turns(look.moment - finding.since)]
+
+
+def _fresh(pipeline: Pipeline, look: Look, some: Sequence[ImageSetFinding]) -> dict[str, ImageSetFinding]:
+    """Findings to be told now, by the id of their present turn."""
+    ids = {finding: _event_ids(look, finding) for finding in some}
+    events, batches, told, waiting = catalog.events, catalog.batches, set[str](), set[str]()
+    query = sa.select(events.c.event_id, batches.c.consumed_at).join(batches, batches.c.batch_id == events.c.batch_id)
+    with pipeline.index.engine.connect() as connection:
+        for part in chunked([event_id for one in ids.values() for event_id in one], LOOKUP):
+            for event_id, consumed_at in connection.execute(query.where(events.c.event_id.in_(part))):
+                (told if consumed_at else waiting).add(event_id)
+    return {one[-1]: f for f, one in ids.items() if one[-1] not in told and waiting.isdisjoint(one)}
 
 
 def _message(pipeline: Pipeline, look: Look, event_id: str, finding: ImageSetFinding) -> Message:
@@ -101,14 +116,6 @@ def _message(pipeline: Pipeline, look: Look, event_id: str, finding: ImageSetFin
         detail["imageSetVersion"] = str(finding.version)
     event = {"id": event_id, "source": "ahi.sweep", "detail-type": DETAIL_TYPE, "detail": detail}
     return Message(event_id, json.dumps({**event, "time": look.moment.isoformat()}))
-
-
-def _told(pipeline: Pipeline, event_ids: Sequence[str]) -> set[str]:
-    table, found = catalog.events, set[str]()
-    with pipeline.index.engine.connect() as connection:
-        for some in chunked(event_ids, LOOKUP):
-            found |= set(connection.execute(sa.select(table.c.event_id).where(table.c.event_id.in_(some))).scalars())
-    return found
 
 
 def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:

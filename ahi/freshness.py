@@ -50,11 +50,11 @@ def percentiles(engine: sa.Engine, *, within: dt.timedelta = dt.timedelta(days=1
     query = query.where(table.c.landed_at >= cutoff).order_by(table.c.landed_at.desc()).limit(SAMPLE)
     with engine.connect() as connection:
         rows = connection.execute(query).all()
+    moments = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
     hops = []
     for name, (start, end) in HOPS.items():
-        first, last = names.index(start), names.index(end)
-        taken = ((row[first], row[last]) for row in rows)
-        seconds = sorted((at - since) / 1e6 for since, at in taken if since is not None and at is not None)
+        pairs = zip(moments[start], moments[end], strict=True)
+        seconds = sorted((at - since) / 1e6 for since, at in pairs if since is not None and at is not None)
         if seconds:
             hops.append(Hop(name, len(seconds), *(_at(seconds, share) for share in (0.5, 0.95, 0.99))))
     return hops

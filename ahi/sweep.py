@@ -42,7 +42,10 @@ PAGE = 1_000
 """The most entries that S3 gives in one page of a listing."""
 
 RECENT = dt.timedelta(hours=2)
-"""How far the quick look at the inbox goes back: a tick that died between its write and the catalog is no older."""
+"""How far a look at the inbox goes back behind the last one."""
+
+FIRST = dt.timedelta(days=1)
+"""How far the first look at the inbox goes back."""
 
 
 class SweepError(Exception):
@@ -91,8 +94,10 @@ def unregistered_batches(pipeline: Pipeline, look: Look) -> int:
     """Inbox objects that the catalog does not know: a tick died. A thorough look sees all: the catalog was restored."""
     if not (look.thorough or findings.due(pipeline, "inbox", pipeline.settings.inbox_interval_seconds, look.moment)):
         return 0
-    oldest = look.moment - RECENT
-    days = sorted({oldest.date().isoformat(), look.moment.date().isoformat()})
+    last = findings.place(pipeline, "inbox:done")
+    oldest = min(dt.datetime.fromisoformat(last) if last else look.moment - FIRST, look.moment) - RECENT
+    back = (look.moment.date() - oldest.date()).days
+    days = [(look.moment - dt.timedelta(days=n)).date().isoformat() for n in range(back + 1)]
     found = 0
     for queue in Queue:
         for prefix in [f"inbox/{queue}/"] if look.thorough else [f"inbox/{queue}/{day}/" for day in days]:
