@@ -27,6 +27,6 @@ ALL_SCHEDULES = [
         name="upkeep_every_15_minutes", job=index_upkeep, cron_schedule="7-59/15 * * * *", default_status=RUNNING
     ),
     dg.ScheduleDefinition(
-        name="retention_daily", job=run_retention, cron_schedule="40 3 * * *", default_status=RUNNING
+        name="retention_hourly", job=run_retention, cron_schedule="40 * * * *", default_status=RUNNING
     ),
 ]
