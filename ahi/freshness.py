@@ -26,7 +26,7 @@ HOPS = {
 }
 """Name of each hop, and the columns of the ledger between which it lies."""
 
-SAMPLE = 100_000
+SAMPLE = 20_000
 """Newest objects that percentiles are taken over."""
 
 

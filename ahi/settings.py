@@ -94,7 +94,7 @@ class Settings(BaseSettings):
 
 @cache
 def load_settings() -> Settings:
-    """Settings of this process. Variables already set win over the stack's own file.
+    """Settings of this process. Variables already set win over the stack's own file; `ahi.cli` lets the file win.
 
     Only a stack started on this machine writes `stack.env`; on AWS there is none and this reads the environment alone.
     """

@@ -42,11 +42,16 @@ class BatchConfig(dg.Config):
     batch: str | None = None
     """Id of one inbox batch; none: every batch of the partition's day."""
 
+    pending_only: bool = False
+    """Without a batch: only what no commit has consumed, as the sweep does each minute."""
+
 
 def batches(context: dg.AssetExecutionContext, pipeline: Pipeline, config: BatchConfig, queue: Queue) -> list[Batch]:
     """The batch that the run names or, launched from the UI without one, those of its days."""
     if config.batch:
         return [inbox.find(pipeline, config.batch)]
+    if config.pending_only:
+        return inbox.pending(pipeline, queue)
     return [batch for day in context.partition_keys for batch in inbox.of_day(pipeline, queue, day)]
 
 

@@ -15,7 +15,8 @@ def every_minute_sweep(context: dg.ScheduleEvaluationContext) -> dg.RunRequest |
     unfinished = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
     if context.instance.get_runs(dg.RunsFilter(job_name=sweep.name, statuses=unfinished), limit=1):
         return dg.SkipReason("A sweep is under way")
-    return dg.RunRequest(partition_key=day_of(context.scheduled_execution_time))
+    config = {"ops": {"import_results": {"config": {"pending_only": True}}}}
+    return dg.RunRequest(partition_key=day_of(context.scheduled_execution_time), run_config=config)
 
 
 ALL_SCHEDULES = [

@@ -102,7 +102,9 @@ def test_running_a_batch_or_its_day_again_changes_no_table(site, defs, instance)
 def test_the_sweep_and_the_upkeep_run(site, defs, instance):
     site.send(["pydicom/rtplan.dcm"])
     site.stack.drain("UPLOAD")
-    config = {"ops": {"sweep_findings": {"config": {"thorough": True}}}}
+    config = {
+        "ops": {"sweep_findings": {"config": {"thorough": True}}, "import_results": {"config": {"pending_only": True}}}
+    }
     site.stack.wait_for(
         lambda: (
             run(defs, instance, "sweep", run_config=config, partition_key=inbox.day_of(inbox.now()))
