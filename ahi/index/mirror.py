@@ -6,7 +6,7 @@ These tables grow with the archive, so they are not copied at each publication. 
 
 - the delta: rows changed since commit `floor`, a table inside `index.duckdb`. It is small: see the slices.
 - slices: Parquet files of the rows changed in a range of commits. When a delta has grown past a limit, the publication
-  that showed it moves it into a slice and raises the floor, at a cost that follows the delta and not the table.
+  that showed it moves it into a slice and raises the floor (`slices`), at a cost that follows the delta.
 - the base: Parquet files by day with one state of each row, into which upkeep folds the slices.
 
 A row may stand in several parts. The state with the highest commit counts, and no two have the same one.
@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from ahi.index import catalog as c
 from ahi.index.parquet import files_select
 from ahi.index.sql import quoted
-from ahi.index.writer import schema_hash, write_parts
+from ahi.index.writer import schema_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,14 +30,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ahi.index.store import Index
+    from ahi.index.writer import DataFile
 
-# Rows of a delta that are no slice yet: about 20 ms of a publication.
-DELTA_ROWS = 2_000
 # Rows that are in memory at a time.
-CHUNK_ROWS = 20_000
+CHUNK_ROWS = 10_000
 # A number above those of all commits: rows without one were changed after the newest.
 UNNUMBERED = 2**62
 SLICES = "slices"
+
+
+STAMPS = (("header_published_at", "header_seq"), ("published_at", "indexed_seq"))
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ class Mirror:
         table: The catalog's table.
         seq: Column with the commit that changed a row last; null in a row changed since the newest commit.
         part: SQL of DuckDB for the part of the base that a row belongs to; it must never change for a row.
+        stamps: Columns with the time of the first publication that shows a commit, and the columns of that commit.
     """
 
     name: str
     table: sa.Table
     seq: str
     part: str = "'all'"
+    stamps: tuple[tuple[str, str], ...] = ()
 
     @property
     def columns(self) -> list[tuple[str, str]]:
@@ -84,7 +88,7 @@ def _utc_day(column: str) -> str:
 
 
 MIRRORS = (
-    Mirror("objects", c.objects, "changed_seq", "day"),
+    Mirror("objects", c.objects, "changed_seq", "day", STAMPS),
     Mirror("heads", c.heads, "seq"),
     Mirror("documents", c.documents, "seq", "day"),
     Mirror("events", c.events, "seq", _utc_day("occurred_at")),
@@ -144,54 +148,16 @@ def floor_of(connection: sa.Connection, mirror: Mirror) -> int:
     return int(value or 0)
 
 
-def read_delta(connection: sa.Connection, mirror: Mirror) -> Iterator[pa.Table]:
-    """Rows changed since the floor."""
+def in_delta(connection: sa.Connection, mirror: Mirror) -> sa.ColumnElement[bool]:
+    """Condition of the rows changed since the floor."""
     seq = mirror.table.c[mirror.seq]
     changed = seq > floor_of(connection, mirror)
-    return read_parts(connection, mirror, sa.or_(changed, seq.is_(None)) if seq.nullable else changed)
+    return sa.or_(changed, seq.is_(None)) if seq.nullable else changed
 
 
 def is_slice(row: sa.Row[Any]) -> bool:
     """Whether a live file of a mirror is a slice; the base holds rows of every commit."""
     return int(row.first_seq) > 0
-
-
-def slice_delta(index: Index, mirror: Mirror, ceiling: int) -> int:
-    """Move the delta's rows up to a commit into a slice. Call it under the lock of publishing.
-
-    Args:
-        index: The index.
-        mirror: The table.
-        ceiling: The last publication: the publishing times of its rows are known and will not change with it.
-
-    Returns:
-        Rows written.
-    """
-    from ahi.index.store import file_row
-
-    seq = mirror.table.c[mirror.seq]
-    with index.snapshot() as connection:
-        floor = floor_of(connection, mirror)
-        parts = read_parts(connection, mirror, seq > floor, seq <= ceiling)
-        file = write_parts(
-            index.root,
-            f"{mirror.name}/{SLICES}",
-            parts,
-            arrow_schema(mirror),
-            table=mirror.name,
-            columns=mirror.columns,
-        )
-    if not file.n_rows:
-        # Every row of the delta was changed again since.
-        (index.root / file.path).unlink()
-        return 0
-    # No commit of its own: the publication that is out shows these rows already, and the next one takes the file.
-    with index.transaction() as connection:
-        if floor_of(connection, mirror) != floor:
-            raise RuntimeError(f"Another publisher has written {mirror.name} at the same time: run one at a time.")
-        connection.execute(c.files.insert(), [file_row(file, floor + 1, ceiling, ceiling)])
-        put_state(connection, mirror.floor_name, str(ceiling))
-    return file.n_rows
 
 
 def put_state(connection: sa.Connection, name: str, value: str) -> None:
@@ -201,14 +167,14 @@ def put_state(connection: sa.Connection, name: str, value: str) -> None:
         connection.execute(c.state.insert().values(name=name, value=value))
 
 
-def mirror_files(index: Index, mirror: Mirror, files: Sequence[sa.Row[Any]]) -> str:
+def mirror_files(index: Index, mirror: Mirror, files: Sequence[sa.Row[Any] | DataFile]) -> str:
     """SELECT of a mirror's columns from some of its files."""
     written = [(row.path, row.schema_hash) for row in files]
     return files_select(index.root, mirror.name, mirror.columns, mirror.digest, written)
 
 
 def newest_select(index: Index, mirror: Mirror, files: Sequence[sa.Row[Any]], delta: str = "") -> str:
-    """SELECT of one row for each key, its newest state, from live files of a mirror and, if named, its delta table."""
+    """SELECT of one row for each key, its newest state, from live files of a mirror and its delta, if it has one."""
     names = ", ".join(quoted(name) for name, _ in mirror.columns)
     keys, seq = ", ".join(quoted(key) for key in mirror.keys), quoted(mirror.seq)
     slices = [row for row in files if is_slice(row)]

@@ -23,12 +23,13 @@ from ahi.clock import now
 from ahi.index import catalog as c
 from ahi.index.commit import STAMPED
 from ahi.index.engine import locked
-from ahi.index.mirror import DELTA_ROWS, MIRRORS, newest_select, put_state, read_delta, slice_delta
+from ahi.index.mirror import MIRRORS, STAMPS, in_delta, mirror_files, newest_select, put_state, read_parts
 from ahi.index.parquet import files_select, spilling
 from ahi.index.registry import SCHEMA_VERSION
+from ahi.index.slices import DELTA_ROWS, is_bulk, keep_until_replaced, slice_bulk, slice_delta, write_delta
 from ahi.index.sql import quoted, text
 from ahi.index.views import INFO_COLUMNS, template_statements
-from ahi.index.writer import sync_folder, table_hash
+from ahi.index.writer import DataFile, sync_folder, table_hash
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -79,10 +80,11 @@ class _Snapshot:
 
 @dataclass(frozen=True)
 class _Built:
-    """What a publication names as its time, taken as late as can be, and the rows of each mirror's delta in it."""
+    """What a publication names as its time, taken as late as can be; the rows of each mirror's delta; large deltas."""
 
     published_at: dt.datetime
     deltas: Mapping[str, int]
+    bulk: Mapping[str, DataFile]
 
 
 def publish(index: Index) -> Publication:
@@ -113,9 +115,11 @@ def publish(index: Index) -> Publication:
             os.fsync(handle.fileno())
         temporary.replace(index.path)
         sync_folder(index.root)
-        _record(index, shown.seq, built.published_at, marker)
+        _record(index, shown.seq, built, marker)
         for mirror in MIRRORS:
-            if built.deltas[mirror.name] > DELTA_ROWS:
+            if mirror.name in built.bulk:
+                slice_bulk(index, mirror, built.bulk[mirror.name], shown.seq, built.published_at)
+            elif built.deltas[mirror.name] > DELTA_ROWS:
                 slice_delta(index, mirror, shown.seq)
     return Publication(index.path, shown.seq, built.published_at, is_new=True)
 
@@ -212,7 +216,7 @@ def _build(index: Index, path: Path, template: Path, shown: _Snapshot, source: s
     """Write the file. The catalog's rows go into it part by part, in the transaction that the rest was read in."""
     # What has no rows stays as the template has it: a typed, empty view.
     shutil.copyfile(template, path)
-    deltas = dict.fromkeys((mirror.name for mirror in MIRRORS), 0)
+    deltas, bulk = dict.fromkeys((mirror.name for mirror in MIRRORS), 0), dict[str, DataFile]()
     with spilling(index.root) as connection:
         _attach(connection, path)
         connection.execute("BEGIN")
@@ -232,17 +236,24 @@ def _build(index: Index, path: Path, template: Path, shown: _Snapshot, source: s
                 )
             _replace(connection, f"{table.name}_rows", rows)
         for mirror in MIRRORS:
-            name = f"internal.{quoted(mirror.name + '_delta')}"
-            for part in read_delta(source, mirror):
-                _append(connection, name, part, is_first=not deltas[mirror.name])
-                deltas[mirror.name] += part.num_rows
-            live, delta = shown.live(mirror.name), name if deltas[mirror.name] else ""
+            delta = ""
+            if is_bulk(source, mirror):
+                file = bulk[mirror.name] = write_delta(index, source, mirror)
+                deltas[mirror.name] = file.n_rows
+                delta = f"({mirror_files(index, mirror, [file])})"
+            else:
+                name = f"internal.{quoted(mirror.name + '_delta')}"
+                for part in read_parts(source, mirror, in_delta(source, mirror)):
+                    _append(connection, name, part, is_first=not delta)
+                    deltas[mirror.name] += part.num_rows
+                    delta = name
+            live = shown.live(mirror.name)
             if live or delta:
                 _replace(connection, mirror.name, newest_select(index, mirror, live, delta))
         published_at = _write_info(connection, index, shown, deltas)
         connection.execute("COMMIT")
         _detach(connection)
-    return _Built(published_at, deltas)
+    return _Built(published_at, deltas, bulk)
 
 
 def _write_info(
@@ -272,8 +283,9 @@ def _replace(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> N
     connection.execute(f"CREATE OR REPLACE VIEW internal.{quoted(name)} AS {select}")
 
 
-def _record(index: Index, seq: int, published_at: dt.datetime, marker: str) -> None:
+def _record(index: Index, seq: int, built: _Built, marker: str) -> None:
     """Tell the catalog, and give the objects that are shown for the first time their publishing time."""
+    published_at = built.published_at
     with index.transaction() as connection:
         last = connection.scalar(sa.select(sa.func.max(c.publications.c.seq))) or 0
         if last == seq and last:
@@ -283,10 +295,8 @@ def _record(index: Index, seq: int, published_at: dt.datetime, marker: str) -> N
         else:
             connection.execute(c.publications.insert().values(seq=seq, published_at=published_at))
         put_state(connection, PUBLISHED, marker)
-        for stamp, number in (
-            (c.objects.c.header_published_at, c.objects.c.header_seq),
-            (c.objects.c.published_at, c.objects.c.indexed_seq),
-        ):
+        keep_until_replaced(connection, list(built.bulk.values()), seq)
+        for stamp, number in ((c.objects.c[stamp], c.objects.c[number]) for stamp, number in STAMPS):
             connection.execute(
                 # Only rows changed since the last publication can lack it, and those an index finds.
                 c.objects.update()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ahi.index import catalog as c
 from ahi.index.catalog import IN_FLIGHT, ObjectState
+from ahi.index.mirror import STAMPS
 from ahi.index.parquet import empty_select
 from ahi.index.sql import quoted, text
 
@@ -183,7 +184,7 @@ def _image_sets() -> View:
 def _operational_views() -> list[View]:
     published = ", ".join(
         f"coalesce({stamp}, CASE WHEN {seq} IS NOT NULL THEN (SELECT published_at FROM internal.info) END) AS {stamp}"
-        for stamp, seq in (("header_published_at", "header_seq"), ("published_at", "indexed_seq"))
+        for stamp, seq in STAMPS
     )
     hops = ", ".join(f"date_diff('microsecond', {start}, {end}) / 1e6 AS {name}" for name, start, end in HOPS)
     flying = ", ".join(text(state) for state in IN_FLIGHT)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.index import catalog as c
-from ahi.index import fold, mirror, publish
+from ahi.index import fold, mirror, publish, slices
 
 if TYPE_CHECKING:
     from ahi.index.store import Index
@@ -71,6 +71,7 @@ def test_any_order_of_changes_publications_and_upkeep_shows_each_row_once(
     index: Index, land, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr(fold, "MAX_SLICES", 2)
+    monkeypatch.setattr(slices, "BULK_ROWS", 18)
     chance, folds = random.Random(seed), 0
     for number in range(10):
         day = f"2026-11-{20 + chance.randrange(3)}"
@@ -138,7 +139,8 @@ def test_a_live_publication_reads_and_writes_what_changed_and_not_the_rest(
             read.setdefault(table.name, []).append(part.num_rows)
             yield part
 
-    monkeypatch.setattr(mirror, "read_parts", counted)
+    monkeypatch.setattr(publish, "read_parts", counted)
+    monkeypatch.setattr(slices, "read_parts", counted)
     monkeypatch.setattr(mirror, "CHUNK_ROWS", 100)
     land(*(f"o{number}" for number in range(700)), header=True)
     with index.commit(kind="test") as commit:
@@ -175,6 +177,29 @@ def test_upkeep_rewrites_only_the_days_that_changed_and_keeps_publishing_times(i
     assert (after["2026-11-20"], set(after)) == (days["2026-11-20"], set(days))
     assert after["2026-11-21"] != days["2026-11-21"]
     assert index.query("SELECT DISTINCT header_published_at FROM objects").rows == [(first.published_at,)]
+    assert_shown(index)
+
+
+def test_a_bulk_is_published_from_a_file_that_stays_for_its_readers(
+    index: Index, land, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "BULK_ROWS", 20)
+    land(*(f"o{number}" for number in range(30)), header=True)
+    with index.transaction() as connection:
+        connection.execute(c.jobs.insert(), [job(f"j{number}") for number in range(30)])
+    first = index.publish()
+    assert index.query("SELECT count(*) FROM duckdb_tables() WHERE table_name LIKE '%delta'").rows == [(0,)]
+    assert index.query("SELECT rows_by_table['objects'] FROM index_info").rows == [(30,)]
+    assert index.query("SELECT DISTINCT header_published_at FROM objects").rows == [(first.published_at,)]
+    assert [row.n_rows for row in live(index, "objects")] == [30]
+    assert live(index, "jobs") == [], "no commit has numbered them yet"
+    stored = set(index.root.glob("data/objects/*/*.parquet"))
+    index.expire()
+    assert_shown(index)
+    land("new", "o7", header=True)
+    index.publish()
+    index.expire()
+    assert len(stored - set(index.root.glob("data/objects/*/*.parquet"))) == 1
     assert_shown(index)
 
 
