@@ -12,7 +12,8 @@ import time
 class Clock:
     """A clock that can be put forward. Safe from several threads.
 
-    Timestamps, call rates, durations of jobs and of LOCKED windows all ask here, so that a test of 90 days takes a moment.
+    Timestamps, call rates, durations of jobs and of LOCKED windows all ask here, so that a test of
+    90 days takes a moment.
     """
 
     def __init__(self, offset: float = 0.0) -> None:
