@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from local_aws import bootstrap
+from local_aws.clock import Clock
 from local_aws.control import Control
 from local_aws.faults import Faults
 from local_aws.healthimaging.datastores import Datastores
@@ -40,14 +41,16 @@ class Parts:
         self._settings = settings
         self._store = Store(settings.aws_dir / "healthimaging")
         self._caller = Caller(app, loop, settings.account, settings.region)
+        self._clock = Clock(file=settings.aws_dir / "clock")
+        clock = self._clock
         faults = Faults()
-        limits = Limits(enabled=settings.rate_limits)
-        events = Events(settings, loop, faults)
-        self._datastores = Datastores(settings, self._store, events)
-        self._imports = Imports(settings, self._store, self._caller, events, faults)
-        jobs = Jobs(settings, self._store, self._datastores, self._imports, events)
-        image_sets = ImageSets(settings, self._store, self._datastores, faults)
-        self._updates = Updates(self._store, image_sets, self._imports, events)
+        limits = Limits(clock, enabled=settings.rate_limits)
+        events = Events(settings, loop, faults, clock)
+        self._datastores = Datastores(settings, self._store, events, clock)
+        self._imports = Imports(settings, self._store, self._caller, events, faults, clock)
+        jobs = Jobs(settings, self._store, self._datastores, self._imports, events, clock)
+        image_sets = ImageSets(settings, self._store, self._datastores, faults, clock)
+        self._updates = Updates(self._store, image_sets, self._imports, events, clock)
         operations = {
             "CreateDatastore": self._datastores.create,
             "GetDatastore": self._datastores.get,
@@ -67,7 +70,7 @@ class Parts:
             "DeleteImageSet": self._updates.delete,
         }
         app.health_imaging = HealthImaging(operations, limits, faults)
-        app.control = Control(faults, app.log, limits)
+        app.control = Control(faults, app.log, limits, clock)
         app.sqs_gaps = SqsGaps(app.ministack)
         app.faults = faults
 
@@ -92,4 +95,5 @@ class Parts:
     def close(self) -> None:
         """Stop working; what is unfinished is taken up at the next start."""
         self._imports.close()
+        self._clock.close()
         self._store.close()

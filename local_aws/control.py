@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from local_aws.app import CallLog
+    from local_aws.clock import Clock
     from local_aws.faults import Faults
     from local_aws.healthimaging.limits import Limits
 
+# A hundred years; timestamps far beyond cannot be formatted.
+LONGEST_ADVANCE = 100 * 365 * 86_400
 Answer = tuple[int, dict[str, str], bytes]
 
 
@@ -26,12 +29,13 @@ def _json(status: int, value: Any) -> Answer:
 
 
 class Control:
-    """`faults` (GET, POST, DELETE), `log` (GET, DELETE), `release`, `rate-limits` and `reset` (POST)."""
+    """`faults`, `log`, `clock`, `release`, `rate-limits` and `reset`: see docs/emulator.md."""
 
-    def __init__(self, faults: Faults, log: CallLog, limits: Limits) -> None:
+    def __init__(self, faults: Faults, log: CallLog, limits: Limits, clock: Clock) -> None:
         self._faults = faults
         self._log = log
         self._limits = limits
+        self._clock = clock
 
     async def handle(self, method: str, path: str, query: bytes, body: bytes) -> Answer:  # noqa: ARG002
         """Answer one request."""
@@ -49,6 +53,8 @@ class Control:
             "DELETE faults": lambda: self._faults.remove(parts[1] if len(parts) > 1 else None),
             "GET log": lambda: {"calls": self._log.read()},
             "DELETE log": self._log.clear,
+            "GET clock": self._time,
+            "POST clock": lambda: self._advance(request),
             "POST release": self._release,
             "POST rate-limits": lambda: self._limits.enable(on=bool(request["enabled"])),
             "POST reset": self._reset,
@@ -57,6 +63,18 @@ class Control:
         if action is None:
             return _json(404, {"message": f"There is: {', '.join(actions)}."})
         return _json(200, action() or {})
+
+    def _time(self) -> dict[str, float]:
+        """The time of the service, and how far it is ahead of the machine's."""
+        return {"now": self._clock.now(), "offset": self._clock.offset}
+
+    def _advance(self, request: Any) -> dict[str, float]:
+        """Put the clock forward."""
+        seconds = request.get("advance") if isinstance(request, dict) else None
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST_ADVANCE:
+            raise ValueError(f'POST clock takes {{"advance": SECONDS}}, from 0 to {LONGEST_ADVANCE}.')
+        self._clock.advance(seconds)
+        return self._time()
 
     def _release(self) -> None:
         """Let held jobs go."""

@@ -1,4 +1,4 @@
-"""The three places where this package reaches into ministack beyond its HTTP interface.
+"""The four places where this package reaches into ministack beyond its HTTP interface.
 
 Belongs here: every import of ministack. Does not belong here: anything that can be asked over S3, SQS or EventBridge.
 `tests/local_aws/test_ministack_bridge.py` is the contract test: move ministack's pin only with it green.
@@ -7,6 +7,7 @@ Belongs here: every import of ministack. Does not belong here: anything that can
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def put_aws_events(entries: Sequence[Mapping[str, Any]], account: str, region: s
     Must run on the server's event loop: ministack's stores belong to it.
 
     Args:
-        entries: PutEvents entries (Source, DetailType, Detail, Resources).
+        entries: PutEvents entries (Source, DetailType, Detail, Resources, Time as epoch seconds).
         account: Account of the bus.
         region: Region of the bus.
 
@@ -36,10 +37,15 @@ def put_aws_events(entries: Sequence[Mapping[str, Any]], account: str, region: s
     from ministack.core.responses import request_scope
     from ministack.services import eventbridge
 
+    machine = eventbridge._now_ts  # noqa: SLF001
     with request_scope(account, region):
-        for start in range(0, len(entries), 10):
-            few = {"Entries": [dict(e) for e in entries[start : start + 10]]}
-            _, _, body = eventbridge._put_events(few, allow_aws_source=True)  # noqa: SLF001
+        for entry in entries:
+            # ministack takes no notice of an entry's Time, and stamps with this function.
+            eventbridge._now_ts = partial(entry.get, "Time", machine())  # noqa: SLF001
+            try:
+                _, _, body = eventbridge._put_events({"Entries": [dict(entry)]}, allow_aws_source=True)  # noqa: SLF001
+            finally:
+                eventbridge._now_ts = machine  # noqa: SLF001
             if json.loads(body)["FailedEntryCount"]:
                 raise RuntimeError("ministack refused an event")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from local_aws.healthimaging.paging import page
 from local_aws.protocol.errors import ServiceError, conflict, not_found
 
 if TYPE_CHECKING:
+    from local_aws.clock import Clock
     from local_aws.healthimaging.events import Events
     from local_aws.healthimaging.store import Store
     from local_aws.settings import LocalSettings
@@ -21,10 +21,11 @@ MAX_DATASTORES = 100
 class Datastores:
     """The operations on data stores. They become ACTIVE at once; the answer of the creation still says CREATING."""
 
-    def __init__(self, settings: LocalSettings, store: Store, events: Events) -> None:
+    def __init__(self, settings: LocalSettings, store: Store, events: Events, clock: Clock) -> None:
         self._settings = settings
         self._store = store
         self._events = events
+        self._clock = clock
 
     def row(self, datastore_id: str) -> dict[str, Any]:
         """One data store that is not deleted.
@@ -54,7 +55,7 @@ class Datastores:
             if len(self._store.rows("SELECT 1 FROM datastores WHERE status <> 'DELETED'")) >= MAX_DATASTORES:
                 raise ServiceError("ServiceQuotaExceededException", f"More than {MAX_DATASTORES} data stores.")
             datastore_id = uuid.uuid4().hex
-            now = time.time()
+            now = self._clock.now()
             name = request.get("datastoreName") or f"datastore-{datastore_id[:8]}"
             row = {
                 "id": datastore_id,
@@ -113,7 +114,7 @@ class Datastores:
         if alive:
             raise conflict("The data store still has image sets. Delete them first.")
         self._store.execute(
-            "UPDATE datastores SET status = 'DELETED', updated = ? WHERE id = ?", (time.time(), row["id"])
+            "UPDATE datastores SET status = 'DELETED', updated = ? WHERE id = ?", (self._clock.now(), row["id"])
         )
         self._events.datastore(row["id"], row["name"], "DELETING")
         self._events.datastore(row["id"], row["name"], "DELETED")

@@ -11,6 +11,7 @@ import json
 import random
 import threading
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from local_aws.faults import DelayEvents, DropEvents, DuplicateEvents, Fault, Faults, ShuffleEvents
@@ -19,6 +20,7 @@ from local_aws.ministack_bridge import put_aws_events
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from local_aws.clock import Clock
     from local_aws.healthimaging.store import ImageSet, Job
     from local_aws.settings import LocalSettings
 
@@ -47,10 +49,11 @@ def job_folder(output_uri: str, datastore_id: str, job_id: str) -> str:
 class Events:
     """Puts events on the bus, from any thread."""
 
-    def __init__(self, settings: LocalSettings, loop: asyncio.AbstractEventLoop, faults: Faults) -> None:
+    def __init__(self, settings: LocalSettings, loop: asyncio.AbstractEventLoop, faults: Faults, clock: Clock) -> None:
         self._settings = settings
         self._loop = loop
         self._faults = faults
+        self._clock = clock
         self._gathered: list[Entry] = []
         self._lock = threading.Lock()
 
@@ -62,7 +65,8 @@ class Events:
 
     def _entry(self, detail_type: str, resource: str, detail: dict[str, Any]) -> Entry:
         body = json.dumps({"imagingVersion": "1.0", **detail})
-        return {"Source": SOURCE, "DetailType": detail_type, "Resources": [resource], "Detail": body}
+        entry = {"Source": SOURCE, "DetailType": detail_type, "Resources": [resource], "Detail": body}
+        return entry | {"Time": int(self._clock.now())}
 
     def datastore(self, datastore_id: str, name: str, status: str) -> None:
         """A data store changed its status."""
@@ -116,28 +120,27 @@ class Events:
             if shuffle:
                 self._gather(copies, shuffle)
             elif delay:
-                self._loop.call_soon_threadsafe(self._loop.call_later, delay.seconds, self._put, copies)
+                self._clock.call_later(delay.seconds, partial(self._deliver, copies))
             else:
                 now += copies
         if now:
-            done: asyncio.Future[None] = asyncio.run_coroutine_threadsafe(self._put_now(now), self._loop)  # type: ignore[assignment]
-            done.result()
+            self._deliver(now)
 
     def _gather(self, entries: list[Entry], shuffle: ShuffleEvents) -> None:
         with self._lock:
             first = not self._gathered
             self._gathered += entries
         if first:
-            self._loop.call_soon_threadsafe(self._loop.call_later, shuffle.seconds, self._release, shuffle.seed)
+            self._clock.call_later(shuffle.seconds, partial(self._release, shuffle.seed))
 
     def _release(self, seed: int) -> None:
         with self._lock:
             entries, self._gathered = self._gathered, []
         random.Random(seed).shuffle(entries)  # noqa: S311 -- an order, not a secret
-        self._put(entries)
+        self._deliver(entries)
 
-    async def _put_now(self, entries: list[Entry]) -> None:
-        self._put(entries)
+    def _deliver(self, entries: list[Entry]) -> None:
+        asyncio.run_coroutine_threadsafe(self._put(entries), self._loop).result()
 
-    def _put(self, entries: list[Entry]) -> None:
+    async def _put(self, entries: list[Entry]) -> None:
         put_aws_events(entries, self._settings.account, self._settings.region)

@@ -6,7 +6,6 @@ or writing S3.
 
 from __future__ import annotations
 
-import time
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from local_aws.healthimaging import document
 from local_aws.healthimaging.store import ImageSet
 
 if TYPE_CHECKING:
+    from local_aws.clock import Clock
     from local_aws.healthimaging.document import Document, Instance
     from local_aws.healthimaging.store import Store
 
@@ -32,9 +32,10 @@ class Touched:
 class Grouping:
     """Places the instances of one job."""
 
-    def __init__(self, store: Store, datastore_id: str) -> None:
+    def __init__(self, store: Store, datastore_id: str, clock: Clock) -> None:
         self._store = store
         self._datastore_id = datastore_id
+        self._clock = clock
 
     def place(self, read: list[tuple[str, Instance]]) -> list[Touched]:
         """Put instances, in key order, into image sets.
@@ -70,7 +71,7 @@ class Grouping:
                 target = again or touched.setdefault((False, item.group), self._new(item, is_primary=False))
             document.put(target.document, item)
             target.files.append((key, item))
-        now = time.time()
+        now = self._clock.now()
         for change in touched.values():
             if change.exists:
                 change.head.version += 1
@@ -103,7 +104,7 @@ class Grouping:
         return Touched(head, document.unpack(packed), exists=True)
 
     def _new(self, item: Instance, *, is_primary: bool) -> Touched:
-        now = time.time()
+        now = self._clock.now()
         head = ImageSet(
             datastore_id=self._datastore_id,
             id=uuid.uuid4().hex,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from local_aws.healthimaging.paging import offset, page, token
 from local_aws.protocol.errors import conflict, not_found, validation
 
 if TYPE_CHECKING:
+    from local_aws.clock import Clock
     from local_aws.faults import Faults
     from local_aws.healthimaging.datastores import Datastores
     from local_aws.healthimaging.store import ImageSet, Store
@@ -37,11 +37,14 @@ RANGES = frozenset({"createdAt", "updatedAt", "DICOMStudyDateAndTime"})
 class ImageSets:
     """SearchImageSets, GetImageSet, GetImageSetMetadata, ListImageSetVersions."""
 
-    def __init__(self, settings: LocalSettings, store: Store, datastores: Datastores, faults: Faults) -> None:
+    def __init__(
+        self, settings: LocalSettings, store: Store, datastores: Datastores, faults: Faults, clock: Clock
+    ) -> None:
         self._settings = settings
         self._store = store
         self._datastores = datastores
         self._faults = faults
+        self._clock = clock
 
     def find(self, request: dict[str, Any], *, deleted: bool = False) -> ImageSet:
         """The image set that a request names.
@@ -117,7 +120,7 @@ class ImageSets:
             raise not_found("The image set has no such version.")
         self._store.execute(
             "UPDATE image_sets SET accessed = ? WHERE datastore_id = ? AND id = ?",
-            (time.time(), head.datastore_id, head.id),
+            (self._clock.now(), head.datastore_id, head.id),
         )
         return {"imageSetMetadataBlob": packed, "contentType": "application/json", "contentEncoding": "gzip"}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from local_aws.inprocess import CallError, S3Object
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from local_aws.clock import Clock
     from local_aws.faults import Faults
     from local_aws.healthimaging.events import Events
     from local_aws.healthimaging.store import Job, Store
@@ -45,12 +45,15 @@ class JobFailedError(Exception):
 class Imports:
     """Runs the import jobs of all data stores in a few threads."""
 
-    def __init__(self, settings: LocalSettings, store: Store, caller: Caller, events: Events, faults: Faults) -> None:
+    def __init__(
+        self, settings: LocalSettings, store: Store, caller: Caller, events: Events, faults: Faults, clock: Clock
+    ) -> None:
         self._settings = settings
         self._store = store
         self._caller = caller
         self._events = events
         self._faults = faults
+        self._clock = clock
         self._closing = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=settings.workers, thread_name_prefix="import")
         # One writer of image sets at a time; updates and deletes take it as well.
@@ -68,6 +71,7 @@ class Imports:
     def close(self) -> None:
         """Stop; unfinished jobs are taken up at the next start."""
         self._closing.set()
+        self._clock.wake()
         with self._faults.changed:
             self._faults.changed.notify_all()
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -98,7 +102,7 @@ class Imports:
             self._faults.changed.wait_for(lambda: not held())
 
     def _end(self, job: Job, status: str, message: str | None = None) -> None:
-        job.status, job.ended, job.message = status, time.time(), message
+        job.status, job.ended, job.message = status, self._clock.now(), message
         self._store.put_job(job)
         self._events.job(job)
 
@@ -106,7 +110,7 @@ class Imports:
 
     def _import(self, job: Job) -> None:
         if self._settings.import_seconds:
-            self._closing.wait(self._settings.import_seconds)
+            self._clock.wait_until(self._clock.now() + self._settings.import_seconds, self._closing)
         broken = self._faults.take(FailJob)
         results = Results()
         if broken:
@@ -126,7 +130,7 @@ class Imports:
         if self._closing.is_set():
             return
         with self.merging:
-            self._finish(job, results, Grouping(self._store, job.datastore_id).place(read))
+            self._finish(job, results, Grouping(self._store, job.datastore_id, self._clock).place(read))
 
     def _read(
         self, job: Job, bucket: str, objects: list[S3Object], results: Results
@@ -209,7 +213,7 @@ class Imports:
         late = self._faults.take(LateManifest)
         if late is None:
             self._write(job, results)
-        job.status, job.ended = "COMPLETED", time.time()
+        job.status, job.ended = "COMPLETED", self._clock.now()
         with self._store.transaction():
             for change in touched:
                 self._store.put_image_set(change.head)
@@ -222,9 +226,7 @@ class Imports:
         self._events.send(entries)
         self._events.job(job)
         if late is not None:
-            timer = threading.Timer(late.seconds, self._write, (job, results))
-            timer.daemon = True
-            timer.start()
+            self._clock.call_later(late.seconds, lambda: self._write(job, results))
 
     def _write(self, job: Job, results: Results) -> None:
         bucket, folder = split_uri(job_folder(job.output, job.datastore_id, job.id))

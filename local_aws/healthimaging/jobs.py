@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from local_aws.healthimaging.store import Job
 from local_aws.protocol.errors import ServiceError, conflict, not_found, validation
 
 if TYPE_CHECKING:
+    from local_aws.clock import Clock
     from local_aws.healthimaging.datastores import Datastores
     from local_aws.healthimaging.events import Events
     from local_aws.healthimaging.imports import Imports
@@ -27,13 +27,20 @@ class Jobs:
     """StartDICOMImportJob, GetDICOMImportJob, ListDICOMImportJobs."""
 
     def __init__(
-        self, settings: LocalSettings, store: Store, datastores: Datastores, imports: Imports, events: Events
+        self,
+        settings: LocalSettings,
+        store: Store,
+        datastores: Datastores,
+        imports: Imports,
+        events: Events,
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._store = store
         self._datastores = datastores
         self._imports = imports
         self._events = events
+        self._clock = clock
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
         """StartDICOMImportJob. The same client token with the same parameters is the same job."""
@@ -66,7 +73,7 @@ class Jobs:
                 output=request["outputS3Uri"],
                 token=request["clientToken"],
                 request=fingerprint,
-                submitted=time.time(),
+                submitted=self._clock.now(),
             )
             self._store.put_job(job)
         self._events.job(job)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from local_aws.clock import Clock
 
 # Operation: (calls a second, burst). Developer guide, "Throttling limits".
 RATES: dict[str, tuple[float, float]] = {
@@ -40,10 +43,11 @@ class _Bucket:
 class Limits:
     """Buckets of one account. Safe from several threads."""
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, clock: Clock, *, enabled: bool) -> None:
+        self._clock = clock
         self.enabled = enabled
         self._lock = threading.Lock()
-        self._buckets = {name: _Bucket(rate, burst, burst, time.monotonic()) for name, (rate, burst) in RATES.items()}
+        self._buckets = {name: _Bucket(rate, burst, burst, clock.now()) for name, (rate, burst) in RATES.items()}
 
     def enable(self, *, on: bool) -> None:
         """Switch the rates on or off."""
@@ -55,7 +59,7 @@ class Limits:
         if not self.enabled or bucket is None:
             return True
         with self._lock:
-            now = time.monotonic()
+            now = self._clock.now()
             bucket.tokens = min(bucket.burst, bucket.tokens + (now - bucket.at) * bucket.rate)
             bucket.at = now
             if bucket.tokens < 1:

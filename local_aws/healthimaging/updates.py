@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging import document
 from local_aws.protocol.errors import conflict, not_found, validation
 
 if TYPE_CHECKING:
+    from local_aws.clock import Clock
     from local_aws.healthimaging.events import Events
     from local_aws.healthimaging.image_sets import ImageSets
     from local_aws.healthimaging.imports import Imports
@@ -24,11 +24,12 @@ FIXED = frozenset({"SchemaVersion", "DatastoreID", "ImageSetID", "PixelData"})
 class Updates:
     """The operations that make a new version or end an image set."""
 
-    def __init__(self, store: Store, image_sets: ImageSets, imports: Imports, events: Events) -> None:
+    def __init__(self, store: Store, image_sets: ImageSets, imports: Imports, events: Events, clock: Clock) -> None:
         self._store = store
         self._image_sets = image_sets
         self._imports = imports
         self._events = events
+        self._clock = clock
 
     def _unlocked(self, request: dict[str, Any]) -> ImageSet:
         head = self._image_sets.find(request)
@@ -40,7 +41,7 @@ class Updates:
         """DeleteImageSet."""
         with self._imports.merging:
             head = self._unlocked(request)
-            head.state, head.workflow, head.updated = "LOCKED", "DELETING", time.time()
+            head.state, head.workflow, head.updated = "LOCKED", "DELETING", self._clock.now()
             self._store.put_image_set(head)
         self._events.image_set("Image Set Deleting", head)
         answer = {
@@ -54,7 +55,8 @@ class Updates:
 
     def _deleted(self, head: ImageSet) -> None:
         with self._imports.merging:
-            head.state, head.workflow, head.updated, head.deleted = "DELETED", "DELETED", time.time(), time.time()
+            now = self._clock.now()
+            head.state, head.workflow, head.updated, head.deleted = "DELETED", "DELETED", now, now
             self._store.put_image_set(head)
         self._events.image_set("Image Set Deleted", head)
 
@@ -78,7 +80,8 @@ class Updates:
                 raise validation("includeStudyImageSets is not emulated yet.")
             changed = self._changed(head, changes, force=bool(request.get("force")))
             before = head.version
-            head.version, head.state, head.workflow, head.updated = before + 1, "LOCKED", "UPDATING", time.time()
+            head.version, head.state, head.workflow = before + 1, "LOCKED", "UPDATING"
+            head.updated = self._clock.now()
             self._store.put_image_set(head, forced=bool(request.get("force")))
             created = head.created
         self._events.image_set("Image Set Updating", head)
@@ -104,7 +107,7 @@ class Updates:
                 head.grouping, head.study_grouping = document.groups(changed)
                 head.study_uid = changed["Study"]["DICOM"].get("StudyInstanceUID") or head.study_uid
             self._store.write_document(head.datastore_id, head.id, head.version, packed)
-            head.state, head.updated = "ACTIVE", time.time()
+            head.state, head.updated = "ACTIVE", self._clock.now()
             head.workflow = "UPDATED" if changed is not None else "UPDATE_FAILED"
             self._store.put_image_set(head, message=message)
         self._events.image_set("Image Set Updated" if changed is not None else "Image Set Update Failed", head)

@@ -54,4 +54,4 @@ def test_nothing_else_of_ministack_is_imported():
 def test_the_bridge_says_what_it_is_for():
     from local_aws import ministack_bridge
 
-    assert "three places" in (inspect.getdoc(ministack_bridge) or "")
+    assert "four places" in (inspect.getdoc(ministack_bridge) or "")
