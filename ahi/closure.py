@@ -164,12 +164,21 @@ def rows_of_day(engine: sa.Engine, table: sa.Table, days: Sequence[str]) -> int:
 def rows_shown(engine: sa.Engine) -> dict[str, int]:
     """Rows that the index shows now, by table, from the heads of its image sets."""
     heads = catalog.heads
-    primary = sa.case((heads.c.is_primary, heads.c.StudyInstanceUID))
     columns = (
+        sa.func.count(sa.case((heads.c.is_primary, heads.c.patient_key)).distinct()),
+        sa.func.count(sa.case((heads.c.is_primary, heads.c.StudyInstanceUID)).distinct()),
         sa.func.count(),
         sa.func.coalesce(sa.func.sum(heads.c.n_instances), 0),
-        sa.func.count(primary.distinct()),
     )
     with engine.connect() as connection:
-        series, instances, studies = connection.execute(sa.select(*columns).where(heads.c.deleted_at.is_(None))).one()
-    return {"series": series, "instances": instances, "studies": studies}
+        numbers = connection.execute(sa.select(*columns).where(heads.c.deleted_at.is_(None))).one()
+    return dict(zip(("patients", "studies", "series", "instances"), numbers, strict=True))
+
+
+def live_files(engine: sa.Engine) -> int:
+    """Parquet files that make up the index now."""
+    files = catalog.files
+    with engine.connect() as connection:
+        return connection.execute(
+            sa.select(sa.func.count()).select_from(files).where(files.c.retired_seq.is_(None))
+        ).scalar_one()

@@ -55,6 +55,7 @@ class DocumentRows:
     study_uid: str
     series_uid: str
     n_instances: int
+    patient_key: str
     series: list[Row]
     instances: list[Row]
     frames: list[Row]
@@ -128,6 +129,7 @@ def flatten(
         study_uid=study_uid,
         series_uid=str(rows[0][0]["SeriesInstanceUID"]),
         n_instances=len(rows[1]),
+        patient_key=str(rows[0][0]["patient_key"]),
         series=rows[0],
         instances=rows[1],
         frames=rows[2],

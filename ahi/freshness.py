@@ -1,7 +1,7 @@
 """Freshness: how long each hop from arrival to a queryable row takes.
 
-Belongs here: the hops, and their percentiles over objects that arrived lately. Does not belong here: the clock of an
-object, which each stage writes into the ledger.
+Belongs here: percentiles of the hops over objects that arrived lately. Does not belong here: which hops there are (the
+view `freshness`, in `ahi.index.views`), and the clock of an object, which each stage writes into the ledger.
 """
 
 from __future__ import annotations
@@ -13,18 +13,7 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.index import catalog
-
-HOPS = {
-    "arrival to received": ("landed_at", "received_at"),
-    "received to header": ("received_at", "header_at"),
-    "arrival to header queryable": ("landed_at", "header_published_at"),
-    "header to job started": ("header_at", "submitted_at"),
-    "job started to ended": ("submitted_at", "job_ended_at"),
-    "job ended to settled": ("job_ended_at", "settled_at"),
-    "job ended to indexed": ("job_ended_at", "indexed_at"),
-    "arrival to queryable": ("landed_at", "published_at"),
-}
-"""Name of each hop, and the columns of the ledger between which it lies."""
+from ahi.index.views import HOPS
 
 SAMPLE = 20_000
 """Newest objects that percentiles are taken over."""

@@ -169,6 +169,7 @@ def _head(pipeline: Pipeline, kept: _Kept, document: DocumentRows) -> Head:
         study_uid=document.study_uid,
         series_uid=document.series_uid,
         n_instances=document.n_instances,
+        patient_key=document.patient_key,
         created_at=kept.created_at,  # type: ignore[arg-type]
         updated_at=kept.updated_at,  # type: ignore[arg-type]
     )

@@ -19,7 +19,7 @@ from ahi.index.registry import TABLES
 from ahi.index.views import public_views
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import sqlalchemy as sa
 
@@ -69,6 +69,27 @@ def domain_errors() -> Iterator[None]:
         raise without_contents(error) from None
 
 
+def stage(
+    name: str, deps: Sequence[dg.AssetsDefinition | dg.AssetSpec], kinds: set[str], schema: dg.TableSchema
+) -> Callable[[Callable[..., dg.MaterializeResult[None]]], dg.AssetsDefinition]:
+    """Decorator of one stage of the ingest: an asset by arrival day, whose table in the index is `name`."""
+    return dg.asset(
+        deps=deps,
+        group_name="ingest",
+        kinds=kinds,
+        owners=OWNERS,
+        partitions_def=ARRIVAL_DAY,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        retry_policy=SERVICE_RETRY,
+        metadata=described(name, schema),
+    )
+
+
+def described(name: str, schema: dg.TableSchema) -> dict[str, dg.TableSchema | str]:
+    """Metadata of an asset's definition: the name of its table, and its columns."""
+    return {"dagster/column_schema": schema, "dagster/table_name": name}
+
+
 def column_schema(table_name: str) -> dg.TableSchema:
     """Dagster's description of a table of the registry."""
     table = TABLES[table_name]
@@ -83,16 +104,18 @@ def column_schema(table_name: str) -> dg.TableSchema:
 def view_schema(name: str) -> dg.TableSchema:
     """Dagster's description of a view of the published index."""
     (view,) = (view for view in public_views(TABLES) if view.name == name)
-    types = {column.name: column.duckdb_type for column in TABLES["series"].columns}
-    return dg.TableSchema(
-        [dg.TableColumn(column, types.get(column, "derived"), text) for column, text in view.columns.items()]
-    )
+    types = {column.name: column.duckdb_type for column in TABLES["series"].columns} | dict(view.types)
+    return dg.TableSchema([dg.TableColumn(column, types[column], text) for column, text in view.columns.items()])
 
 
-def catalog_schema(table: sa.Table) -> dg.TableSchema:
-    """Dagster's description of a table of the catalog."""
+def catalog_schema(table: sa.Table, *names: str) -> dg.TableSchema:
+    """Dagster's description of a table of the catalog, or of some of its columns."""
     return dg.TableSchema(
-        [dg.TableColumn(column.name, str(column.type), column.comment or None) for column in table.columns]
+        [
+            dg.TableColumn(column.name, str(column.type), column.comment or None)
+            for column in table.columns
+            if not names or column.name in names
+        ]
     )
 
 

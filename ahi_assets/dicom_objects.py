@@ -7,16 +7,19 @@ from ahi.inbox import Queue
 from ahi.index import catalog
 from ahi.pipeline import Pipeline
 from ahi_assets.common import (
-    ARRIVAL_DAY,
     OWNERS,
-    SERVICE_RETRY,
     BatchConfig,
     batches,
+    catalog_schema,
     column_schema,
     counts,
     day_rows,
+    described,
     domain_errors,
+    stage,
 )
+
+_LANDED = ("bucket", "key", "version_id", "etag", "size_bytes", "landed_at")
 
 landing_objects = dg.AssetSpec(
     "landing_objects",
@@ -24,19 +27,14 @@ landing_objects = dg.AssetSpec(
     description="DICOM as its senders put it into the landing bucket.",
     kinds={"s3", "dicom"},
     owners=OWNERS,
+    metadata=described(
+        "landing_objects",
+        catalog_schema(catalog.objects, *_LANDED),
+    ),
 )
 
 
-@dg.asset(
-    deps=[landing_objects],
-    group_name="ingest",
-    kinds={"s3", "dicom", "parquet"},
-    owners=OWNERS,
-    partitions_def=ARRIVAL_DAY,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    retry_policy=SERVICE_RETRY,
-    metadata={"dagster/column_schema": column_schema("headers"), "dagster/table_name": "headers"},
-)
+@stage("headers", [landing_objects], {"s3", "dicom", "parquet"}, column_schema("headers"))
 def dicom_objects(
     context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.MaterializeResult[None]:

@@ -22,22 +22,15 @@ from ahi_assets.common import (
     column_schema,
     counts,
     day_rows,
+    described,
     domain_errors,
+    stage,
     view_schema,
 )
 from ahi_assets.import_jobs import import_results
 
 
-@dg.asset(
-    deps=[import_results],
-    group_name="ingest",
-    kinds={"aws", "s3", "json"},
-    owners=OWNERS,
-    partitions_def=ARRIVAL_DAY,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    retry_policy=SERVICE_RETRY,
-    metadata={"dagster/column_schema": catalog_schema(catalog.documents), "dagster/table_name": "image_sets"},
-)
+@stage("image_sets", [import_results], {"aws", "s3", "json"}, catalog_schema(catalog.documents))
 def image_sets(
     context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.MaterializeResult[None]:
@@ -75,10 +68,7 @@ _DESCRIPTIONS = {
             owners=OWNERS,
             description=_DESCRIPTIONS[name],
             code_version="1",
-            metadata={
-                "dagster/column_schema": column_schema(name) if name in TABLES else view_schema(name),
-                "dagster/table_name": name,
-            },
+            metadata=described(name, column_schema(name) if name in TABLES else view_schema(name)),
         )
         for name in TABLE_ASSETS
     ],
@@ -105,5 +95,5 @@ def index_tables(
     for name in TABLE_ASSETS:
         rows = {"rows_written": report.rows[name]} if name in report.rows else {}
         frames = {"frames_written": report.rows["frames"]} if name == "instances" else {}
-        total = {"dagster/row_count": shown[name]} if name in shown else {}
+        total = {"dagster/row_count": shown[name]}
         yield dg.MaterializeResult(asset_key=name, metadata=counts(numbers) | modalities | rows | frames | total)

@@ -9,29 +9,18 @@ from ahi.inbox import Queue, finish
 from ahi.index import catalog
 from ahi.pipeline import Pipeline
 from ahi_assets.common import (
-    ARRIVAL_DAY,
-    OWNERS,
-    SERVICE_RETRY,
     BatchConfig,
     batches,
     catalog_schema,
     counts,
     day_rows,
     domain_errors,
+    stage,
 )
 from ahi_assets.dicom_objects import dicom_objects
 
 
-@dg.asset(
-    deps=[dicom_objects],
-    group_name="ingest",
-    kinds={"s3", "aws"},
-    owners=OWNERS,
-    partitions_def=ARRIVAL_DAY,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    retry_policy=SERVICE_RETRY,
-    metadata={"dagster/column_schema": catalog_schema(catalog.jobs), "dagster/table_name": "import_jobs"},
-)
+@stage("import_jobs", [dicom_objects], {"s3", "aws"}, catalog_schema(catalog.jobs))
 def import_jobs(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
     """HealthImaging import jobs: ready objects planned within the quotas, staged under one prefix a job, started.
 
@@ -42,16 +31,7 @@ def import_jobs(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pi
     return dg.MaterializeResult(metadata=counts(done) | day_rows(context, pipeline, catalog.jobs))
 
 
-@dg.asset(
-    deps=[import_jobs],
-    group_name="ingest",
-    kinds={"s3", "aws"},
-    owners=OWNERS,
-    partitions_def=ARRIVAL_DAY,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    retry_policy=SERVICE_RETRY,
-    metadata={"dagster/column_schema": catalog_schema(catalog.objects), "dagster/table_name": "objects"},
-)
+@stage("objects", [import_jobs], {"s3", "aws"}, catalog_schema(catalog.objects))
 def import_results(
     context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.MaterializeResult[None]:

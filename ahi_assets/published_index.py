@@ -2,9 +2,12 @@
 
 import dagster as dg
 
-from ahi.closure import rows_shown
+from ahi.closure import live_files, rows_shown
+from ahi.index import catalog
+from ahi.index.registry import TABLES
+from ahi.index.views import public_views
 from ahi.pipeline import Pipeline
-from ahi_assets.common import OWNERS, SERVICE_RETRY
+from ahi_assets.common import OWNERS, SERVICE_RETRY, catalog_schema, counts, described, view_schema
 from ahi_assets.dicom_objects import dicom_objects
 from ahi_assets.image_sets import TABLE_ASSETS
 from ahi_assets.import_jobs import import_results
@@ -16,21 +19,36 @@ from ahi_assets.import_jobs import import_results
     kinds={"duckdb", "parquet"},
     owners=OWNERS,
     retry_policy=SERVICE_RETRY,
+    metadata={
+        **described("index_info", view_schema("index_info")),
+        "views": dg.MetadataValue.table(
+            [dg.TableRecord({"view": view.name, "shows": view.comment}) for view in public_views(TABLES)]
+        ),
+    },
 )
 def published_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
     """`index.duckdb`: views over the live Parquet files, swapped whole, with the ledger beside them."""
     publication = pipeline.index.publish()
+    rows = rows_shown(pipeline.index.engine)
     return dg.MaterializeResult(
         metadata={
             "seq": publication.seq,
             "dagster/uri": str(pipeline.index.path),
             "is_new": publication.is_new,
-            "dagster/row_count": rows_shown(pipeline.index.engine)["instances"],
+            "dagster/row_count": sum(rows.values()),
+            **counts(rows, "rows: "),
         }
     )
 
 
-@dg.asset(deps=[published_index], group_name="upkeep", kinds={"parquet"}, owners=OWNERS, pool="index-upkeep")
+@dg.asset(
+    deps=[published_index],
+    group_name="upkeep",
+    kinds={"parquet"},
+    owners=OWNERS,
+    pool="index-upkeep",
+    metadata=described("files", catalog_schema(catalog.files)),
+)
 def compacted_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
     """Small files merged, retired files removed after their grace, and the result published."""
     merged = pipeline.index.compact()
@@ -39,4 +57,4 @@ def compacted_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResul
     expired = pipeline.index.expire()
     numbers = {f"merged: {name}": value for name, value in vars(merged).items() if isinstance(value, int)}
     numbers |= {f"expired: {name}": value for name, value in vars(expired).items() if isinstance(value, int)}
-    return dg.MaterializeResult(metadata=numbers)
+    return dg.MaterializeResult(metadata={**numbers, "dagster/row_count": live_files(pipeline.index.engine)})

@@ -50,6 +50,7 @@ class Head:
     study_uid: str | None
     series_uid: str | None
     n_instances: int
+    patient_key: str | None = None
     created_at: dt.datetime | None = None
     updated_at: dt.datetime | None = None
 
@@ -195,6 +196,7 @@ class Commit:
             "StudyInstanceUID": head.study_uid,
             "SeriesInstanceUID": head.series_uid,
             "n_instances": head.n_instances,
+            "patient_key": head.patient_key,
             "created_at": head.created_at,
             "updated_at": head.updated_at,
             "indexed_at": self.committed_at,

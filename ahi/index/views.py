@@ -25,19 +25,22 @@ if TYPE_CHECKING:
 
     from ahi.index.columns import Column, Table
 
-# What the clock of an object shows, hop by hop: (name of the hop, from, to).
-HOPS = (
-    ("arrival_to_received_s", "landed_at", "received_at"),
-    ("received_to_header_s", "received_at", "header_at"),
-    ("header_to_header_published_s", "header_at", "header_published_at"),
-    ("header_to_submitted_s", "header_at", "submitted_at"),
-    ("submitted_to_job_ended_s", "submitted_at", "job_ended_at"),
-    ("job_ended_to_settled_s", "job_ended_at", "settled_at"),
-    ("settled_to_indexed_s", "settled_at", "indexed_at"),
-    ("indexed_to_published_s", "indexed_at", "published_at"),
-    ("arrival_to_header_published_s", "landed_at", "header_published_at"),
-    ("arrival_to_published_s", "landed_at", "published_at"),
-)
+HOPS = {
+    "arrival to received": ("landed_at", "received_at"),
+    "received to header": ("received_at", "header_at"),
+    "header to header queryable": ("header_at", "header_published_at"),
+    "header to job started": ("header_at", "submitted_at"),
+    "job started to ended": ("submitted_at", "job_ended_at"),
+    "job ended to settled": ("job_ended_at", "settled_at"),
+    "job ended to indexed": ("job_ended_at", "indexed_at"),
+    "indexed to queryable": ("indexed_at", "published_at"),
+    "arrival to header queryable": ("landed_at", "header_published_at"),
+    "arrival to queryable": ("landed_at", "published_at"),
+}
+"""Name of each hop, and the columns of the ledger between which it lies. The view `freshness` has a column for each.
+
+An object is settled and indexed side by side, so both are counted from the end of its job.
+"""
 CURRENT = "Current and undeleted rows"
 PRIMARY = f"{CURRENT} of primary image sets; those that HealthImaging set apart for a conflict are in"
 
@@ -50,11 +53,18 @@ class View:
     sql: str
     comment: str
     columns: Mapping[str, str] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
+    """DuckDB types of columns that come from no column of the registry."""
 
 
 def names(columns: Mapping[str, str] | list[str]) -> str:
     """A list of columns for SELECT."""
     return ", ".join(quoted(name) for name in columns)
+
+
+def hop_column(hop: str) -> str:
+    """Column of the view `freshness` that holds the seconds of a hop."""
+    return f"{hop.replace(' ', '_')}_s"
 
 
 def public_views(tables: Mapping[str, Table]) -> list[View]:
@@ -90,6 +100,15 @@ def _conflicts(columns: list[Column]) -> str:
     return f"list_filter([{', '.join(cases)}], lambda name: name IS NOT NULL) AS conflict_attrs"
 
 
+_DERIVED = {
+    "VARCHAR[]": ("ModalitiesInStudy", "SOPClassesInStudy", "modalities", "conflict_attrs"),
+    "BIGINT": (
+        *("NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances"),
+        *("n_frames", "n_studies", "n_series", "n_instances"),
+    ),
+    "DATE": ("first_study_date", "last_study_date"),
+}
+_DERIVED_TYPES = {name: kind for kind, found in _DERIVED.items() for name in found}
 _CONFLICT_COMMENT = (
     "Columns in which the series differ; the smallest value is shown. Nulls do not count as a difference."
 )
@@ -123,6 +142,7 @@ def _studies(series: Table) -> View:
         sql,
         f"One row for each study and data store, from its series. {PRIMARY} series_all.",
         {name: comments[name] for name in shown} | {"conflict_attrs": _CONFLICT_COMMENT},
+        _DERIVED_TYPES,
     )
 
 
@@ -151,6 +171,7 @@ def _patients(series: Table) -> View:
         f"One row for each patient identity and data store, from the series. {PRIMARY} series_all.",
         {name: comments[name] for name in ["datastore_id", "patient_key", *(x.name for x in own), *derived]}
         | {"conflict_attrs": _CONFLICT_COMMENT},
+        _DERIVED_TYPES,
     )
 
 
@@ -186,7 +207,10 @@ def _operational_views() -> list[View]:
         f"coalesce({stamp}, CASE WHEN {seq} IS NOT NULL THEN (SELECT published_at FROM internal.info) END) AS {stamp}"
         for stamp, seq in STAMPS
     )
-    hops = ", ".join(f"date_diff('microsecond', {start}, {end}) / 1e6 AS {name}" for name, start, end in HOPS)
+    timed = {hop_column(name): pair for name, pair in HOPS.items()}
+    hops = ", ".join(
+        f"date_diff('microsecond', {start}, {end}) / 1e6 AS {name}" for name, (start, end) in timed.items()
+    )
     flying = ", ".join(text(state) for state in IN_FLIGHT)
     settled = (ObjectState.IMPORTED, ObjectState.FAILED, ObjectState.SET_ASIDE)
     counts = ", ".join(f"count(*) FILTER (state = {text(state)}) AS {state}" for state in [*settled, *IN_FLIGHT])
@@ -201,7 +225,7 @@ def _operational_views() -> list[View]:
             "freshness",
             f"SELECT object_id, state, day, Modality, {hops} FROM main.objects",
             "One row for each object that arrived: seconds between the stations of its way; null: not reached.",
-            {name: f"Seconds from {start} to {end}." for name, start, end in HOPS}
+            {name: f"Seconds from {start} to {end}." for name, (start, end) in timed.items()}
             | {
                 "object_id": "Object of the ledger.",
                 "state": "Its state.",
@@ -256,6 +280,7 @@ def _operational_views() -> list[View]:
                 "rows_by_table": "Rows in the live files of each table, replaced ones included.",
                 "files_by_table": "Live files of each table.",
             },
+            INFO_COLUMNS,
         ),
     ]
 

@@ -10,12 +10,14 @@ import pytest
 
 from ahi import inbox
 from ahi.inbox import Queue
+from ahi_assets.image_sets import TABLE_ASSETS
 from dagster_project.definitions import build_defs
 from sensors import image_set_queue, import_queue, upload_queue
 from tests.site_fixtures import SAMPLES
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::ResourceWarning")
 TARGETS = {target.queue: target for target in (m.TARGET for m in (upload_queue, import_queue, image_set_queue))}
+REGISTERED = {*TABLE_ASSETS, "headers", "index_info"}
 CANARY = "CANARY^P"  # as long as a date, so that it can stand where one belongs
 
 
@@ -71,7 +73,11 @@ def test_a_batch_goes_through_every_asset_and_says_what_it_did(site, defs, insta
     to_rest(site, defs, instance)
     objects = metadata_of(instance, "dicom_objects")
     assert objects["dagster/partition_row_count"] == objects["objects"] == 16
-    assert metadata_of(instance, "instances")["dagster/row_count"] == 12
+    published = site.pipeline.index.query
+    for table in TABLE_ASSETS:
+        (expected,) = published(f"SELECT count(*) FROM {table if table != 'series' else 'series_all'}").rows[0]
+        assert metadata_of(instance, table)["dagster/row_count"] == expected > 0, table
+    assert metadata_of(instance, "published_index")["rows: instances"] == 12
     assert (objects["state: ready"], objects["state: failed"]) == (12, 4)
     assert metadata_of(instance, "import_results")["imported"] == 12
     for asset in ("import_jobs", "image_sets", "patients", "studies", "series", "instances", "published_index"):
@@ -82,6 +88,28 @@ def test_a_batch_goes_through_every_asset_and_says_what_it_did(site, defs, insta
     )
     assert len(checks) == 4
     assert all(record.status.value == "SUCCEEDED" for record in checks.values())
+
+
+def test_every_asset_describes_its_columns_as_they_are_published(site, defs):
+    site.pipeline.index.publish()
+    described = site.pipeline.index.query(
+        "SELECT table_name || '.' || column_name, data_type FROM duckdb_columns() WHERE schema_name = 'main'"
+    )
+    types = {
+        name: kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ").replace('"', "") for name, kind in described.rows
+    }
+    views = {name.partition(".")[0] for name in types}
+    for spec in defs.resolve_all_asset_specs():
+        table, schema = spec.metadata["dagster/table_name"], spec.metadata["dagster/column_schema"]
+        assert spec.group_name, spec.key
+        assert spec.owners, spec.key
+        assert spec.kinds, spec.key
+        assert schema.columns, spec.key
+        for column in schema.columns:
+            assert column.description, f"{spec.key} {column.name}"
+            if table in REGISTERED:
+                assert types[f"{table}.{column.name}"] == column.type, f"{spec.key} {column.name}"
+    assert views >= REGISTERED
 
 
 def test_running_a_batch_or_its_day_again_changes_no_table(site, defs, instance):

@@ -182,7 +182,7 @@ def test_the_ledger_adds_up_and_gets_its_publishing_times_once(index: Index, lan
     with index.snapshot() as connection:
         stamps = set(connection.scalars(sa.select(c.objects.c.header_published_at)))
     assert stamps == {first.published_at, None}
-    hops = index.query("SELECT arrival_to_header_published_s FROM freshness WHERE object_id = 'a'").rows[0][0]
+    hops = index.query("SELECT arrival_to_header_queryable_s FROM freshness WHERE object_id = 'a'").rows[0][0]
     assert isinstance(hops, float)
     assert 0 < hops < 60
 
