@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from ahi import inbox
+from ahi import inbox, results
 from ahi.closure import closure
 from ahi.inbox import Queue
 from ahi.pipeline import connect
@@ -131,6 +131,30 @@ def test_version_2_before_version_1(site):
     assert site.rows("SELECT count(*) FROM instances") == [(2,)]
 
 
+def test_both_versions_unread_and_the_newer_first(site):
+    """Events of versions 1 and 2 lie in the queue in the wrong order when anybody looks."""
+    for name in ("17106", "17136"):
+        site.send([f"pydicom/CT2/{name}"])
+        inbox.collect(site.pipeline, Queue.UPLOADS, listen_seconds=0)
+        site.work()
+        site.stack.wait_for(lambda: results.settle_ended(site.pipeline, patience_seconds=1) or imported(site))
+    events = site.stack.drain_raw("IMAGE_SET")
+    versions = {body: json.loads(body)["detail"]["imageSetVersion"] for body in events}
+    assert sorted(versions.values()) == ["1", "2"]
+    for body in sorted(events, key=versions.__getitem__, reverse=True):
+        site.stack.client("sqs").send_message(QueueUrl=site.stack.env["AHI_IMAGE_SET_QUEUE_URL"], MessageBody=body)
+        inbox.collect(site.pipeline, Queue.IMAGE_SET_EVENTS, listen_seconds=0)
+        site.work()
+        site.pipeline.index.publish()
+        assert site.rows("SELECT image_set_version, n_instances FROM series") == [(2, 2)]
+    assert site.drive().closes
+    assert site.rows("SELECT count(*), max(image_set_version) FROM instances_all") == [(2, 2)]
+
+
+def imported(site):
+    return all(row["state"] == "imported" for row in site.ledger())
+
+
 def test_a_slow_reader_of_version_1_does_not_win(site):
     """A document of version 1 that is committed after version 2 stays out."""
     from ahi import image_sets, indexing
@@ -185,23 +209,23 @@ def test_a_shrunken_image_set_keeps_no_ghosts(site):
 
 
 @pytest.mark.parametrize(
-    ("kind", "values"),
+    "faults",
     [
-        ("fail_job", {}),
-        ("fail_job", {"manifest": True}),
-        ("fail_files", {}),
-        ("late_manifest", {"seconds": 2.5}),
-        ("lose_response", {}),
-        ("lock_metadata", {"times": 3}),
-        ("throttle", {"first": 2}),
-        ("throttle", {"service": "s3", "first": 1}),
-        ("throttle", {"service": "sqs", "first": 1}),
+        [("fail_job", {})],
+        [("fail_job", {"manifest": True})],
+        [("fail_files", {})],
+        [("late_manifest", {"seconds": 2.5})],
+        [("lose_response", {})],
+        [("lock_metadata", {"times": 3})],
+        [("throttle", {"first": 2})],
+        [("throttle", {"service": service, "first": 1}) for service in ("medical-imaging", "s3", "sqs")],
     ],
     ids=str,
 )
-def test_a_service_that_misbehaves(calm, kind, values):
+def test_a_service_that_misbehaves(calm, faults):
     expected, site = calm
-    site.stack.fault(kind, **values)
+    for kind, values in faults:
+        site.stack.fault(kind, **values)
     site.send()
     site.stack.wait_for(lambda: site.drive().at_rest, what="rest")
     assert site.tables() == expected
@@ -251,18 +275,18 @@ def test_a_lost_deletion_is_found_by_the_sweep(site):
     site.stack.wait_for(gone, what="the deletion")
 
 
+def success_files(s3, bucket):
+    found = s3.list_objects_v2(Bucket=bucket, Prefix="jobs/").get("Contents", [])
+    return [entry["Key"] for entry in found if entry["Key"].endswith("success.ndjson")]
+
+
 def test_results_in_the_guides_own_spelling_and_a_broken_line(site):
     """`True` as the developer guide prints it is read; a line that cannot be read sends its file into another job."""
     site.send(["pydicom/CT2/17106", "pydicom/rtplan.dcm"])
     site.collect()
     site.work()
     s3, bucket = site.stack.client("s3"), site.stack.env["AHI_LAKE_BUCKET"]
-
-    def success():
-        found = s3.list_objects_v2(Bucket=bucket, Prefix="jobs/").get("Contents", [])
-        return [entry["Key"] for entry in found if entry["Key"].endswith("success.ndjson")]
-
-    (key,) = site.stack.wait_for(success)
+    (key,) = site.stack.wait_for(lambda: success_files(s3, bucket))
     good, _other = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode().splitlines()
     s3.put_object(Bucket=bucket, Key=key, Body=good.replace("true", "True") + '\n{"inputFile": \n')
     assert site.drive().imported == 2
@@ -275,12 +299,7 @@ def test_result_lines_that_come_after_the_manifest_are_waited_for(site):
     site.collect()
     site.work()
     s3, bucket = site.stack.client("s3"), site.stack.env["AHI_LAKE_BUCKET"]
-
-    def success():
-        found = s3.list_objects_v2(Bucket=bucket, Prefix="jobs/").get("Contents", [])
-        return [entry["Key"] for entry in found if entry["Key"].endswith("success.ndjson")]
-
-    (key,) = site.stack.wait_for(success)
+    (key,) = site.stack.wait_for(lambda: success_files(s3, bucket))
     lines = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
     s3.delete_object(Bucket=bucket, Key=key)
     for _ in range(2):

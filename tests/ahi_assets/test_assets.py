@@ -9,6 +9,7 @@ import pydicom
 import pytest
 
 from ahi import inbox
+from ahi.closure import closure
 from ahi.inbox import Queue
 from ahi_assets.image_sets import TABLE_ASSETS
 from dagster_project.definitions import build_defs
@@ -33,19 +34,21 @@ def defs(site):
     return build_defs(site.settings)
 
 
-def run(defs, instance, job_name, **kwargs):
-    result = defs.resolve_job_def(job_name).execute_in_process(instance=instance, **kwargs)
-    assert result.success
+def run(defs, instance, job_name, *, raise_on_error=True, **kwargs):
+    job = defs.resolve_job_def(job_name)
+    result = job.execute_in_process(instance=instance, raise_on_error=raise_on_error, **kwargs)
+    assert result.success or not raise_on_error
     return result
 
 
-def run_pending(site, defs, instance):
+def run_pending(site, defs, instance, *, raise_on_error=True):
     """What the daemon does: a run for each pending batch."""
     runs = []
     for queue, target in TARGETS.items():
         for batch in inbox.pending(site.pipeline, queue):
             ops = {step: {"config": {"batch": batch.batch_id}} for step in target.steps}
-            runs.append(run(defs, instance, target.job_name, run_config={"ops": ops}, partition_key=batch.day))
+            how = {"run_config": {"ops": ops}, "partition_key": batch.day, "raise_on_error": raise_on_error}
+            runs.append(run(defs, instance, target.job_name, **how))
     return runs
 
 
@@ -142,6 +145,42 @@ def test_the_sweep_and_the_upkeep_run(site, defs, instance):
     to_rest(site, defs, instance)
     run(defs, instance, "index_upkeep")
     run(defs, instance, "run_retention")
+
+
+BAD_DAY = (
+    *(("throttle", {"service": service, "first": 1}) for service in ("medical-imaging", "s3", "sqs")),
+    ("fail_job", {}),
+    ("fail_files", {}),
+    ("late_manifest", {}),
+    ("lose_response", {}),
+    ("lock_metadata", {"times": 2}),
+    ("duplicate_events", {"copies": 3}),
+    ("shuffle_events", {"seconds": 0.3, "seed": 5}),
+)
+
+
+@pytest.mark.drill
+def test_a_bad_day_through_dagster_ends_as_a_calm_one(make_site, instance):
+    """Everything that a service can do to us at once: runs fail, are repeated, and the tables come out the same."""
+    calm = make_site()
+    calm.send()
+    assert calm.drive().closes
+    expected = calm.tables()
+    site = make_site()
+    defs = build_defs(site.settings)
+    for kind, values in BAD_DAY:
+        site.stack.fault(kind, **values)
+    site.send()
+
+    def at_rest():
+        site.collect()
+        ran = run_pending(site, defs, instance, raise_on_error=False)
+        run(defs, instance, "sweep", partition_key=inbox.day_of(inbox.now()), raise_on_error=False)
+        return not ran and closure(site.pipeline.index.engine).at_rest
+
+    site.stack.wait_for(at_rest, seconds=120, what="rest")
+    site.pipeline.index.publish()
+    assert site.tables() == expected
 
 
 def canary_objects():
