@@ -18,6 +18,8 @@ from local_aws.healthimaging.image_sets import ImageSets
 from local_aws.healthimaging.imports import Imports
 from local_aws.healthimaging.jobs import Jobs
 from local_aws.healthimaging.limits import Limits
+from local_aws.healthimaging.pixel_store import PixelStore
+from local_aws.healthimaging.retrieve import Frames
 from local_aws.healthimaging.service import HealthImaging
 from local_aws.healthimaging.store import Store
 from local_aws.healthimaging.updates import Updates
@@ -47,9 +49,11 @@ class Parts:
         limits = Limits(clock, enabled=settings.rate_limits)
         events = Events(settings, loop, faults, clock)
         self._datastores = Datastores(settings, self._store, events, clock)
-        self._imports = Imports(settings, self._store, self._caller, events, faults, clock)
+        self._pixels = PixelStore(settings.aws_dir / "healthimaging" / "pixels", self._store)
+        self._imports = Imports(settings, self._store, self._pixels, self._caller, events, faults, clock)
         jobs = Jobs(settings, self._store, self._datastores, self._imports, events, clock)
         image_sets = ImageSets(settings, self._store, self._datastores, faults, clock)
+        frames = Frames(settings, self._store, image_sets, self._pixels, clock)
         self._updates = Updates(self._store, image_sets, self._imports, events, clock)
         operations = {
             "CreateDatastore": self._datastores.create,
@@ -65,6 +69,7 @@ class Parts:
             "SearchImageSets": image_sets.search,
             "GetImageSet": image_sets.get,
             "GetImageSetMetadata": image_sets.metadata,
+            "GetImageFrame": frames.get,
             "ListImageSetVersions": image_sets.versions,
             "UpdateImageSetMetadata": self._updates.update,
             "DeleteImageSet": self._updates.delete,

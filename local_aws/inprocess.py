@@ -191,9 +191,9 @@ class Caller:
             if not token:
                 return
 
-    def get_object(self, bucket: str, key: str, *, limit: int | None = None) -> bytes:
-        """Body of an object, or its first `limit` bytes."""
-        headers = {"range": f"bytes=0-{limit - 1}"} if limit else None
+    def get_object(self, bucket: str, key: str, *, start: int = 0, limit: int | None = None) -> bytes:
+        """Body of an object, or at most `limit` bytes of it from `start` on."""
+        headers = {"range": f"bytes={start}-{start + limit - 1}"} if limit else None
         return self._s3("GET", bucket, key, headers=headers)
 
     def get_objects(self, bucket: str, wanted: Sequence[tuple[str, int | None]]) -> list[bytes | CallError]:

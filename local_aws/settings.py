@@ -48,6 +48,10 @@ class LocalSettings:
     get_deleted: bool = True
     # Import jobs that work at the same time; the rest wait as SUBMITTED.
     workers: int = 4
+    # Content-Type of GetImageFrame for JPEG 2000 (.4.90): the service model does not list it; DICOMweb's is image/jp2.
+    jpeg_2000_content_type: str = "image/j2c"
+    # Transcoded frames kept in memory.
+    frame_cache_bytes: int = 64 * 2**20
     services: str = field(default="s3,sqs,sns,events,sts,iam,kms,cloudformation,logs")
 
     @property

@@ -75,14 +75,17 @@ class DicomError(Exception):
 
 @dataclass
 class Parsed:
-    """One object: values by tag at the root, and where the pixels are."""
+    """One object: values by tag at the root, and where in `data` the pixels are."""
 
     values: dict[int, Any] = field(default_factory=dict)
     vrs: dict[int, str] = field(default_factory=dict)
+    data: bytes = b""
+    pixel_tag: int = 0
     pixel_vr: str = ""
     pixel_start: int = -1
     pixel_length: int = 0
     pixels: bytes | memoryview = b""
+    encapsulated: bool = False
     fragments: int = 0
     truncated: bool = False
 
@@ -181,6 +184,7 @@ class _Reader:
                 position = value_start
                 break
             if root is not None and tag in PIXELS:
+                root.pixel_tag = tag
                 position = self._pixels(root, vr, length, value_start)
                 continue
             real = self._implied(tag) if vr == "UN" and length != UNDEFINED and not tag >> 16 & 1 else vr
@@ -228,7 +232,8 @@ class _Reader:
 
     def _pixels(self, root: Parsed, vr: str, length: int, start: int) -> int:
         size = len(self.data)
-        root.pixel_start, root.pixel_vr = start, vr
+        root.data, root.pixel_start, root.pixel_vr = self.data, start, vr
+        root.encapsulated = length == UNDEFINED
         if length != UNDEFINED:
             root.pixel_length = length
             root.truncated = start + length > self.total

@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging import frames, levels
 from local_aws.healthimaging.dicom import PIXELS, DicomError, Parsed
+from local_aws.healthimaging.fragments import CutError
 from local_aws.healthimaging.values import entry, name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from local_aws.healthimaging.fragments import Fetch
+    from local_aws.healthimaging.pixel_store import PixelWriter
 
 Document = dict[str, Any]
 IDENTITY = {
@@ -72,12 +76,14 @@ def _check(parsed: Parsed) -> None:
         raise DicomError("DICOM attribute PixelData is shorter than the image attributes say")
 
 
-def instance(parsed: Parsed, seed: str) -> Instance:
-    """Turn a parsed object into an instance.
+def instance(parsed: Parsed, seed: str, writer: PixelWriter, fetch: Fetch | None = None) -> Instance:
+    """Turn a parsed object into an instance, its pixels into the pixel store.
 
     Args:
         parsed: The object.
         seed: What makes its frame ids unique.
+        writer: Where its frames go.
+        fetch: Reads a range of the object when `parsed` was read from its beginning only.
 
     Raises:
         DicomError: It cannot be imported; the text goes into failure.ndjson.
@@ -99,12 +105,15 @@ def instance(parsed: Parsed, seed: str) -> Instance:
         if len(_plain(merged.get(keyword))) > limit:
             raise DicomError(f"DICOM attribute {keyword} is longer than {limit} characters")
     body: dict[str, Any] = {"DICOM": own, "DICOMVRs": private}
-    images = frames.describe(parsed, seed)
-    if images:
-        body["StoredTransferSyntaxUID"] = frames.stored_syntax(parsed)
+    try:
+        images = frames.describe(parsed, seed, writer, fetch=fetch)
+    except CutError as error:
+        raise DicomError("DICOM attribute PixelData is shorter than the image attributes say") from error
+    if images.frames:
+        body["StoredTransferSyntaxUID"] = images.stored_syntax
         body["ChecksumType"] = "DECOMPRESSED"
-    body["ImageFrames"] = images
-    warnings = () if frames.is_supported(parsed) else (_UNSUPPORTED,)
+    body["ImageFrames"] = images.frames
+    problems = images.problems or (() if frames.is_supported(parsed) else ("UNSUPPORTED_TRANSFER_SYNTAX",))
     return Instance(
         parsed.text(0x00080018),
         parsed.text(0x0020000D),
@@ -115,14 +124,31 @@ def instance(parsed: Parsed, seed: str) -> Instance:
         body,
         tuple(_plain(merged.get(k)) for k in levels.GROUPING),
         tuple(_plain(merged.get(k)) for k in levels.STUDY_GROUPING),
-        warnings,
+        tuple(_WARNINGS[p] for p in problems),
     )
 
 
-_UNSUPPORTED = {
-    "warning_reason_code": 45344,
-    "type": "UnsupportedTransferSyntax",
-    "message": "The file was imported but its transfer syntax is not supported, its pixel data is kept as it is",
+def _warning(code: int, kind: str, text: str) -> dict[str, Any]:
+    return {"warning_reason_code": code, "type": kind, "message": f"The file was imported but {text}"}
+
+
+# What a client sees of a problem with the pixels ("HealthImaging warning codes").
+_WARNINGS = {
+    "TRANSCODING_EXCEPTION": _warning(
+        45312, "TranscodingException", "its pixel data could not be transcoded and is kept as it is"
+    ),
+    "FRAMES_EXTRACTION_FAILURE": _warning(
+        45328, "FramesExtractionFailure", "its frames could not be made out in its pixel data"
+    ),
+    "FRAME_NUMBER_MISMATCH": _warning(
+        45329, "FrameNumberMismatch", "its number of frames is not that of its fragments"
+    ),
+    "INVALID_OFFSET_TABLE": _warning(
+        45330, "InvalidOffsetTable", "contains an invalid offset table, which could result in malformed frames"
+    ),
+    "UNSUPPORTED_TRANSFER_SYNTAX": _warning(
+        45344, "UnsupportedTransferSyntax", "its transfer syntax is not supported, its pixel data is kept as it is"
+    ),
 }
 
 

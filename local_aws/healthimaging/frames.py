@@ -1,41 +1,68 @@
-"""Image frames of an instance: how many, how large, with which checksums.
+"""Image frames of an instance: how many, how large, with which checksums; their bytes go to the pixel store.
 
-Belongs here: what `ImageFrames` and `StoredTransferSyntaxUID` say. Does not belong here: pixels as such; frames of
-compressed objects are described, not decoded.
+Belongs here: what `ImageFrames` and `StoredTransferSyntaxUID` say. Does not belong here: decoding (`codecs.py`), the
+fragments of encapsulated pixel data (`fragments.py`), files (`pixel_store.py`).
+
+"Pixel data verification" of the developer guide: what is transcoded has the CRC32, the extremes and the size of its
+decoded pixels; what is kept has the CRC32 and the size of its original stream, and no extremes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from local_aws.healthimaging.dicom import Parsed
+from local_aws.healthimaging import codecs, fragments
+from local_aws.healthimaging.codecs import EXPLICIT, CodecError
+from local_aws.healthimaging.fragments import Source
+from local_aws.healthimaging.pixel_store import HTJ2K, Form, StoredFrame
 
-HTJ2K = "1.2.840.10008.1.2.4.202"
-NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"})
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from local_aws.healthimaging.dicom import Parsed
+    from local_aws.healthimaging.fragments import Fetch, Fragment
+    from local_aws.healthimaging.pixel_store import PixelWriter
+
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+NATIVE = frozenset({"1.2.840.10008.1.2", EXPLICIT, "1.2.840.10008.1.2.1.99", BIG_ENDIAN})
 _JPEG = "1.2.840.10008.1.2.4."
 TRANSCODED = NATIVE | {
     _JPEG + n for n in ("51", "57", "70", "80", "81", "90", "92", "93", "201", "202")
 } | {"1.2.840.10008.1.2.5"}  # fmt: skip
-KEPT = frozenset(
+VIDEO = frozenset(
     _JPEG + n
     for n in (
-        *("50", "91", "112", "203", "100", "100.1", "101", "101.1"),
+        *("100", "100.1", "101", "101.1"),
         *("102", "102.1", "103", "103.1", "104", "104.1", "105", "105.1", "106", "106.1", "107", "108"),
     )
 )
-# Above this many bytes of pixels an instance gets no checksums: an import must stay cheap.
-MAX_CHECKED = 64 * 2**20
+KEPT = VIDEO | {_JPEG + n for n in ("50", "91", "112", "203")}
+PIXEL_DATA = 0x7FE00010
+SUBSAMPLED = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
+# A frame that must be in memory at once, to be decoded or put in order, is not larger than this.
+MAX_FRAME = 256 * 2**20
 
 
-def stored_syntax(parsed: Parsed) -> str:
-    """Transfer syntax in which HealthImaging keeps the frames."""
-    syntax = parsed.text(0x00020010)
-    if syntax in KEPT or (syntax == "1.2.840.10008.1.2.1" and parsed.number(0x00280100) == 1):
-        return syntax
-    return HTJ2K if syntax in TRANSCODED else syntax
+@dataclass(frozen=True)
+class Described:
+    """What the metadata says of an instance's pixels.
+
+    Attributes:
+        frames: `ImageFrames`.
+        stored_syntax: `StoredTransferSyntaxUID`; None without pixels.
+        problems: Warning types as "HealthImaging warning codes" names them, such as TRANSCODING_EXCEPTION.
+    """
+
+    frames: list[dict[str, Any]]
+    stored_syntax: str | None = None
+    problems: tuple[str, ...] = ()
+
+
+class _BlobError(Exception):
+    """The frames cannot be kept one by one; the text is the warning's type."""
 
 
 def is_supported(parsed: Parsed) -> bool:
@@ -43,14 +70,25 @@ def is_supported(parsed: Parsed) -> bool:
     return parsed.text(0x00020010) in TRANSCODED | KEPT
 
 
+def stored_syntax(parsed: Parsed, lossless: str = HTJ2K) -> str:
+    """Transfer syntax in which HealthImaging keeps the frames."""
+    syntax = parsed.text(0x00020010)
+    if syntax in KEPT or (syntax == EXPLICIT and parsed.number(0x00280100) == 1):
+        return syntax
+    return lossless if syntax in TRANSCODED else syntax
+
+
 def frame_bytes(parsed: Parsed) -> int:
-    """Decoded size of one frame in bytes, from the image attributes; 0 when they do not say."""
-    bits = parsed.number(0x00280100)
+    """Size of one native frame in bytes, from the image attributes; 0 when they do not say."""
+    return _frame_bits(parsed) // 8 + (_frame_bits(parsed) % 8 > 0)
+
+
+def _frame_bits(parsed: Parsed) -> int:
     samples = parsed.number(0x00280002, 1)
     pixels = parsed.number(0x00280010) * parsed.number(0x00280011) * samples
-    if parsed.text(0x00280004) in {"YBR_FULL_422", "YBR_PARTIAL_422"} and parsed.text(0x00020010) in NATIVE:
+    if parsed.text(0x00280004) in SUBSAMPLED and parsed.text(0x00020010) in NATIVE:
         pixels = pixels * 2 // 3
-    return (pixels * bits + 7) // 8
+    return pixels * parsed.number(0x00280100)
 
 
 def missing_pixels(parsed: Parsed) -> bool:
@@ -59,52 +97,217 @@ def missing_pixels(parsed: Parsed) -> bool:
         return False
     if parsed.truncated:
         return True
-    frames = max(parsed.number(0x00280008, 1), 1)
-    if parsed.text(0x00020010) in NATIVE and parsed.fragments == 0:
-        bits = frame_bytes(parsed) * frames if parsed.number(0x00280100) != 1 else 0
-        return parsed.pixel_length < bits
-    return 0 < parsed.fragments < frames
+    if parsed.text(0x00020010) in NATIVE and not parsed.encapsulated:
+        return parsed.pixel_length < (_frame_bits(parsed) * _count(parsed) + 7) // 8
+    return False
 
 
-def describe(parsed: Parsed, seed: str) -> list[dict[str, Any]]:
-    """The `ImageFrames` of an instance.
+def _count(parsed: Parsed) -> int:
+    return max(parsed.number(0x00280008, 1), 1)
+
+
+def describe(
+    parsed: Parsed, seed: str, writer: PixelWriter, *, fetch: Fetch | None = None, checked: int = 2**26
+) -> Described:
+    """Keep the frames of an instance and say what the metadata says about them.
 
     Args:
         parsed: The object.
         seed: What makes the frame ids of this import unique.
+        writer: Where the bytes go.
+        fetch: Reads a range of the object, when `parsed` was read from its beginning only.
+        checked: Decoded bytes of an object up to which compressed frames are decoded for checksum and extremes.
+
+    Raises:
+        CutError: The object ends before its pixels do.
     """
-    if parsed.pixel_start < 0:
-        return []
-    count = max(parsed.number(0x00280008, 1), 1)
-    size = frame_bytes(parsed)
-    native = parsed.text(0x00020010) in NATIVE and not parsed.fragments
-    checked = native and 0 < size * count <= min(len(parsed.pixels), MAX_CHECKED) and parsed.number(0x00280100) % 8 == 0
-    width, height = parsed.number(0x00280011), parsed.number(0x00280010)
-    frames = []
-    for index in range(count):
-        block = parsed.pixels[index * size : (index + 1) * size] if checked else b""
-        low, high = _extremes(parsed, block) if checked else (None, None)
-        frames.append(
-            {
-                "ID": hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=16).hexdigest(),
-                "PixelDataChecksumFromBaseToFullResolution": [
-                    {"Width": width, "Height": height, "Checksum": zlib.crc32(block) if checked else None}
-                ],
-                "MinPixelValue": low,
-                "MaxPixelValue": high,
-                "FrameSizeInBytes": size or parsed.pixel_length,
-            }
+    if parsed.pixel_start < 0 or not (parsed.pixel_length or parsed.encapsulated):
+        return Described([])
+    instance = _Instance(parsed, seed, writer, fetch, checked)
+    begin = writer.position
+    try:
+        if is_supported(parsed):
+            return instance.encapsulated() if parsed.encapsulated else instance.native()
+        problem = "UNSUPPORTED_TRANSFER_SYNTAX"
+    except _BlobError as error:
+        problem = str(error)
+    except CodecError:
+        problem = "TRANSCODING_EXCEPTION"
+    writer.rewind(begin)
+    return instance.blob(problem)
+
+
+class _Instance:
+    """One object on its way into the pixel store."""
+
+    def __init__(self, parsed: Parsed, seed: str, writer: PixelWriter, fetch: Fetch | None, checked: int) -> None:
+        self._parsed = parsed
+        self._seed = seed
+        self._writer = writer
+        self._checked = checked
+        self._count = _count(parsed)
+        syntax = parsed.text(0x00020010)
+        bits = parsed.number(0x00280100)
+        swap = (bits // 8 if bits > 8 else 2 if parsed.pixel_vr == "OW" else 1) if syntax == BIG_ENDIAN else 1  # noqa: PLR2004
+        self._source = Source(parsed.data, fetch, swap=swap, origin=parsed.pixel_start)
+        stored = stored_syntax(parsed, writer.lossless)
+        self._form = Form(
+            syntax=EXPLICIT if syntax in NATIVE else syntax,
+            stored_syntax=stored,
+            rows=parsed.number(0x00280010),
+            columns=parsed.number(0x00280011),
+            samples=parsed.number(0x00280002, 1),
+            bits_allocated=bits,
+            bits_stored=parsed.number(0x00280101, bits),
+            signed=parsed.number(0x00280103) == 1,
+            planar=parsed.number(0x00280006),
+            photometric=parsed.text(0x00280004),
         )
-    return frames
+        # What comes in the data store's own format is described by its decoded pixels as well.
+        self._transcoded = stored == writer.lossless
+
+    # -- kinds of pixel data --------------------------------------------------------------------------------------
+
+    def native(self) -> Described:
+        """Uncompressed pixel data."""
+        form, bits = self._form, _frame_bits(self._parsed)
+        if form.syntax != EXPLICIT or self._parsed.pixel_tag != PIXEL_DATA or not bits:
+            raise _BlobError("TRANSCODING_EXCEPTION")
+        if self._transcoded:
+            codecs.check_encodable(form.bits_allocated, form.samples, self._writer.lossless)
+        plain = form.samples == 1 or (form.planar == 0 and form.photometric not in SUBSAMPLED)
+        if not self._transcoded or form.bits_allocated == 1 or not plain:
+            return self._done(self._whole_native(i, bits) for i in range(self._count))
+        return self._done(self._plain(i, bits // 8) for i in range(self._count))
+
+    def _plain(self, index: int, size: int) -> dict[str, Any]:
+        """A frame whose bytes are those that a decoder gives."""
+        extremes = _Extremes(self._form)
+        crc, offset = 0, self._writer.position
+        for piece in self._source.pieces(self._parsed.pixel_start + index * size, size):
+            self._writer.write(piece)
+            crc = zlib.crc32(piece, crc)
+            extremes.add(piece)
+        return self._frame(index, offset, size, crc, *extremes.values, size)
+
+    def _whole_native(self, index: int, bits: int) -> dict[str, Any]:
+        """A frame of single bits, of separate colour planes, or subsampled."""
+        if bits > MAX_FRAME * 8:
+            raise CodecError("a frame is too large")
+        first, last = index * bits, (index + 1) * bits
+        data: bytes | memoryview = self._source.view(
+            self._parsed.pixel_start + first // 8, last // 8 + (last % 8 > 0) - first // 8
+        )
+        if first % 8 or last % 8:
+            data = _shifted(data, first % 8, bits)
+        offset = self._writer.write(data)
+        if not self._transcoded:
+            return self._frame(index, offset, len(data), zlib.crc32(data), None, None, len(data))
+        return self._frame(index, offset, len(data), *self._examined(bytes(data)))
+
+    def encapsulated(self) -> Described:
+        """Pixel data in fragments."""
+        if self._form.syntax == EXPLICIT:
+            raise _BlobError("FRAMES_EXTRACTION_FAILURE")
+        table, found, _ = fragments.walk(self._source, self._parsed.pixel_start)
+        table = fragments.extended(self._parsed.values.get(0x7FE00001)) or table
+        if self._form.stored_syntax in VIDEO:
+            # One stream, whatever Number of Frames says.
+            return self._done([self._kept(0, found)])
+        groups, invalid = fragments.group(self._source, found, table, self._count)
+        if not groups:
+            raise _BlobError("FRAME_NUMBER_MISMATCH" if len(found) < self._count else "FRAMES_EXTRACTION_FAILURE")
+        problems = ("INVALID_OFFSET_TABLE",) if invalid else ()
+        if not self._transcoded:
+            return self._done((self._kept(i, g) for i, g in enumerate(groups)), problems)
+        form = self._form
+        codecs.check_encodable(form.bits_allocated, form.samples, self._writer.lossless)
+        examine = form.rows * form.columns * form.samples * ((form.bits_allocated + 7) // 8) * self._count
+        kept = self._decoded if examine <= self._checked else self._unchecked
+        return self._done((kept(i, g) for i, g in enumerate(groups)), problems)
+
+    def _kept(self, index: int, group: list[Fragment]) -> dict[str, Any]:
+        """A frame that stays in its original stream."""
+        crc, offset = 0, self._writer.position
+        for position, length in group:
+            for piece in self._source.pieces(position, length):
+                self._writer.write(piece)
+                crc = zlib.crc32(piece, crc)
+        size = self._writer.position - offset
+        return self._frame(index, offset, size, crc, None, None, size)
+
+    def _decoded(self, index: int, group: list[Fragment]) -> dict[str, Any]:
+        """A compressed frame that is going to be transcoded."""
+        data = b"".join(bytes(self._source.view(position, length)) for position, length in group)
+        offset = self._writer.write(data)
+        return self._frame(index, offset, len(data), *self._examined(data))
+
+    def _unchecked(self, index: int, group: list[Fragment]) -> dict[str, Any]:
+        """The same for an object too large to be decoded at import."""
+        form = self._form
+        offset, size = self._writer.position, form.rows * form.columns * form.samples * (form.bits_allocated // 8 or 1)
+        for position, length in group:
+            for piece in self._source.pieces(position, length):
+                self._writer.write(piece)
+        return self._frame(index, offset, self._writer.position - offset, None, None, None, size)
+
+    def blob(self, problem: str) -> Described:
+        """The whole value, as one frame in its original syntax."""
+        parsed = self._parsed
+        syntax = parsed.text(0x00020010)
+        self._form = self._form._replace(syntax=syntax, stored_syntax=syntax, blob=True)
+        length = parsed.pixel_length
+        if parsed.encapsulated:
+            length = fragments.walk(self._source, parsed.pixel_start)[2] - parsed.pixel_start
+        return self._done([self._kept(0, [(parsed.pixel_start, length)])], (problem,))
+
+    # -- the metadata ---------------------------------------------------------------------------------------------
+
+    def _done(self, frames: Iterable[dict[str, Any]], problems: tuple[str, ...] = ()) -> Described:
+        found = list(frames)
+        return Described(found, self._form.stored_syntax, problems)
+
+    def _examined(self, data: bytes) -> tuple[int, int | None, int | None, int]:
+        """Checksum, extremes and size of the decoded pixels."""
+        decoded = codecs.pixels(StoredFrame(data, **self._form._asdict()))
+        extremes = _Extremes(self._form)
+        extremes.add(decoded)
+        return zlib.crc32(decoded), *extremes.values, len(decoded)
+
+    def _frame(
+        self, index: int, offset: int, length: int, crc: int | None, low: int | None, high: int | None, size: int
+    ) -> dict[str, Any]:
+        frame_id = hashlib.blake2b(f"{self._seed}/{index}".encode(), digest_size=16).hexdigest()
+        self._writer.frame(frame_id, offset, length, self._form)
+        resolution = {"Width": self._form.columns, "Height": self._form.rows, "Checksum": crc}
+        return {
+            "ID": frame_id,
+            "PixelDataChecksumFromBaseToFullResolution": [resolution],
+            "MinPixelValue": low,
+            "MaxPixelValue": high,
+            "FrameSizeInBytes": size,
+        }
 
 
-def _extremes(parsed: Parsed, block: bytes | memoryview) -> tuple[int, int] | tuple[None, None]:
+class _Extremes:
+    """Smallest and largest sample, over pieces."""
+
+    def __init__(self, form: Form) -> None:
+        self._kind = f"<{'i' if form.signed and form.bits_allocated > 1 else 'u'}{max(form.bits_allocated // 8, 1)}"
+        self.values: tuple[int | None, int | None] = (None, None)
+
+    def add(self, piece: bytes | memoryview) -> None:
+        import numpy as np
+
+        samples = np.frombuffer(piece, self._kind)
+        low, high = self.values
+        first, last = int(samples.min()), int(samples.max())
+        self.values = (first if low is None else min(low, first), last if high is None else max(high, last))
+
+
+def _shifted(data: bytes | memoryview, first: int, bits: int) -> bytes:
+    """Single bits from a bit position on, moved to the beginning of a byte."""
     import numpy as np
 
-    bits = parsed.number(0x00280100)
-    if bits not in {8, 16, 32}:
-        return None, None
-    order = ">" if parsed.text(0x00020010) == "1.2.840.10008.1.2.2" else "<"
-    kind = "i" if parsed.number(0x00280103) else "u"
-    values = np.frombuffer(block, dtype=f"{order}{kind}{bits // 8}")
-    return (int(values.min()), int(values.max())) if values.size else (None, None)
+    unpacked = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[first : first + bits]
+    return np.packbits(unpacked, bitorder="little").tobytes()

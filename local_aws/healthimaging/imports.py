@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from local_aws.clock import Clock
     from local_aws.faults import Faults
     from local_aws.healthimaging.events import Events
+    from local_aws.healthimaging.pixel_store import PixelStore, PixelWriter
     from local_aws.healthimaging.store import Job, Store
     from local_aws.inprocess import Caller
     from local_aws.settings import LocalSettings
@@ -46,10 +47,18 @@ class Imports:
     """Runs the import jobs of all data stores in a few threads."""
 
     def __init__(
-        self, settings: LocalSettings, store: Store, caller: Caller, events: Events, faults: Faults, clock: Clock
+        self,
+        settings: LocalSettings,
+        store: Store,
+        pixels: PixelStore,
+        caller: Caller,
+        events: Events,
+        faults: Faults,
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._store = store
+        self._pixels = pixels
         self._caller = caller
         self._events = events
         self._faults = faults
@@ -124,16 +133,19 @@ class Imports:
         if spoiled:
             for item in objects:
                 results.fail(item.key, spoiled.message, spoiled.exception_type)
-            self._finish(job, results, [])
+            with self._pixels.writer(job.datastore_id, job.id) as writer:
+                self._finish(job, results, [], writer)
             return
-        read = self._read(job, bucket, objects, results)
-        if self._closing.is_set():
-            return
-        with self.merging:
-            self._finish(job, results, Grouping(self._store, job.datastore_id, self._clock).place(read))
+        with self._pixels.writer(job.datastore_id, job.id) as writer:
+            read = self._read(job, bucket, objects, results, writer)
+            if self._closing.is_set():
+                return
+            with self.merging:
+                placed = Grouping(self._store, job.datastore_id, self._clock).place(read)
+                self._finish(job, results, placed, writer)
 
     def _read(
-        self, job: Job, bucket: str, objects: list[S3Object], results: Results
+        self, job: Job, bucket: str, objects: list[S3Object], results: Results, writer: PixelWriter
     ) -> list[tuple[str, document.Instance]]:
         """Every object as an instance; those that are none go to `results`."""
         load_libraries()
@@ -143,7 +155,7 @@ class Imports:
                 results.fail(item.key, f"Object could not be read from S3: {body.code}")
                 continue
             try:
-                read.append((item.key, self._instance(job, bucket, item, body)))
+                read.append((item.key, self._instance(job, bucket, item, body, writer)))
             except dicom.DicomError as error:
                 results.fail(item.key, str(error))
             except Exception:
@@ -151,15 +163,19 @@ class Imports:
                 results.fail(item.key, "Internal error during import", "InternalServerException")
         return read
 
-    def _instance(self, job: Job, bucket: str, item: S3Object, body: bytes) -> document.Instance:
+    def _instance(self, job: Job, bucket: str, item: S3Object, body: bytes, writer: PixelWriter) -> document.Instance:
         seed = f"{job.id}/{item.key}"
+
+        def fetch(start: int, length: int) -> bytes:
+            return self._caller.get_object(bucket, item.key, start=start, limit=length)
+
         try:
-            return document.instance(dicom.read(body, item.size), seed)
+            return document.instance(dicom.read(body, item.size), seed, writer, fetch)
         except dicom.DicomError:
             if len(body) == item.size:
                 raise
         # The beginning was not enough: an attribute before the pixels is longer than it.
-        return document.instance(dicom.read(self._caller.get_object(bucket, item.key)), seed)
+        return document.instance(dicom.read(self._caller.get_object(bucket, item.key)), seed, writer)
 
     def _listing(self, bucket: str, prefix: str) -> list[S3Object]:
         try:
@@ -195,7 +211,7 @@ class Imports:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def _finish(self, job: Job, results: Results, touched: list[Touched]) -> None:
+    def _finish(self, job: Job, results: Results, touched: list[Touched], writer: PixelWriter) -> None:
         """Documents, result files, then one transaction, then the events.
 
         A kill before the transaction leaves nothing that anybody can see, and the job runs again.
@@ -217,7 +233,9 @@ class Imports:
         with self._store.transaction():
             for change in touched:
                 self._store.put_image_set(change.head)
+                writer.assign(change.head.id, (item.body for _, item in change.files))
             self._store.put_job(job)
+        writer.keep()
         merged = self._settings.merge_detail_type
         entries = [
             self._events.image_set_entry("Image Set Created" if c.head.version == 1 else merged, c.head)

@@ -1,11 +1,46 @@
 """Where the emulated service keeps pixels: one file of frames for each import, rows that say where each frame lies.
 
-Belongs here: bytes of frames, as they are stored. Does not belong here: decoding and encoding (`codecs.py`).
+Belongs here: bytes of frames, as they are stored. Does not belong here: decoding and encoding (`codecs.py`), what
+the metadata says about a frame (`frames.py`).
 """
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Any, BinaryIO
+
+    from local_aws.healthimaging.store import Store
+
+HTJ2K = "1.2.840.10008.1.2.4.202"
+JPEG_2000 = "1.2.840.10008.1.2.4.90"
+LOSSLESS = {"HTJ2K": HTJ2K, "JPEG_2000_LOSSLESS": JPEG_2000}
+# One write to the file holds the frames of many small instances.
+BUFFER_BYTES = 2**20
+
+
+class Form(NamedTuple):
+    """What the bytes of a frame are; the fields are those of `StoredFrame`."""
+
+    syntax: str
+    stored_syntax: str
+    rows: int
+    columns: int
+    samples: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    planar: int
+    photometric: str
+    blob: bool = False
 
 
 @dataclass(frozen=True)
@@ -24,6 +59,9 @@ class StoredFrame:
         signed: Whether samples are signed.
         planar: Planar configuration of `data`.
         photometric: Photometric interpretation of `data`.
+        blob: Whether `data` is the whole value of PixelData as the object had it (with its items when it was
+            encapsulated), because its frames could not be made out or not be decoded.
+        place: Where it lies; the same for the same bytes.
     """
 
     data: bytes
@@ -37,3 +75,176 @@ class StoredFrame:
     signed: bool
     planar: int
     photometric: str
+    blob: bool = False
+    place: str = ""
+
+
+@lru_cache(maxsize=1024)
+def _text(form: Form) -> str:
+    return json.dumps(form, separators=(",", ":"))
+
+
+@lru_cache(maxsize=1024)
+def _form(text: str) -> Form:
+    return Form(*json.loads(text))
+
+
+class PixelStore:
+    """The frames of all image sets. Safe from several threads."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self._folder = folder
+        self._store = store
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove files that belong to no image set: an import that was killed leaves one."""
+        known = {r["file"] for r in self._store.rows("SELECT DISTINCT file FROM pixel_files")}
+        for path in self._folder.glob("*/*") if self._folder.exists() else ():
+            if f"{path.parent.name}/{path.name}" not in known:
+                path.unlink()
+
+    def writer(self, datastore_id: str, job_id: str) -> PixelWriter:
+        """A writer for one import; use it as a context manager, and `keep` it once its rows are committed."""
+        rows = self._store.rows("SELECT format FROM datastores WHERE id = ?", (datastore_id,))
+        lossless = LOSSLESS[(rows[0]["format"] if rows else None) or "HTJ2K"]
+        return PixelWriter(self._store, self._folder, datastore_id, job_id, lossless)
+
+    def read(self, datastore_id: str, image_set_id: str, frame_id: str) -> StoredFrame | None:
+        """A frame of an image set, whichever of its versions had it; None when the set never had it."""
+        rows = self._store.rows(
+            "SELECT file, offset, length, form FROM frames"
+            " WHERE datastore_id = ? AND image_set_id = ? AND frame_id = ?",
+            (datastore_id, image_set_id, frame_id),
+        )
+        if not rows:
+            return None
+        file, offset, length, form = rows[0]
+        try:
+            with (self._folder / file).open("rb", buffering=0) as handle:
+                data = os.pread(handle.fileno(), length, offset)
+        except FileNotFoundError:  # the image set was deleted since
+            return None
+        return StoredFrame(data, *_form(form), place=f"{file}:{offset}")
+
+    def copy(
+        self, datastore_id: str, source_id: str, destination_id: str, frame_ids: Collection[str] | None = None
+    ) -> None:
+        """Give frames of one image set to another as well, under the same ids. Call it inside a transaction.
+
+        Args:
+            datastore_id: The data store of both.
+            source_id: The image set that has them.
+            destination_id: The image set that gets them.
+            frame_ids: Which; None for all.
+        """
+        sql = (
+            "INSERT OR IGNORE INTO frames SELECT datastore_id, ?, frame_id, file, offset, length, form FROM frames"
+            " WHERE datastore_id = ? AND image_set_id = ?"
+        )
+        key = (destination_id, datastore_id, source_id)
+        if frame_ids is None:
+            self._store.execute(sql, key)
+        else:
+            self._store.execute_many(f"{sql} AND frame_id = ?", [(*key, one) for one in frame_ids])
+        self._store.execute(
+            "INSERT OR IGNORE INTO pixel_files SELECT DISTINCT datastore_id, image_set_id, file FROM frames"
+            " WHERE datastore_id = ? AND image_set_id = ?",
+            (datastore_id, destination_id),
+        )
+
+    def drop(self, datastore_id: str, image_set_id: str) -> None:
+        """Forget the frames of a deleted image set, and the files that nobody else needs."""
+        key = (datastore_id, image_set_id)
+        with self._store.transaction():
+            where = "WHERE datastore_id = ? AND image_set_id = ?"
+            files = {r["file"] for r in self._store.rows(f"SELECT file FROM pixel_files {where}", key)}  # noqa: S608
+            self._store.execute(f"DELETE FROM frames {where}", key)  # noqa: S608
+            self._store.execute(f"DELETE FROM pixel_files {where}", key)  # noqa: S608
+            kept = {f for f in files if self._store.rows("SELECT 1 FROM pixel_files WHERE file = ? LIMIT 1", (f,))}
+        for file in files - kept:
+            (self._folder / file).unlink(missing_ok=True)
+
+
+class PixelWriter:
+    """The pixels of one import: bytes go to its file at once, rows into the database with the import's own.
+
+    Attributes:
+        lossless: Transfer syntax into which the data store transcodes.
+    """
+
+    def __init__(self, store: Store, folder: Path, datastore_id: str, job_id: str, lossless: str) -> None:
+        self.lossless = lossless
+        self._store = store
+        self._datastore_id = datastore_id
+        self._file = f"{datastore_id}/{job_id}"
+        self._path = folder / self._file
+        self._handle: BinaryIO | None = None
+        self._position = 0
+        self._frames: dict[str, tuple[int, int, Form]] = {}
+        self._assigned = False
+        self._kept = False
+
+    def __enter__(self) -> PixelWriter:
+        """The writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close; without `keep`, as if nothing had been written."""
+        if self._handle:
+            self._handle.close()
+            if not self._kept:
+                self._path.unlink(missing_ok=True)
+
+    @property
+    def position(self) -> int:
+        """Where the next byte goes."""
+        return self._position
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append bytes; returns where they begin."""
+        if self._handle is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = self._path.open("wb", buffering=BUFFER_BYTES)
+        begin = self._position
+        self._position += self._handle.write(data)
+        return begin
+
+    def rewind(self, position: int) -> None:
+        """Forget the bytes from `position` on."""
+        if self._handle and position < self._position:
+            self._handle.seek(position)
+            self._handle.truncate()
+            self._position = position
+
+    def frame(self, frame_id: str, offset: int, length: int, form: Form) -> None:
+        """Say that a frame lies there."""
+        self._frames[frame_id] = (offset, length, form)
+
+    def assign(self, image_set_id: str, bodies: Iterable[dict[str, Any]]) -> None:
+        """Add the rows of instances that go into an image set. Call it inside the import's transaction.
+
+        Args:
+            image_set_id: The image set.
+            bodies: Its new instances, each with `ImageFrames`.
+        """
+        if self._handle:
+            self._handle.flush()
+        rows = []
+        for body in bodies:
+            for frame in body["ImageFrames"]:
+                offset, length, form = self._frames[frame["ID"]]
+                key = (self._datastore_id, image_set_id, frame["ID"])
+                rows.append((*key, self._file, offset, length, _text(form)))
+        if rows:
+            self._store.execute_many("INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._store.execute(
+                "INSERT OR REPLACE INTO pixel_files VALUES (?, ?, ?)", (self._datastore_id, image_set_id, self._file)
+            )
+            self._assigned = True
+
+    def keep(self) -> None:
+        """The transaction with the rows is committed: the file stays."""
+        self._kept = self._assigned

@@ -32,6 +32,11 @@ CREATE TABLE IF NOT EXISTS versions (datastore_id TEXT, id TEXT, version INTEGER
   workflow TEXT, created REAL, updated REAL, deleted REAL, message TEXT, forced INTEGER,
   PRIMARY KEY (datastore_id, id, version));
 CREATE TABLE IF NOT EXISTS tags (arn TEXT PRIMARY KEY, tags TEXT);
+CREATE TABLE IF NOT EXISTS frames (datastore_id TEXT, image_set_id TEXT, frame_id TEXT, file TEXT, offset INTEGER,
+  length INTEGER, form TEXT, PRIMARY KEY (datastore_id, image_set_id, frame_id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pixel_files (datastore_id TEXT, image_set_id TEXT, file TEXT,
+  PRIMARY KEY (datastore_id, image_set_id, file)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS pixel_files_file ON pixel_files (file);
 """
 
 
@@ -120,6 +125,11 @@ class Store:
         """One statement."""
         with self._lock:
             self._db.execute(sql, parameters)
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """One statement for many rows."""
+        with self._lock:
+            self._db.executemany(sql, rows)
 
     def put(self, table: str, row: dict[str, Any]) -> None:
         """Insert or replace one row; lists and dicts become JSON."""
