@@ -2,7 +2,8 @@
 
     python benchmarks/bench_freshness.py [UPLOADS]
 
-Targets: arrival to header queryable p50 <= 4 s and p95 <= 8 s; arrival to queryable p50 <= 8 s and p95 <= 15 s.
+Targets: arrival to header queryable p50 <= 4 s and p95 <= 8 s; arrival to queryable p50 <= 8 s and p95 <= 15 s; a run,
+work on its one object included, takes at most 1.5 s of CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import time
 from pathlib import Path
 
 import pydicom
-from live_stack import cpu_seconds, live_stack
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from live_stack import cpu_seconds, live_stack, run_cpu_seconds
 from pydicom.uid import generate_uid
 
 from ahi.closure import closure
@@ -22,6 +24,7 @@ from ahi.freshness import percentiles
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "dicom" / "pydicom" / "CT_small.dcm"
 TARGETS = {"arrival to header queryable": (4, 8), "arrival to queryable": (8, 15)}
+RUN_CPU_SECONDS = 1.5
 PATIENCE_SECONDS = 120
 
 
@@ -37,7 +40,10 @@ def one_object() -> bytes:
 def main() -> None:
     uploads = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     luck = random.Random(1)
-    with live_stack() as (stack, pipeline):
+    with live_stack() as (stack, pipeline), DagsterInstance.from_config(str(stack.home / "dagster")) as instance:
+
+        def runs() -> int:
+            return instance.get_runs_count(RunsFilter(statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]))
 
         def upload(name: str) -> None:
             pipeline.aws.s3.put_object(Bucket=pipeline.settings.landing_bucket, Key=name, Body=one_object())
@@ -50,15 +56,20 @@ def main() -> None:
         upload("bench/warm-up.dcm")  # pays for the fork server's imports
         with pipeline.index.commit(kind="bench") as commit:
             commit.connection.exec_driver_sql("UPDATE objects SET landed_at = 0")  # out of the day that is measured
-        before, started = cpu_seconds(stack), time.monotonic()
+        time.sleep(3)
+        before, in_runs, ended = cpu_seconds(stack), run_cpu_seconds(stack), runs()
+        started = time.monotonic()
         for number in range(uploads):
             time.sleep(luck.uniform(0.5, 6))  # so that uploads meet every phase of the sensors' ticks
             upload(f"bench/{number}.dcm")
         time.sleep(3)  # the last publication
         cpu, wall = cpu_seconds(stack) - before, time.monotonic() - started
         print(f"\n{uploads} single uploads in {wall:.0f} s, {cpu / uploads:.2f} s CPU of the whole stack an upload\n")
+        ended, in_runs = runs() - ended, run_cpu_seconds(stack) - in_runs
+        met = in_runs / ended <= RUN_CPU_SECONDS
+        mark = f"target {RUN_CPU_SECONDS} {'met' if met else 'MISSED'}"
+        print(f"{ended} runs, {in_runs / ended:.2f} s CPU each, work included  {mark}\n")
         print(f"{'hop':32}{'n':>5}{'p50 s':>8}{'p95 s':>8}{'p99 s':>8}")
-        met = True
         for hop in percentiles(pipeline.index.engine):
             mark = ""
             if hop.name in TARGETS:

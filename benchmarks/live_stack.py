@@ -54,6 +54,19 @@ def cpu_seconds(stack: Stack) -> float:
     return total
 
 
+def run_cpu_seconds(stack: Stack) -> float:
+    """CPU of all runs that have ended: what the launcher's fork server has reaped."""
+    supervisor, total = stack.supervisor(), 0.0
+    for process in supervisor.children(recursive=True) if supervisor else ():
+        try:
+            if "forkserver" in " ".join(process.cmdline()):
+                times = process.cpu_times()
+                total += times.children_user + times.children_system
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
 def memory(stack: Stack) -> dict[str, int]:
     """Resident bytes of the stack's processes by name and id."""
     supervisor, found = stack.supervisor(), {}
