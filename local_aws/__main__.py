@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from local_aws.server import StartError, serve
-from local_aws.settings import load
+from local_aws.settings import SettingsError, load
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         serve(load(arguments.home, arguments.port))
-    except StartError as error:
+    except (StartError, SettingsError) as error:
         sys.stderr.write(f"local_aws: {error}\n")
         return 1
     except KeyboardInterrupt:

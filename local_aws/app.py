@@ -6,6 +6,7 @@ Belongs here: choosing who answers a request, and the log of calls. Does not bel
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections import deque
@@ -26,7 +27,19 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 _CREDENTIAL = re.compile(rb"Credential=([^/,\s]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
 _PRESIGNED = re.compile(rb"X-Amz-Credential=([^%&]+)%2F\d{8}%2F([^%&]+)%2F([^%&]+)%2Faws4_request")
+_IMAGING_HOST = re.compile(rb"(runtime-|dicom-)?medical-imaging\.")
 LOG_LENGTH = 50_000
+CONTROL = "/_local_aws/"
+# The longest request of the model is some hundred kilobytes of copiableAttributes.
+LONGEST_BODY = 8 * 2**20
+
+
+def _error(code: str, message: str) -> tuple[dict[str, str], bytes]:
+    return {"Content-Type": "application/json", "x-amzn-ErrorType": code}, json.dumps({"message": message}).encode()
+
+
+UNSIGNED = _error("MissingAuthenticationTokenException", "Missing Authentication Token")
+TOO_LONG = _error("RequestEntityTooLargeException", f"The request body is longer than {LONGEST_BODY} bytes.")
 
 
 class CallLog:
@@ -69,6 +82,11 @@ def _scope_of(scope: Scope) -> tuple[str, str, str]:
     return (found[1].decode(), found[2].decode(), found[3].decode()) if found else ("", "", "")
 
 
+def _imaging_host(scope: Scope) -> bool:
+    """Whether a request that nobody signed was sent to a host name of HealthImaging."""
+    return any(name == b"host" and _IMAGING_HOST.match(value) for name, value in scope["headers"])
+
+
 def _operation(scope: Scope, service: str) -> str:
     """A name for a call that is not ours: the target header, or the method."""
     for name, value in scope["headers"]:
@@ -84,14 +102,20 @@ def _operation(scope: Scope, service: str) -> str:
     return str(scope["method"])
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body of a request."""
+async def read_body(receive: Receive, most: int | None = None) -> bytes | None:
+    """The whole body of a request; None when it is longer than `most` bytes or the client went away."""
     chunks = []
+    size = 0
     more = True
     while more:
         message = await receive()
+        if message["type"] != "http.request":
+            return None
         chunks.append(message.get("body", b""))
-        more = message.get("more_body", False) and message["type"] == "http.request"
+        size += len(chunks[-1])
+        if most is not None and size > most:
+            return None
+        more = message.get("more_body", False)
     return b"".join(chunks)
 
 
@@ -119,8 +143,8 @@ class LocalAws:
         if scope["type"] != "http":
             await self.ministack(scope, receive, send)
             return
-        if scope["path"].startswith("/_local_aws/") and self.control:
-            body = await read_body(receive)
+        if scope["path"].startswith(CONTROL) and self.control:
+            body = await read_body(receive, LONGEST_BODY) or b""
             await respond(
                 send, *await self.control.handle(scope["method"], scope["path"], scope.get("query_string", b""), body)
             )
@@ -128,20 +152,12 @@ class LocalAws:
         account, region, service = _scope_of(scope)
         started = time.time()
         source = "inside" if scope["client"] and scope["client"][1] == 0 else "outside"
+        if not service and _imaging_host(scope):
+            await respond(send, 403, *UNSIGNED)
+            return
         if service == "medical-imaging" and self.health_imaging:
-            body = await read_body(receive)
-            raw_path = (scope.get("raw_path") or scope["path"].encode()).split(b"?")[0].decode()
-            operation, status, headers, answer = await asyncio.to_thread(
-                self.health_imaging.handle,
-                scope["method"],
-                raw_path,
-                scope.get("query_string", b"").decode(),
-                body,
-                account,
-                region,
-            )
-            await respond(send, status, headers, answer)
-            self.log.add(service, operation, started, status, len(answer), source)
+            name, status, size = await self._imaging(scope, receive, send, account, region)
+            self.log.add(service, name, started, status, size, source)
             return
         operation = _operation(scope, service)
         if source == "outside" and self.faults and (refusal := self.faults.refuse(service, operation, scope)):
@@ -150,12 +166,29 @@ class LocalAws:
             self.log.add(service, operation, started, refusal[0], len(refusal[2]), source)
             return
         if service == "sqs" and self.sqs_gaps and self.sqs_gaps.handles(operation):
-            body = await read_body(receive)
+            body = await read_body(receive) or b""
             status, headers, answer = await self.sqs_gaps.handle(operation, body, account, region)
             await respond(send, status, headers, answer)
             self.log.add(service, operation, started, status, len(answer), source)
             return
         await self._pass_on(scope, receive, send, (service, operation, started, source))
+
+    async def _imaging(
+        self, scope: Scope, receive: Receive, send: Send, account: str, region: str
+    ) -> tuple[str, int, int]:
+        """Answer a call of HealthImaging. Returns operation, status and bytes sent."""
+        assert self.health_imaging is not None
+        body = await read_body(receive, LONGEST_BODY)
+        if body is None:
+            await respond(send, 413, *TOO_LONG)
+            return "", 413, 0
+        raw_path = (scope.get("raw_path") or scope["path"].encode()).split(b"?")[0].decode("latin-1")
+        query = scope.get("query_string", b"").decode("latin-1")
+        name, status, headers, answer = await asyncio.to_thread(
+            self.health_imaging.handle, scope["method"], raw_path, query, body, account, region
+        )
+        await respond(send, status, headers, answer)
+        return name, status, len(answer)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, call: tuple[str, str, float, str]) -> None:
         status = 500

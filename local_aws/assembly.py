@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from local_aws import bootstrap
+from local_aws import bootstrap, fault_forms
 from local_aws.clock import Clock
 from local_aws.control import Control
 from local_aws.faults import Faults
@@ -46,6 +46,8 @@ class Parts:
         self._clock = Clock(file=settings.aws_dir / "clock")
         clock = self._clock
         faults = Faults()
+        for fault in fault_forms.make_all(settings.faults) if settings.faults else ():
+            faults.add(fault)
         limits = Limits(clock, enabled=settings.rate_limits)
         events = Events(settings, loop, faults, clock)
         self._datastores = Datastores(settings, self._store, events, clock)
@@ -75,7 +77,7 @@ class Parts:
             "DeleteImageSet": self._updates.delete,
         }
         app.health_imaging = HealthImaging(operations, limits, faults)
-        app.control = Control(faults, app.log, limits, clock)
+        app.control = Control(faults, app.log, limits, clock, settings)
         app.sqs_gaps = SqsGaps(app.ministack)
         app.faults = faults
 

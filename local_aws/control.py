@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from local_aws.faults import FaultError, HoldJobs
+from local_aws import fault_forms
+from local_aws.faults import FaultError, HoldJobs, StuckJobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from local_aws.app import CallLog
     from local_aws.clock import Clock
     from local_aws.faults import Faults
     from local_aws.healthimaging.limits import Limits
+    from local_aws.settings import LocalSettings
 
 # A hundred years; timestamps far beyond cannot be formatted.
 LONGEST_ADVANCE = 100 * 365 * 86_400
@@ -28,41 +32,64 @@ def _json(status: int, value: Any) -> Answer:
     return status, {"Content-Type": "application/json"}, json.dumps(value).encode()
 
 
+def _flag(request: Any, name: str) -> bool:
+    value = request.get(name) if isinstance(request, dict) else None
+    if not isinstance(value, bool):
+        raise ValueError(f'The body is {{"{name}": true}} or {{"{name}": false}}.')  # noqa: TRY004 -- a 400
+    return value
+
+
 class Control:
     """`faults`, `log`, `clock`, `release`, `rate-limits` and `reset`: see docs/emulator.md."""
 
-    def __init__(self, faults: Faults, log: CallLog, limits: Limits, clock: Clock) -> None:
+    def __init__(self, faults: Faults, log: CallLog, limits: Limits, clock: Clock, settings: LocalSettings) -> None:
         self._faults = faults
         self._log = log
         self._limits = limits
         self._clock = clock
+        self._settings = settings
 
     async def handle(self, method: str, path: str, query: bytes, body: bytes) -> Answer:  # noqa: ARG002
         """Answer one request."""
         parts = path.removeprefix("/_local_aws/").strip("/").split("/")
         try:
             request = json.loads(body) if body else {}
+        except (ValueError, RecursionError):
+            return _json(400, {"message": "The body is not JSON."})
+        try:
             return await asyncio.to_thread(self._act, method, parts, request)
-        except (FaultError, ValueError, TypeError, KeyError) as error:
+        except (FaultError, ValueError) as error:
             return _json(400, {"message": str(error)})
 
     def _act(self, method: str, parts: list[str], request: Any) -> Answer:
         actions: dict[str, Callable[[], Any]] = {
+            "GET ": lambda: self._about(actions),
             "GET faults": lambda: {"faults": self._faults.listing()},
-            "POST faults": lambda: {"id": self._faults.add(request)},
+            "POST faults": lambda: {"id": self._faults.add(fault_forms.make(request))},
             "DELETE faults": lambda: self._faults.remove(parts[1] if len(parts) > 1 else None),
             "GET log": lambda: {"calls": self._log.read()},
             "DELETE log": self._log.clear,
             "GET clock": self._time,
             "POST clock": lambda: self._advance(request),
             "POST release": self._release,
-            "POST rate-limits": lambda: self._limits.enable(on=bool(request["enabled"])),
+            "POST rate-limits": lambda: self._limits.enable(on=_flag(request, "enabled")),
             "POST reset": self._reset,
         }
         action = actions.get(f"{method} {parts[0]}")
         if action is None:
             return _json(404, {"message": f"There is: {', '.join(actions)}."})
         return _json(200, action() or {})
+
+    def _about(self, actions: Iterable[str]) -> dict[str, Any]:
+        """What there is: calls, kinds of faults, settings in effect."""
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self._settings).items()}
+        return {
+            "calls": [a.replace(" ", " /_local_aws/") for a in actions],
+            "faults": fault_forms.catalog(),
+            "settings": settings,
+            "clock": self._time(),
+            "documentation": "docs/emulator.md",
+        }
 
     def _time(self) -> dict[str, float]:
         """The time of the service, and how far it is ahead of the machine's."""
@@ -77,9 +104,9 @@ class Control:
         return self._time()
 
     def _release(self) -> None:
-        """Let held jobs go."""
+        """Let held and stuck jobs go."""
         for fault in self._faults.listing():
-            if fault["kind"] == HoldJobs.kind:
+            if fault["kind"] in {HoldJobs.kind, StuckJobs.kind}:
                 self._faults.remove(fault["id"])
 
     def _reset(self) -> None:

@@ -8,18 +8,52 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import threading
 from collections import Counter
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# Errors of every AWS service that stand in no model, with their status.
+COMMON_ERRORS = {
+    "UnrecognizedClientException": 403,
+    "InvalidSignatureException": 403,
+    "ExpiredTokenException": 403,
+    "MissingAuthenticationTokenException": 403,
+    "ServiceUnavailableException": 503,
+}
+# What a call can be named in a fault: the operations of the model, and the actions of DICOMweb (developer guide).
+OPERATIONS = (
+    *("CopyImageSet", "CreateDatastore", "DeleteDatastore", "DeleteImageSet", "GetDICOMImportJob", "GetDatastore"),
+    *("GetImageFrame", "GetImageSet", "GetImageSetMetadata", "ListDICOMImportJobs", "ListDatastores"),
+    *("ListImageSetVersions", "ListTagsForResource", "SearchImageSets", "StartDICOMImportJob", "TagResource"),
+    *("UntagResource", "UpdateImageSetMetadata"),
+    *("GetDICOMBulkdata", "GetDICOMInstance", "GetDICOMInstanceFrames", "GetDICOMInstanceMetadata"),
+    *("GetDICOMSeriesMetadata", "SearchDICOMInstances", "SearchDICOMSeries", "SearchDICOMStudies"),
+    *("StoreDICOM", "StoreDICOMStudy"),
+)
+MODELLED_ERRORS = (
+    *("AccessDeniedException", "BadRequestException", "ConflictException", "InternalServerException"),
+    *("NotAcceptableException", "ResourceNotFoundException", "ServiceQuotaExceededException"),
+    *("ThrottlingException", "ValidationException"),
+)
+
+
+MOST_COPIES = 100
+
 
 class FaultError(Exception):
-    """A fault was asked for that does not exist; the text lists what does."""
+    """A fault was asked for that does not exist or cannot be; the text says what can."""
+
+
+def _known(operation: str) -> None:
+    """Refuse a name that no operation has: the fault would never strike."""
+    if not any(fnmatchcase(name, operation) for name in OPERATIONS):
+        raise FaultError(f"No operation is called {operation}. Known: {', '.join(OPERATIONS)}; * stands for any text.")
 
 
 @dataclass
@@ -39,6 +73,13 @@ class Fault:
         self.times -= 1
         return True
 
+    def check(self) -> None:
+        """Refuse values that this kind cannot have, beyond their types.
+
+        Raises:
+            FaultError: One of them.
+        """
+
 
 @dataclass
 class DropEvents(Fault):
@@ -55,6 +96,11 @@ class DuplicateEvents(Fault):
     kind = "duplicate_events"
     detail_type: str = "*"
     copies: int = 2
+
+    def check(self) -> None:
+        """See `Fault.check`."""
+        if self.copies > MOST_COPIES:
+            raise FaultError(f"duplicate_events: copies is {MOST_COPIES} at most.")
 
 
 @dataclass
@@ -89,6 +135,15 @@ class Throttle(Fault):
     first: int = 0
     every: int = 0
 
+    def check(self) -> None:
+        """See `Fault.check`."""
+        if self.service not in {"medical-imaging", "s3", "sqs"}:
+            raise FaultError("throttle: service is medical-imaging, s3 or sqs.")
+        if self.service == "medical-imaging":
+            _known(self.operation)
+        if not self.first and not self.every:
+            raise FaultError("throttle: give first or every.")
+
 
 @dataclass
 class LoseResponse(Fault):
@@ -97,6 +152,54 @@ class LoseResponse(Fault):
     kind = "lose_response"
     operation: str = "StartDICOMImportJob"
     times: int | None = 1
+
+    def check(self) -> None:
+        """See `Fault.check`."""
+        _known(self.operation)
+
+
+@dataclass
+class FailCall(Fault):
+    """The n-th matching call fails with `error`, before its work or after it; then the next ones, `times` in all.
+
+    `operation` may hold `*`; DICOMweb actions have their documented names. With `probability` below 1 each of them
+    fails as `seed` draws it.
+    """
+
+    kind = "fail_call"
+    times: int | None = 1
+    operation: str = "*"
+    n: int = 1
+    when: str = "before"
+    error: str = "InternalServerException"
+    message: str = ""
+    probability: float = 1.0
+    seed: int = 0
+
+    def check(self) -> None:
+        """See `Fault.check`."""
+        _known(self.operation)
+        if self.when not in {"before", "after"}:
+            raise FaultError('fail_call: when is "before" or "after" the work of the call.')
+        if self.error not in {*MODELLED_ERRORS, *COMMON_ERRORS}:
+            raise FaultError(f"fail_call: error is one of {', '.join((*MODELLED_ERRORS, *COMMON_ERRORS))}.")
+        if not (self.n >= 1 and 0 <= self.probability <= 1):
+            raise FaultError("fail_call: n is 1 or more, probability lies between 0 and 1.")
+
+
+@dataclass
+class StuckJobs(Fault):
+    """Import jobs that start stay IN_PROGRESS until this fault is removed or POST /_local_aws/release is called."""
+
+    kind = "stuck_jobs"
+
+
+@dataclass
+class SlowJobs(Fault):
+    """Import jobs that start take `seconds`, whatever the settings say."""
+
+    kind = "slow_jobs"
+    seconds: float = 60.0
 
 
 @dataclass
@@ -147,7 +250,8 @@ KINDS: dict[str, type[Fault]] = {
     cls.kind: cls
     for cls in (
         *(DropEvents, DuplicateEvents, DelayEvents, ShuffleEvents),
-        *(Throttle, LoseResponse, FailJob, FailFiles, LateManifest, HoldJobs, LockMetadata),
+        *(Throttle, LoseResponse, FailCall, LockMetadata),
+        *(FailJob, FailFiles, LateManifest, HoldJobs, StuckJobs, SlowJobs),
     )
 }
 F = TypeVar("F", bound=Fault)
@@ -164,23 +268,12 @@ class Faults:
     _next: int = 1
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def add(self, request: dict[str, Any]) -> str:
-        """Set a fault from its JSON form, `{"kind": ..., ...}`. Returns its id.
-
-        Raises:
-            FaultError: Unknown kind or field.
-        """
-        values = dict(request)
-        cls = KINDS.get(str(values.pop("kind", "")))
-        if cls is None:
-            raise FaultError(f"Unknown kind of fault. Known: {', '.join(sorted(KINDS))}.")
-        known = {f.name for f in fields(cls)}
-        if set(values) - known:
-            raise FaultError(f"{cls.kind} has the fields {', '.join(sorted(known))}.")
+    def add(self, fault: Fault) -> str:
+        """Set a fault. Returns its id."""
         with self._lock:
-            name = f"{cls.kind}-{self._next}"
+            name = f"{fault.kind}-{self._next}"
             self._next += 1
-            self._set[name] = cls(**values)
+            self._set[name] = fault
         self._notify()
         return name
 
@@ -208,6 +301,24 @@ class Faults:
         with self._lock:
             for fault in self._set.values():
                 if isinstance(fault, cls) and (matches is None or matches(fault)) and fault.spend():
+                    return fault
+        return None
+
+    def active(self, cls: type[Fault]) -> bool:
+        """Whether a fault of this kind is set."""
+        with self._lock:
+            return any(isinstance(fault, cls) for fault in self._set.values())
+
+    def failing(self, operation: str, when: str) -> FailCall | None:
+        """The fault by which a call fails before or after its work, or None. Counts the call."""
+        with self._lock:
+            for name, fault in self._set.items():
+                if not isinstance(fault, FailCall) or fault.when != when or not fnmatchcase(operation, fault.operation):
+                    continue
+                self._calls[name] += 1
+                count = self._calls[name]
+                drawn = random.Random(f"{fault.seed}/{count}").random() < fault.probability  # noqa: S311 -- no secret
+                if count >= fault.n and drawn and fault.spend():
                     return fault
         return None
 

@@ -10,11 +10,20 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+from local_aws.fault_forms import make_all
+from local_aws.faults import FaultError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 ACCOUNT = "123456789012"
 PREFIX = "LOCAL_AWS_"
+# Fields of which only these values have a meaning.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "event_id_key": ("imageSetId", "imagesetId"),
+    "event_output_uri": ("job", "request"),
+    "merge_detail_type": ("Image Set Updated", "Image Set Created"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,8 @@ class LocalSettings:
     empty_result_files: bool = False
     # Whether GetImageSet still answers after a delete (state DELETED) or says ResourceNotFound.
     get_deleted: bool = True
+    # Faults that are set from the start, a JSON list as the control API takes them.
+    faults: str = ""
     # Import jobs that work at the same time; the rest wait as SUBMITTED.
     workers: int = 4
     # Content-Type of GetImageFrame for JPEG 2000 (.4.90): the service model does not list it; DICOMweb's is image/jp2.
@@ -65,10 +76,37 @@ class LocalSettings:
         return self.home / "stack.env"
 
 
-def _cast(kind: str, text: str) -> object:
-    if kind == "bool":
-        return text.strip().lower() in {"1", "true", "on", "yes"}
-    return {"int": int, "float": float}.get(kind, str)(text)
+class SettingsError(Exception):
+    """A variable has a value that cannot be; the text says which and what can."""
+
+
+_BOOLEANS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
+
+
+def _number(kind: str, text: str) -> float:
+    number = int(text) if kind == "int" else float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
+def _cast(name: str, kind: str, text: str) -> object:
+    """A variable as its field wants it.
+
+    Raises:
+        SettingsError: It does not fit.
+    """
+    try:
+        if kind == "bool":
+            return _BOOLEANS[text.strip().lower()]
+        if kind in {"int", "float"}:
+            return _number(kind, text)
+    except (KeyError, ValueError) as error:
+        wanted = {"bool": "on or off", "int": "a whole number of 0 or more"}.get(kind, "a number of 0 or more")
+        raise SettingsError(f"{PREFIX}{name.upper()} is {wanted}, not {text!r}.") from error
+    if text not in CHOICES.get(name, (text,)):
+        raise SettingsError(f"{PREFIX}{name.upper()} is one of {', '.join(CHOICES[name])}, not {text!r}.")
+    return text
 
 
 def load(home: Path, port: int) -> LocalSettings:
@@ -80,13 +118,22 @@ def load(home: Path, port: int) -> LocalSettings:
 
     Returns:
         The settings, each from its variable or its default.
+
+    Raises:
+        SettingsError: A variable has a value that cannot be.
     """
     given = {
-        f.name: _cast(str(f.type), os.environ[PREFIX + f.name.upper()])
+        f.name: _cast(f.name, str(f.type), os.environ[PREFIX + f.name.upper()])
         for f in fields(LocalSettings)
         if f.name not in {"home", "port"} and os.environ.get(PREFIX + f.name.upper())
     }
-    return LocalSettings(home=home.resolve(), port=port, **given)  # type: ignore[arg-type]
+    settings = LocalSettings(home=home.resolve(), port=port, **given)  # type: ignore[arg-type]
+    if settings.faults:
+        try:
+            make_all(settings.faults)
+        except FaultError as error:
+            raise SettingsError(f"{PREFIX}FAULTS: {error}") from error
+    return settings
 
 
 def prepare_ministack(settings: LocalSettings) -> None:

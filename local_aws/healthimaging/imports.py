@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from local_aws.faults import FailFiles, FailJob, HoldJobs, LateManifest
+from local_aws.faults import FailFiles, FailJob, HoldJobs, LateManifest, SlowJobs, StuckJobs
 from local_aws.healthimaging import dicom, document
 from local_aws.healthimaging.events import job_folder
 from local_aws.healthimaging.grouping import Grouping, Touched
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from local_aws.clock import Clock
-    from local_aws.faults import Faults
+    from local_aws.faults import Fault, Faults
     from local_aws.healthimaging.events import Events
     from local_aws.healthimaging.pixel_store import PixelStore, PixelWriter
     from local_aws.healthimaging.store import Job, Store
@@ -88,7 +88,7 @@ class Imports:
     def _run(self, job_id: str) -> None:
         try:
             job = self._store.jobs("id = ?", (job_id,))[0]
-            self._hold()
+            self._wait_out(HoldJobs)
             if self._closing.is_set():
                 return
             if job.status == "SUBMITTED":
@@ -103,12 +103,10 @@ class Imports:
             if not self._closing.is_set():
                 log.exception("import job %s broke", job_id)
 
-    def _hold(self) -> None:
-        def held() -> bool:
-            return any(f["kind"] == HoldJobs.kind for f in self._faults.listing()) and not self._closing.is_set()
-
+    def _wait_out(self, cls: type[Fault]) -> None:
+        """Wait until no fault of this kind is set, or the server stops."""
         with self._faults.changed:
-            self._faults.changed.wait_for(lambda: not held())
+            self._faults.changed.wait_for(lambda: self._closing.is_set() or not self._faults.active(cls))
 
     def _end(self, job: Job, status: str, message: str | None = None) -> None:
         job.status, job.ended, job.message = status, self._clock.now(), message
@@ -118,8 +116,14 @@ class Imports:
     # -- the work -------------------------------------------------------------------------------------------------
 
     def _import(self, job: Job) -> None:
-        if self._settings.import_seconds:
-            self._clock.wait_until(self._clock.now() + self._settings.import_seconds, self._closing)
+        slow = self._faults.take(SlowJobs)
+        self._clock.wait_until(
+            self._clock.now() + (slow.seconds if slow else self._settings.import_seconds), self._closing
+        )
+        if self._faults.take(StuckJobs):
+            self._wait_out(StuckJobs)
+        if self._closing.is_set():
+            return
         broken = self._faults.take(FailJob)
         results = Results()
         if broken:

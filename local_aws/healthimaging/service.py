@@ -7,10 +7,11 @@ operation does (`datastores.py`, `jobs.py`, `image_sets.py`, `updates.py`).
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from local_aws.faults import LoseResponse
+from local_aws.faults import COMMON_ERRORS, LoseResponse
 from local_aws.protocol import restjson
 from local_aws.protocol.errors import ServiceError, render, validation
 from local_aws.protocol.validate import problems
@@ -25,6 +26,13 @@ log = logging.getLogger(__name__)
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
 Answer = tuple[str, int, dict[str, str], bytes]
+ERROR_TEXTS = {
+    "AccessDeniedException": "User is not authorized to perform this action.",
+    "ExpiredTokenException": "The security token included in the request is expired",
+    "InternalServerException": "Internal server error",
+    "ThrottlingException": "Rate exceeded",
+    "UnrecognizedClientException": "The security token included in the request is invalid.",
+}
 NOT_YET = "This operation is not emulated yet. Emulated: {}."
 
 
@@ -44,12 +52,18 @@ class HealthImaging:
         Returns:
             Operation name, status, headers and body.
         """
+        name, status, headers, answer = self._handle(method, raw_path, query, body)
+        return name, status, {**headers, "x-amzn-RequestId": str(uuid.uuid4())}, answer
+
+    def _handle(self, method: str, raw_path: str, query: str, body: bytes) -> Answer:
         found = self._router.match(method, raw_path)
         if found is None:
-            error = ServiceError(
-                "UnknownOperationException", "No operation of medical-imaging has this method and path."
+            others = self._router.methods(raw_path)
+            text = "No operation of medical-imaging has this method and path."
+            status, headers, answer = render(
+                self._model, ServiceError("UnknownOperationException", text, 405 if others else 404)
             )
-            return "", 404, *render(self._model, error)[1:]
+            return "", status, headers | ({"Allow": ", ".join(others)} if others else {}), answer
         operation, path = found
         try:
             return operation.name, *self._answer(operation, path, query, body, f"{method} {raw_path}?{query}")
@@ -61,6 +75,17 @@ class HealthImaging:
                 self._model, ServiceError("InternalServerException", "Internal server error")
             )
 
+    def _trouble(self, name: str, when: str) -> None:
+        """Fail a call that is to fail.
+
+        Raises:
+            ServiceError: What the fault says.
+        """
+        fault = self._faults.failing(name, when)
+        if fault:
+            text = fault.message or ERROR_TEXTS.get(fault.error, "The request cannot be served.")
+            raise ServiceError(fault.error, text, COMMON_ERRORS.get(fault.error, 500))
+
     def _answer(
         self, operation: Any, path: dict[str, str], query: str, body: bytes, line: str
     ) -> tuple[int, dict[str, str], bytes]:
@@ -68,6 +93,7 @@ class HealthImaging:
         throttled = self._faults.throttled("medical-imaging", name, line.encode() + body)
         if throttled or not self._limits.allow(name):
             raise ServiceError("ThrottlingException", "Rate exceeded")
+        self._trouble(name, "before")
         request = restjson.parse(operation, path, query, body)
         if operation.input_shape is not None:
             wrong = list(problems(operation.input_shape, request))
@@ -84,4 +110,5 @@ class HealthImaging:
                 raise RuntimeError(f"own answer is invalid: {wrong[:3]}")
         if self._faults.take(LoseResponse, lambda fault: fault.operation == name):
             raise ServiceError("InternalServerException", "Internal server error")
+        self._trouble(name, "after")
         return restjson.serialize(operation, output)

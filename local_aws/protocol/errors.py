@@ -15,12 +15,14 @@ class ServiceError(Exception):
     Attributes:
         code: Shape name, such as `ConflictException`.
         message: Text for the caller.
+        status: HTTP status of an error that stands in no model.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, status: int = 500) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+        self.status = status
 
 
 def validation(message: str) -> ServiceError:
@@ -43,7 +45,7 @@ def render(model: ServiceModel, error: ServiceError) -> tuple[int, dict[str, str
 
     boto3 finds the error's class by the header; without it the code would be the bare status.
     """
-    status = 500
+    status = error.status
     if error.code in model.shape_names:
         status = int(model.shape_for(error.code).metadata.get("error", {}).get("httpStatusCode", 500))
     body = json.dumps({"message": error.message}).encode()

@@ -50,6 +50,10 @@ class Router:
                 return operation, {k: unquote(v) for k, v in found.groupdict().items()}
         return None
 
+    def methods(self, raw_path: str) -> list[str]:
+        """Methods that some operation of this path takes."""
+        return sorted({verb for verb, pattern, _ in self._routes if pattern.fullmatch(raw_path)})
+
 
 def parse(operation: OperationModel, path: dict[str, str], query: str, body: bytes) -> dict[str, Any]:
     """Input members of a request.
@@ -62,7 +66,10 @@ def parse(operation: OperationModel, path: dict[str, str], query: str, body: byt
         return {}
     values = parse_qs(query, keep_blank_values=True)
     payload = shape.serialization.get("payload")
-    document = None if payload and shape.members[payload].type_name == "blob" else _document(body)
+    document = None if payload and shape.members[payload].type_name == "blob" else load_json(body)
+    in_body = [m for m in shape.members.values() if m.serialization.get("location") is None]
+    if in_body and payload is None and document is not None and not isinstance(document, dict):
+        raise validation("The request body is not a structure.")
     out: dict[str, Any] = {}
     for name, member in shape.members.items():
         wire = member.serialization.get("name", name)
@@ -70,7 +77,9 @@ def parse(operation: OperationModel, path: dict[str, str], query: str, body: byt
         if where == "uri":
             out[name] = _scalar(member, path[wire], name)
         elif where == "querystring" and wire in values:
-            out[name] = values[wire] if member.type_name == "list" else _scalar(member, values[wire][0], name)
+            out[name] = (
+                values[wire] if member.type_name == "list" else _scalar(member, _single(values[wire], name), name)
+            )
         elif where is None and name == payload:
             out[name] = body if member.type_name == "blob" else _from_json(member, document, name)
         elif where is None and payload is None and isinstance(document, dict):
@@ -78,22 +87,41 @@ def parse(operation: OperationModel, path: dict[str, str], query: str, body: byt
     return {name: value for name, value in out.items() if value is not None}
 
 
-def _document(body: bytes) -> Any:
+def load_json(body: bytes | str) -> Any:
+    """A JSON text of a caller's; None when it is empty.
+
+    Raises:
+        ServiceError: It is no JSON, nests too deeply, or holds what JSON cannot (NaN, half a surrogate pair).
+    """
     if not body:
         return None
     try:
-        return json.loads(body)
-    except ValueError as error:
+        value = json.loads(body, parse_constant=_no_constant)
+        # Half a surrogate pair can be written in JSON, but in no file and no database.
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise validation("The request body is not JSON.") from error
+    return value
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(text)
+
+
+def _single(found: list[str], name: str) -> str:
+    if len(found) > 1:
+        raise validation(f"Value at '{name}' is given more than once.")
+    return found[0]
 
 
 def _scalar(shape: Any, text: str, name: str) -> Any:
     if shape.type_name in {"integer", "long"}:
-        try:
-            return int(text)
-        except ValueError as error:
-            raise validation(f"Value at '{name}' is not an integer.") from error
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise validation(f"Value at '{name}' is not an integer.")
+        return int(text)
     if shape.type_name == "boolean":
+        if text.lower() not in {"true", "false"}:
+            raise validation(f"Value at '{name}' is not a boolean.")
         return text.lower() == "true"
     return text
 
@@ -129,10 +157,10 @@ def _from_json(shape: Any, value: Any, name: str) -> Any:  # noqa: C901, PLR0911
 
 def _timestamp(value: Any, name: str) -> datetime:
     try:
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, UTC)
-        moment = datetime.fromisoformat(str(value))
-    except (ValueError, OverflowError, OSError) as error:
+        moment = datetime.fromisoformat(value)
+    except (ValueError, TypeError, OverflowError, OSError) as error:
         raise validation(f"Value at '{name}' is not a timestamp.") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

@@ -27,10 +27,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+# Patterns that take exponential time on a value made for it, and the same language without that.
+_SAME = {"[a-zA-Z0-9!-~]+([a-zA-Z0-9!-~ ]*[a-zA-Z0-9!-~]+)*": "[!-~]([ -~]*[!-~])?"}
+
+
 @lru_cache(maxsize=256)
 def _pattern(text: str) -> re.Pattern[str]:
-    # The one Java class that the model uses and Python's re does not know.
-    return re.compile(text.replace("\\p{ASCII}", "[\\x00-\\x7f]"))
+    # The one Java class that the model uses and Python's re does not know; Java's digits and letters are ASCII's.
+    return re.compile(_SAME.get(text, text).replace("\\p{ASCII}", "[\\x00-\\x7f]"), re.ASCII)
 
 
 def problems(shape: Any, value: Any, name: str = "") -> Iterator[str]:
@@ -43,7 +47,7 @@ def problems(shape: Any, value: Any, name: str = "") -> Iterator[str]:
             yield f"Value at '{name}' {FAILS} Member must be a list"
             return
         yield from _length(shape, len(value), name)
-        for index, item in enumerate(value):
+        for index, item in enumerate(value[: shape.metadata.get("max")]):
             yield from problems(shape.member, item, f"{name}.{index + 1}.member")
     elif kind == "map":
         if not isinstance(value, dict):
@@ -82,7 +86,10 @@ def _simple(shape: Any, value: Any, name: str) -> Iterator[str]:
         yield f"Value at '{name}' {FAILS} Member must be a {shape.type_name}"
         return
     if shape.type_name in {"string", "blob"}:
-        yield from _length(shape, len(value), name)
+        wrong = list(_length(shape, len(value), name))
+        yield from wrong
+        if wrong:
+            return
     elif shape.type_name in {"integer", "long", "float", "double"}:
         low, high = shape.metadata.get("min"), shape.metadata.get("max")
         if low is not None and value < low:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.error
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
 from pydicom.uid import generate_uid
 
+from local_aws.settings import SettingsError, load
 from tests.conftest import wait_for
 from tests.local_aws.conftest import make_object
 
@@ -189,12 +192,191 @@ def test_faults_are_listed_removed_and_misspelt(faulty):
     assert [f["id"] for f in stack.control("GET", "faults")["faults"]] == [name]
     stack.control("DELETE", f"faults/{name}")
     assert stack.control("GET", "faults")["faults"] == []
-    for wrong in ({"kind": "no_such"}, {"kind": "hold_jobs", "colour": 1}, {}):
-        with pytest.raises(urllib.error.HTTPError) as error:
-            stack.control("POST", "faults", wrong)
-        assert error.value.code == 400
-        assert b"hold_jobs" in error.value.read() or "colour" in wrong
-        error.value.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"kind": "no_such"}, "hold_jobs"),
+        ({}, "hold_jobs"),
+        ([], "A fault is an object"),
+        ({"kind": ["hold_jobs"]}, "Unknown kind"),
+        ({"kind": "hold_jobs", "colour": 1}, "hold_jobs has the fields times"),
+        ({"kind": "hold_jobs", "times": "1"}, "times is a whole number of 0 or more, or null"),
+        ({"kind": "hold_jobs", "times": True}, "times is a whole number"),
+        ({"kind": "hold_jobs", "times": -1}, "times is a whole number"),
+        ({"kind": "late_manifest", "seconds": None}, "seconds is a number of 0 or more"),
+        ({"kind": "late_manifest", "seconds": 1e300}, "seconds is a number of 0 or more"),
+        ({"kind": "fail_job", "manifest": 1}, "manifest is true or false"),
+        ({"kind": "fail_job", "message": 1}, "message is a text"),
+        ({"kind": "duplicate_events", "copies": 101}, "100 at most"),
+        ({"kind": "throttle"}, "first or every"),
+        ({"kind": "throttle", "service": "ec2", "first": 1}, "service is"),
+        ({"kind": "fail_call", "operation": "GetImgSet"}, "No operation is called GetImgSet"),
+        ({"kind": "fail_call", "when": "during"}, "when is"),
+        ({"kind": "fail_call", "error": "Oops"}, "error is one of"),
+        ({"kind": "fail_call", "probability": 2}, "probability lies between"),
+    ],
+)
+def test_a_misspelt_fault_is_refused_with_what_is_right(aws_stack, wrong, text):
+    with pytest.raises(urllib.error.HTTPError, match="400") as error:
+        aws_stack.control("POST", "faults", wrong)
+    assert text in json.loads(error.value.read())["message"]
+    error.value.close()
+    assert aws_stack.control("GET", "faults")["faults"] == []
+
+
+def test_the_control_api_says_what_there_is(faulty):
+    about = faulty.stack.control("GET", "")
+    kinds = {f["kind"]: f for f in about["faults"]}
+    assert kinds["fail_call"]["fields"]["when"] == "before"
+    assert all(f["does"] for f in kinds.values())
+    assert "POST /_local_aws/clock" in about["calls"]
+    assert about["settings"]["rate_limits"] is False
+
+
+def test_the_table_of_faults_is_complete(faulty):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "emulator.md").read_text()
+    about = faulty.stack.control("GET", "")
+    assert [f["kind"] for f in about["faults"] if f"\n| `{f['kind']}` |" not in page] == []
+
+
+def test_the_names_of_operations_are_those_of_the_model():
+    from local_aws.faults import OPERATIONS
+    from local_aws.protocol.restjson import load_model
+
+    assert set(load_model("medical-imaging").operation_names) < set(OPERATIONS)
+
+
+def attempts(client, datastore, count):
+    """Codes of so many GetDatastore calls, without retries; "" for a success."""
+    out = []
+    for _ in range(count):
+        try:
+            client.get_datastore(datastoreId=datastore)
+            out.append("")
+        except ClientError as error:
+            out.append(error.response["Error"]["Code"])
+    return out
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("AccessDeniedException", 403),
+        ("ServiceQuotaExceededException", 402),
+        ("ThrottlingException", 429),
+        ("UnrecognizedClientException", 403),
+        ("ServiceUnavailableException", 503),
+    ],
+)
+def test_the_third_call_fails_with_the_error_that_was_asked_for(faulty, code, status):
+    client = faulty.stack.client("medical-imaging", retries={"max_attempts": 0})
+    faulty.stack.fault("fail_call", operation="Get*", n=3, error=code, times=2)
+    faulty.stack.control("DELETE", "log")
+    assert attempts(client, faulty.datastore, 6) == ["", "", code, code, "", ""]
+    assert [c["status"] for c in faulty.stack.calls("GetDatastore")] == [200, 200, status, status, 200, 200]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_call_fails_before_or_after_its_work(faulty, when):
+    client = faulty.stack.client("medical-imaging", retries={"max_attempts": 0})
+    name = f"failed-{when}"
+    faulty.stack.fault("fail_call", operation="CreateDatastore", when=when)
+    with pytest.raises(client.exceptions.InternalServerException):
+        client.create_datastore(datastoreName=name)
+    made = [d for d in client.list_datastores()["datastoreSummaries"] if d["datastoreName"] == name]
+    assert len(made) == (when == "after")
+    for store in made:
+        client.delete_datastore(datastoreId=store["datastoreId"])
+
+
+def test_random_failures_are_those_of_the_seed(faulty):
+    client = faulty.stack.client("medical-imaging", retries={"max_attempts": 0})
+    seen = []
+    for _ in range(2):
+        faulty.stack.fault("fail_call", operation="GetDatastore", probability=0.5, seed=5, times=None)
+        seen.append(attempts(client, faulty.datastore, 20))
+        faulty.stack.control("DELETE", "faults")
+    assert seen[0] == seen[1]
+    assert 0 < seen[0].count("") < 20
+
+
+def test_a_job_gets_stuck_until_it_is_released(faulty):
+    faulty.stack.fault("stuck_jobs", times=1)
+    stuck = faulty.start(faulty.put({"a": make_object()}))["jobId"]
+    wait_for(lambda: faulty.job(stuck)["jobStatus"] == "IN_PROGRESS", what="the job's start")
+    # Only one was to get stuck; the clock does not free it.
+    assert faulty.run({"a": make_object()}).job["jobStatus"] == "COMPLETED"
+    assert faulty.job(stuck)["jobStatus"] == "IN_PROGRESS"
+    faulty.stack.control("POST", "release")
+    assert faulty.ended(stuck)["jobStatus"] == "COMPLETED"
+
+
+def test_a_job_is_as_slow_as_it_is_told(faulty):
+    faulty.stack.fault("slow_jobs", seconds=3600, times=1)
+    job = faulty.start(faulty.put({"a": make_object()}))["jobId"]
+    wait_for(lambda: faulty.job(job)["jobStatus"] == "IN_PROGRESS", what="the job's start")
+    faulty.stack.control("POST", "clock", {"advance": 3000})
+    assert faulty.job(job)["jobStatus"] == "IN_PROGRESS"
+    faulty.stack.control("POST", "clock", {"advance": 600})
+    assert faulty.ended(job)["jobStatus"] == "COMPLETED"
+
+
+def test_events_are_shuffled_across_jobs_and_image_sets(faulty):
+    """Of one seed, in one order: jobs and image sets share it."""
+    sqs, events = faulty.stack.client("sqs"), faulty.stack.client("events")
+    url = sqs.create_queue(QueueName="all-events")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    events.put_rule(Name="all-events", EventPattern=json.dumps({"source": ["aws.medical-imaging"]}))
+    events.put_targets(Rule="all-events", Targets=[{"Id": "1", "Arn": arn}])
+    orders = []
+    try:
+        for _ in range(2):
+            faulty.stack.fault("shuffle_events", seconds=3600, seed=2)
+            faulty.run({"a": make_object()})
+            faulty.stack.control("POST", "clock", {"advance": 3600})
+            got: list[str] = []
+
+            def arrived(got=got):
+                for m in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", []):
+                    sqs.delete_message(QueueUrl=url, ReceiptHandle=m["ReceiptHandle"])
+                    got.append(json.loads(m["Body"])["detail-type"])
+                return len(got) == 4
+
+            wait_for(arrived, what="four events")
+            orders.append(got)
+            faulty.stack.control("DELETE", "faults")
+    finally:
+        events.remove_targets(Rule="all-events", Ids=["1"])
+        events.delete_rule(Name="all-events")
+        sqs.delete_queue(QueueUrl=url)
+    assert orders[0] == orders[1]
+    happened = ["Import Job Submitted", "Import Job In Progress", "Image Set Created", "Import Job Completed"]
+    assert sorted(orders[0]) == sorted(happened)
+    assert orders[0] != happened
+
+
+def test_faults_can_be_there_from_the_start(make_aws_stack):
+    stack = make_aws_stack(LOCAL_AWS_FAULTS='[{"kind": "fail_call", "operation": "GetDatastore", "times": 1}]')
+    client = stack.client("medical-imaging", retries={"max_attempts": 0})
+    assert attempts(client, stack.env["AHI_DATASTORE_ID"], 2) == ["InternalServerException", ""]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("LOCAL_AWS_FAULTS", "[{]", "JSON list of faults"),
+        ("LOCAL_AWS_FAULTS", '[{"kind": "x"}]', "Unknown kind of fault"),
+        ("LOCAL_AWS_WORKERS", "many", "LOCAL_AWS_WORKERS is a whole number of 0 or more, not 'many'"),
+        ("LOCAL_AWS_RATE_LIMITS", "maybe", "LOCAL_AWS_RATE_LIMITS is on or off"),
+        ("LOCAL_AWS_EVENT_ID_KEY", "id", "one of imageSetId, imagesetId"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_sentence(monkeypatch, tmp_path, variable, value, text):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=text):
+        load(tmp_path, 0)
 
 
 def test_the_log_names_calls(faulty):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -130,9 +131,9 @@ def values_of(shape) -> st.SearchStrategy:  # noqa: C901, PLR0911
     if getattr(shape, "enum", None):
         return st.sampled_from(shape.enum)
     if meta.get("pattern"):
-        return st.from_regex(meta["pattern"].replace("\\p{ASCII}", "[ -~]"), fullmatch=True).filter(
-            lambda t: meta.get("min", 0) <= len(t) <= meta.get("max", 10**6)
-        )
+        return st.from_regex(
+            re.compile(meta["pattern"].replace("\\p{ASCII}", "[ -~]"), re.ASCII), fullmatch=True
+        ).filter(lambda t: meta.get("min", 0) <= len(t) <= meta.get("max", 10**6))
     return st.text("abc", min_size=meta.get("min", 0), max_size=min(meta.get("max", 8), 8))
 
 
