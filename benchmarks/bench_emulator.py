@@ -43,9 +43,18 @@ def template() -> bytes:
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID, data.file_meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3.1000000003"
-    data.SOPClassUID, data.StudyInstanceUID, data.SeriesInstanceUID = CTImageStorage, "1.2.3.1000000001", "1.2.3.1000000002"
+    data.SOPClassUID, data.StudyInstanceUID, data.SeriesInstanceUID = (
+        CTImageStorage,
+        "1.2.3.1000000001",
+        "1.2.3.1000000002",
+    )
     data.ImageType, data.Modality, data.Manufacturer = ["ORIGINAL", "PRIMARY", "AXIAL"], "CT", "SYNTHETIC"
-    data.PatientID, data.PatientName, data.PatientBirthDate, data.PatientSex = "P1000000001", "Doe^Jane", "19500101", "O"
+    data.PatientID, data.PatientName, data.PatientBirthDate, data.PatientSex = (
+        "P1000000001",
+        "Doe^Jane",
+        "19500101",
+        "O",
+    )
     data.StudyDate = data.SeriesDate = data.AcquisitionDate = data.ContentDate = "20260101"
     data.StudyTime = data.SeriesTime = data.ContentTime = "101500"
     data.AccessionNumber, data.StudyID, data.StudyDescription = "A1000000001", "1", "CHEST W CONTRAST"
@@ -101,7 +110,7 @@ class Server:
             endpoint_url=self.env["AWS_ENDPOINT_URL"],
             region_name="us-east-1",
             aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key="x",  # noqa: S106
+            aws_secret_access_key="x",
             config=Config(inject_host_prefix=False),
         )
 

@@ -37,12 +37,16 @@ class LocalSettings:
     account: str = ACCOUNT
     # Seconds between SUBMITTED and the end of an import job; 0: as fast as it goes.
     import_seconds: float = 0.0
+    # The same for each object and for each 10^9 bytes of it; real latencies are not published.
+    seconds_per_instance: float = 0.0
+    seconds_per_gb: float = 0.0
     # Documented call rates (developer guide, "Throttling limits"), answered with ThrottlingException.
     rate_limits: bool = True
     # Documented quota: import jobs SUBMITTED or IN_PROGRESS in one data store.
     max_concurrent_jobs: int = 100
     max_files_per_job: int = 5_000
     max_bytes_per_job: int = 10 * 10**9
+    max_folders_per_job: int = 10_000
     # "imageSetId" is what AWS's own consumers read; the developer guide prints "imagesetId".
     event_id_key: str = "imageSetId"
     # isPrimary and imageSetVersion: in the developer guide, absent from CDK's event classes.

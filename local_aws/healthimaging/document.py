@@ -1,7 +1,10 @@
-"""The metadata document of an image set: built from objects, merged, changed.
+"""The metadata document of an image set: read, changed, merged, written.
 
-Belongs here: `SchemaVersion` 1.1 as the real samples show it. Does not belong here: when a new version comes about
-(`imports.py`, `updates.py`).
+Belongs here: `SchemaVersion` 1.1 as the real samples show it. Does not belong here: how an object becomes an instance
+(`instances.py`), when a new version comes about (`imports.py`, `updates.py`).
+
+A document has each instance on a line of its own, which is white space to JSON. So a merge takes a document of
+thousands of instances apart, and puts it together again, without parsing or holding their trees (`Draft`).
 """
 
 from __future__ import annotations
@@ -9,172 +12,82 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import re
-from dataclasses import dataclass
+import zlib
 from typing import TYPE_CHECKING, Any
 
-from local_aws.healthimaging import frames, levels
-from local_aws.healthimaging.dicom import PIXELS, DicomError, Parsed
-from local_aws.healthimaging.fragments import CutError
-from local_aws.healthimaging.values import entry, name
+from local_aws.healthimaging import levels
+from local_aws.healthimaging.instances import plain, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from local_aws.healthimaging.fragments import Fetch
-    from local_aws.healthimaging.pixel_store import PixelWriter
+    from local_aws.healthimaging.instances import Attributes, Instance
 
 Document = dict[str, Any]
-IDENTITY = {
-    0x00080018: "SOPInstanceUID",
-    0x00080016: "SOPClassUID",
-    0x0020000D: "StudyInstanceUID",
-    0x0020000E: "SeriesInstanceUID",
-}
-_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 MAX_TEXT = 256
-# Longest values that an import accepts ("DICOM element constraints").
-LIMITS = {
-    "PatientName": 256, "PatientID": 256, "StudyInstanceUID": 256, "StudyID": 256, "StudyDescription": 256,
-    "AccessionNumber": 256, "SOPInstanceUID": 256, "SeriesInstanceUID": 256, "PatientBirthDate": 18, "PatientSex": 16,
-    "StudyDate": 18, "StudyTime": 28,
-}  # fmt: skip
+GZIP_LEVEL, GZIP_FORM = 1, 31
 
 
-@dataclass(frozen=True)
-class Instance:
-    """One object in document form, ready to be put into an image set."""
+class Draft:
+    """A document that instances are put into; those that are there stay as they were written."""
 
-    sop_uid: str
-    study_uid: str
-    series_uid: str
-    patient: dict[str, Any]
-    study: dict[str, Any]
-    series: dict[str, Any]
-    body: dict[str, Any]
-    group: tuple[str, ...]
-    study_group: tuple[str, ...]
-    warnings: tuple[dict[str, Any], ...]
+    def __init__(self, head: Document, bodies: dict[str, dict[str, bytes]]) -> None:
+        """Take a document apart.
 
+        Args:
+            head: The document with empty `Instances`.
+            bodies: Instances as JSON text, by SOP Instance UID, by Series Instance UID.
+        """
+        self.head = head
+        self._bodies = bodies
 
-def _plain(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    @classmethod
+    def new(cls, datastore_id: str, image_set_id: str, first: Instance) -> Draft:
+        """A document without instances, with the levels of its first one."""
+        head = {
+            "SchemaVersion": "1.1",
+            "DatastoreID": datastore_id,
+            "ImageSetID": image_set_id,
+            "Patient": {"DICOM": dict(first.patient)},
+            "Study": {
+                "DICOM": dict(first.study),
+                "Series": {first.series_uid: {"DICOM": dict(first.series), "Instances": {}}},
+            },
+        }
+        return cls(head, {first.series_uid: {}})
 
+    @classmethod
+    def unpack(cls, packed: bytes) -> Draft:
+        """A document as `pack` wrote it."""
+        return _split(gzip.decompress(packed))
 
-def _check(parsed: Parsed) -> None:
-    """Refuse what HealthImaging would not import.
+    def add_levels(self, series_uid: str, patient: Attributes, study: Attributes, series: Attributes) -> None:
+        """Add attributes above the instances that the document does not have yet; what it has stays."""
+        own = self.head["Study"]["Series"].setdefault(series_uid, {"DICOM": {}, "Instances": {}})
+        self._bodies.setdefault(series_uid, {})
+        for level, values in ((self.head["Patient"], patient), (self.head["Study"], study), (own, series)):
+            for key, value in values.items():
+                level["DICOM"].setdefault(key, value)
 
-    Raises:
-        DicomError: With the text for failure.ndjson.
-    """
-    for tag, keyword in IDENTITY.items():
-        if not parsed.text(tag):
-            raise DicomError(f"DICOM attribute {keyword} does not exist")
-        if not _UID.fullmatch(parsed.text(tag)):
-            raise DicomError(f"DICOM attribute {keyword} is not a valid UID")
-    if frames.missing_pixels(parsed):
-        raise DicomError("DICOM attribute PixelData is shorter than the image attributes say")
+    def add(self, series_uid: str, bodies: Mapping[str, bytes]) -> None:
+        """Add instances, or replace those of the same UID: the latest wins."""
+        self._bodies[series_uid].update(bodies)
 
+    def count(self) -> int:
+        """How many instances there are."""
+        return sum(len(bodies) for bodies in self._bodies.values())
 
-def instance(parsed: Parsed, seed: str, writer: PixelWriter, fetch: Fetch | None = None) -> Instance:
-    """Turn a parsed object into an instance, its pixels into the pixel store.
+    def size(self) -> int:
+        """About how many bytes the document has, uncompressed."""
+        return sum(len(uid) + len(body) + 4 for s in self._bodies.values() for uid, body in s.items())
 
-    Args:
-        parsed: The object.
-        seed: What makes its frame ids unique.
-        writer: Where its frames go.
-        fetch: Reads a range of the object when `parsed` was read from its beginning only.
+    def pack(self) -> bytes:
+        """Compressed JSON, as GetImageSetMetadata sends it."""
+        return _compressed(_lines(self.head, self._bodies))
 
-    Raises:
-        DicomError: It cannot be imported; the text goes into failure.ndjson.
-    """
-    _check(parsed)
-    by_level: tuple[dict[str, Any], ...] = ({}, {}, {}, {})
-    private: dict[str, str] = {}
-    for tag, value in parsed.values.items():
-        if tag in PIXELS:
-            continue
-        level = 0 if tag in levels.PATIENT else 1 if tag in levels.STUDY else 2 if tag in levels.SERIES else 3
-        key = name(tag)
-        by_level[level][key] = value
-        if entry(tag) is None:
-            private[key] = parsed.vrs.get(tag, "UN")
-    patient, study, series, own = by_level
-    merged = {**patient, **study, **series, **own}
-    for keyword, limit in LIMITS.items():
-        if len(_plain(merged.get(keyword))) > limit:
-            raise DicomError(f"DICOM attribute {keyword} is longer than {limit} characters")
-    body: dict[str, Any] = {"DICOM": own, "DICOMVRs": private}
-    try:
-        images = frames.describe(parsed, seed, writer, fetch=fetch)
-    except CutError as error:
-        raise DicomError("DICOM attribute PixelData is shorter than the image attributes say") from error
-    if images.frames:
-        body["StoredTransferSyntaxUID"] = images.stored_syntax
-        body["ChecksumType"] = "DECOMPRESSED"
-    body["ImageFrames"] = images.frames
-    problems = images.problems or (() if frames.is_supported(parsed) else ("UNSUPPORTED_TRANSFER_SYNTAX",))
-    return Instance(
-        parsed.text(0x00080018),
-        parsed.text(0x0020000D),
-        parsed.text(0x0020000E),
-        patient,
-        study,
-        series,
-        body,
-        tuple(_plain(merged.get(k)) for k in levels.GROUPING),
-        tuple(_plain(merged.get(k)) for k in levels.STUDY_GROUPING),
-        tuple(_WARNINGS[p] for p in problems),
-    )
-
-
-def _warning(code: int, kind: str, text: str) -> dict[str, Any]:
-    return {"warning_reason_code": code, "type": kind, "message": f"The file was imported but {text}"}
-
-
-# What a client sees of a problem with the pixels ("HealthImaging warning codes").
-_WARNINGS = {
-    "TRANSCODING_EXCEPTION": _warning(
-        45312, "TranscodingException", "its pixel data could not be transcoded and is kept as it is"
-    ),
-    "FRAMES_EXTRACTION_FAILURE": _warning(
-        45328, "FramesExtractionFailure", "its frames could not be made out in its pixel data"
-    ),
-    "FRAME_NUMBER_MISMATCH": _warning(
-        45329, "FrameNumberMismatch", "its number of frames is not that of its fragments"
-    ),
-    "INVALID_OFFSET_TABLE": _warning(
-        45330, "InvalidOffsetTable", "contains an invalid offset table, which could result in malformed frames"
-    ),
-    "UNSUPPORTED_TRANSFER_SYNTAX": _warning(
-        45344, "UnsupportedTransferSyntax", "its transfer syntax is not supported, its pixel data is kept as it is"
-    ),
-}
-
-
-def new(datastore_id: str, image_set_id: str, first: Instance) -> Document:
-    """A document without instances, with the levels of its first one."""
-    return {
-        "SchemaVersion": "1.1",
-        "DatastoreID": datastore_id,
-        "ImageSetID": image_set_id,
-        "Patient": {"DICOM": dict(first.patient)},
-        "Study": {
-            "DICOM": dict(first.study),
-            "Series": {first.series_uid: {"DICOM": dict(first.series), "Instances": {}}},
-        },
-    }
-
-
-def put(document: Document, item: Instance) -> None:
-    """Add an instance, or replace the one of the same UID: the latest wins."""
-    for level, values in ((document["Patient"], item.patient), (document["Study"], item.study)):
-        for key, value in values.items():
-            level["DICOM"].setdefault(key, value)
-    series = document["Study"]["Series"][item.series_uid]
-    for key, value in item.series.items():
-        series["DICOM"].setdefault(key, value)
-    series["Instances"][item.sop_uid] = item.body
+    def search_tags(self) -> dict[str, Any]:
+        """The `DICOMTags` of a search result."""
+        return _tags(self.head, self.count())
 
 
 def instances(document: Document) -> dict[str, Any]:
@@ -184,6 +97,10 @@ def instances(document: Document) -> dict[str, Any]:
 
 def search_tags(document: Document) -> dict[str, Any]:
     """The `DICOMTags` of a search result."""
+    return _tags(document, len(instances(document)))
+
+
+def _tags(document: Document, count: int) -> dict[str, Any]:
     patient, study = document["Patient"]["DICOM"], document["Study"]["DICOM"]
     all_series = document["Study"].get("Series", {})
     series: dict[str, Any] = next(iter(all_series.values()), {"DICOM": {}})["DICOM"]
@@ -202,11 +119,11 @@ def search_tags(document: Document) -> dict[str, Any]:
         "DICOMSeriesModality": series.get("Modality"),
         "DICOMSeriesBodyPart": series.get("BodyPartExamined"),
         "DICOMNumberOfStudyRelatedSeries": len(all_series),
-        "DICOMNumberOfStudyRelatedInstances": len(instances(document)),
+        "DICOMNumberOfStudyRelatedInstances": count,
     }
     with contextlib.suppress(ValueError):
-        out["DICOMSeriesNumber"] = int(_plain(series.get("SeriesNumber")))
-    return {k: _plain(v)[:MAX_TEXT] if isinstance(v, str) else v for k, v in out.items() if v not in (None, "")}
+        out["DICOMSeriesNumber"] = int(plain(series.get("SeriesNumber")))
+    return {k: plain(v)[:MAX_TEXT] if isinstance(v, str) else v for k, v in out.items() if v not in (None, "")}
 
 
 def groups(document: Document) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -214,17 +131,68 @@ def groups(document: Document) -> tuple[tuple[str, ...], tuple[str, ...]]:
     series: dict[str, Any] = next(iter(document["Study"].get("Series", {}).values()), {"DICOM": {}})["DICOM"]
     merged = {**document["Patient"]["DICOM"], **document["Study"]["DICOM"], **series}
     return (
-        tuple(_plain(merged.get(k)) for k in levels.GROUPING),
-        tuple(_plain(merged.get(k)) for k in levels.STUDY_GROUPING),
+        tuple(plain(merged.get(k)) for k in levels.GROUPING),
+        tuple(plain(merged.get(k)) for k in levels.STUDY_GROUPING),
     )
 
 
 def pack(document: Mapping[str, Any]) -> bytes:
     """Compressed JSON, as GetImageSetMetadata sends it."""
-    return gzip.compress(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(), 1, mtime=0)
+    return _compressed(_lines(*_apart(document)))
 
 
 def unpack(packed: bytes) -> Document:
     """The document behind `pack`."""
     loaded: Document = json.loads(gzip.decompress(packed))
     return loaded
+
+
+# -- the text: one instance a line ------------------------------------------------------------------------------------
+
+
+def _lines(head: Mapping[str, Any], bodies: Mapping[str, Mapping[str, bytes]]) -> Iterator[bytes]:
+    """The document's text. Every line but those of instances opens or closes an object."""
+    study = {k: v for k, v in head["Study"].items() if k != "Series"} | {"Series": {}}
+    yield to_json({k: v for k, v in head.items() if k != "Study"} | {"Study": study})[: -len("}}}")] + b"\n"
+    for left, (uid, series) in _counting_down(head["Study"].get("Series", {}).items()):
+        opening = to_json({uid: {k: v for k, v in series.items() if k != "Instances"} | {"Instances": {}}})
+        yield opening[1 : -len("}}}")] + b"\n"
+        for more, (sop_uid, body) in _counting_down(bodies[uid].items()):
+            yield b"%s:%s%s\n" % (to_json(sop_uid), body, b"," if more else b"")
+        yield b"}},\n" if left else b"}}\n"
+    yield b"}}}\n"
+
+
+def _apart(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, dict[str, bytes]]]:
+    """A document, and its instances as text."""
+    series = document["Study"].get("Series", {})
+    return document, {uid: {k: to_json(v) for k, v in s["Instances"].items()} for uid, s in series.items()}
+
+
+def _counting_down(items: Any) -> Iterator[tuple[int, Any]]:
+    """Items with how many are still to come."""
+    return zip(range(len(items) - 1, -1, -1), items, strict=True)
+
+
+def _split(text: bytes) -> Draft:
+    lines = text.splitlines()
+    if len(lines) == 1:  # not written here
+        lines = b"".join(_lines(*_apart(json.loads(text)))).splitlines()
+    head: Document = json.loads(lines[0] + b"}}}")
+    bodies: dict[str, dict[str, bytes]] = {}
+    current: dict[str, bytes] = {}
+    for line in lines[1:]:
+        if line.endswith(b'"Instances":{'):
+            [(uid, series)] = json.loads(b"{" + line + b"}}}").items()
+            head["Study"]["Series"][uid] = series
+            current = bodies[uid] = {}
+        elif line not in {b"}},", b"}}", b"}}}"}:
+            key, _, body = line.partition(b'":')
+            current[json.loads(key + b'"')] = body.removesuffix(b",")
+    return Draft(head, bodies)
+
+
+def _compressed(lines: Iterable[bytes]) -> bytes:
+    packer = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_FORM)
+    chunks = [packer.compress(line) for line in lines]
+    return b"".join([*chunks, packer.flush()])

@@ -73,8 +73,8 @@ class Events:
         detail = {"datastoreId": datastore_id, "datastoreName": name, "datastoreStatus": status}
         self.send([self._entry(_DATASTORE_TYPES[status], self._arn(datastore_id), detail)])
 
-    def job(self, job: Job) -> None:
-        """An import job changed its status."""
+    def job_entry(self, job: Job) -> Entry:
+        """The event of an import job's new status, not yet sent."""
         extended = self._settings.event_output_uri == "job"
         detail = {
             "datastoreId": job.datastore_id,
@@ -84,7 +84,11 @@ class Events:
             "inputS3Uri": job.input,
             "outputS3Uri": job_folder(job.output, job.datastore_id, job.id) if extended else job.output,
         }
-        self.send([self._entry(_JOB_TYPES[job.status], self._arn(job.datastore_id), detail)])
+        return self._entry(_JOB_TYPES[job.status], self._arn(job.datastore_id), detail)
+
+    def job(self, job: Job) -> None:
+        """An import job changed its status."""
+        self.send([self.job_entry(job)])
 
     def image_set_entry(self, detail_type: str, image_set: ImageSet) -> Entry:
         """The event of one image set's change, not yet sent."""

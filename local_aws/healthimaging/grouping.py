@@ -8,77 +8,116 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from local_aws.healthimaging import document
+from local_aws.healthimaging.document import Draft
 from local_aws.healthimaging.store import ImageSet
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from local_aws.clock import Clock
-    from local_aws.healthimaging.document import Document, Instance
+    from local_aws.healthimaging.instances import Attributes, Instance
     from local_aws.healthimaging.store import Store
+
+
+@dataclass(slots=True)
+class File:
+    """One object of an import that became an instance."""
+
+    name: str
+    sop_uid: str
+    sop_class_uid: str
+    warnings: tuple[dict[str, Any], ...]
+    frame_ids: tuple[str, ...]
+
+
+@dataclass
+class Group:
+    """Instances of one import that agree in all seven grouping elements."""
+
+    first: Instance
+    patient: Attributes = field(default_factory=dict)
+    study: Attributes = field(default_factory=dict)
+    series: Attributes = field(default_factory=dict)
+    bodies: dict[str, bytes] = field(default_factory=dict)
+    files: list[File] = field(default_factory=list)
+
+    def add(self, name: str, item: Instance) -> None:
+        """Put an instance in; of the same instance twice the latter stays."""
+        for level, values in ((self.patient, item.patient), (self.study, item.study), (self.series, item.series)):
+            for key, value in values.items():
+                level.setdefault(key, value)
+        self.bodies[item.sop_uid] = item.body
+        self.files.append(File(name, item.sop_uid, item.sop_class_uid, item.warnings, item.frame_ids))
+
+
+class Gathered:
+    """The instances of one import, group by group in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, ...], Group] = {}
+
+    def add(self, name: str, item: Instance) -> None:
+        """Put an instance into its group."""
+        group = self._groups.get(item.group)
+        if group is None:
+            group = self._groups[item.group] = Group(item)
+        group.add(name, item)
+
+    def groups(self) -> list[Group]:
+        """All groups."""
+        return list(self._groups.values())
 
 
 @dataclass
 class Touched:
-    """One image set that a job makes or changes: its new state, its new document, the files that went into it."""
+    """One image set that an import makes or changes: its new state, its new document, the files that went into it."""
 
     head: ImageSet
-    document: Document
-    files: list[tuple[str, Instance]] = field(default_factory=list)
-    exists: bool = False
+    draft: Draft
+    files: list[File]
 
 
 class Grouping:
-    """Places the instances of one job."""
+    """Places the groups of one import. The caller holds the lock of those who change image sets."""
 
     def __init__(self, store: Store, datastore_id: str, clock: Clock) -> None:
         self._store = store
         self._datastore_id = datastore_id
         self._clock = clock
 
-    def place(self, read: list[tuple[str, Instance]]) -> list[Touched]:
-        """Put instances, in key order, into image sets.
+    def place(self, groups: Iterable[Group]) -> list[Touched]:
+        """Put groups, in their order, into image sets.
 
         A series without conflict has one primary image set, into which later instances merge as a new version; the
-        same instance again replaces the older one. An instance that disagrees with its primary series, or with the
+        same instance again replaces the older one. A group that disagrees with its primary series, or with the
         study of the primaries, goes into a new image set that is not primary.
 
         Args:
-            read: Keys and instances.
+            groups: The groups of the import, first come first.
 
         Returns:
             Every image set touched, once each.
         """
-        touched: dict[tuple[bool, tuple[str, ...]], Touched] = {}
-        studies: dict[str, tuple[str, ...] | None] = {}
-        primaries: dict[tuple[str, str], Touched] = {}
-        for key, item in read:
-            if item.study_uid not in studies:
-                studies[item.study_uid] = self._study(item.study_uid)
-            study = studies[item.study_uid]
-            if study is None:
-                study = studies[item.study_uid] = item.study_group
-            series = (item.study_uid, item.series_uid)
-            primary = primaries.get(series)
-            if primary is None and study == item.study_group:
-                primary = self._primary(item) or self._new(item, is_primary=True)
-                primaries[series] = primary
-            if primary is not None and primary.head.grouping == item.group:
-                target = touched.setdefault((True, primary.head.grouping), primary)
-            else:
-                again = touched.get((False, item.group))
-                target = again or touched.setdefault((False, item.group), self._new(item, is_primary=False))
-            document.put(target.document, item)
-            target.files.append((key, item))
-        now = self._clock.now()
-        for change in touched.values():
-            if change.exists:
-                change.head.version += 1
-                change.head.workflow = "UPDATED"
-            change.head.tags = document.search_tags(change.document)
-            change.head.updated = now
-        return list(touched.values())
+        touched: list[Touched] = []
+        studies: dict[str, tuple[str, ...]] = {}
+        taken: dict[tuple[str, str], tuple[str, ...]] = {}
+        for group in groups:
+            first = group.first
+            study = studies.get(first.study_uid) or self._study(first.study_uid) or first.study_group
+            studies[first.study_uid] = study
+            series = (first.study_uid, first.series_uid)
+            change = None
+            if series not in taken and study == first.study_group:
+                primary = self._primary(first)
+                taken[series] = primary.grouping if primary else first.group
+                if primary is None:
+                    change = self._new(group, is_primary=True)
+                elif primary.grouping == first.group:
+                    change = self._merged(group, primary)
+            touched.append(change or self._new(group, is_primary=False))
+        return touched
 
     def _study(self, study_uid: str) -> tuple[str, ...] | None:
         """Study attributes of the primaries that are there already."""
@@ -89,35 +128,48 @@ class Grouping:
         )
         return found[0].study_grouping if found else None
 
-    def _primary(self, item: Instance) -> Touched | None:
+    def _primary(self, item: Instance) -> ImageSet | None:
         """The existing primary of a series."""
         found = self._store.image_sets(
             "datastore_id = ? AND study_uid = ? AND series_uid = ? AND is_primary = 1 AND state <> 'DELETED'",
             (self._datastore_id, item.study_uid, item.series_uid),
         )
-        if not found:
-            return None
-        head = found[0]
+        return found[0] if found else None
+
+    def _merged(self, group: Group, head: ImageSet) -> Touched | None:
+        """A group put into an existing image set, as its next version."""
         packed = self._store.read_document(head.datastore_id, head.id, head.version)
         if packed is None:
             return None
-        return Touched(head, document.unpack(packed), exists=True)
+        draft = Draft.unpack(packed)
+        draft.add_levels(head.series_uid, group.patient, group.study, group.series)
+        draft.add(head.series_uid, group.bodies)
+        head.version += 1
+        head.workflow = "UPDATED"
+        head.tags = draft.search_tags()
+        head.updated = self._clock.now()
+        return Touched(head, draft, group.files)
 
-    def _new(self, item: Instance, *, is_primary: bool) -> Touched:
-        now = self._clock.now()
+    def _new(self, group: Group, *, is_primary: bool) -> Touched:
+        """A group as an image set of its own."""
+        now, first = self._clock.now(), group.first
+        identity = uuid.uuid4().hex
+        draft = Draft.new(self._datastore_id, identity, first)
+        draft.add_levels(first.series_uid, group.patient, group.study, group.series)
+        draft.add(first.series_uid, group.bodies)
         head = ImageSet(
             datastore_id=self._datastore_id,
-            id=uuid.uuid4().hex,
+            id=identity,
             version=1,
             is_primary=is_primary,
             state="ACTIVE",
             workflow="CREATED",
-            study_uid=item.study_uid,
-            series_uid=item.series_uid,
-            grouping=item.group,
-            study_grouping=item.study_group,
-            tags={},
+            study_uid=first.study_uid,
+            series_uid=first.series_uid,
+            grouping=first.group,
+            study_grouping=first.study_group,
+            tags=draft.search_tags(),
             created=now,
             updated=now,
         )
-        return Touched(head, document.new(head.datastore_id, head.id, item))
+        return Touched(head, draft, group.files)

@@ -1,26 +1,29 @@
-"""Import jobs: read a prefix of S3, put every object into an image set or into failure.ndjson, tell everybody.
+"""Imports: instances put into image sets, by jobs over a prefix of S3 and by DICOMweb's store.
 
-Belongs here: the life of a job. Does not belong here: reading DICOM (`dicom.py`, `document.py`), the choice of image
-set (`grouping.py`), the form of the results (`results.py`).
+Belongs here: the life of a job, and the order in which an import becomes true. Does not belong here: reading DICOM
+(`dicom.py`, `instances.py`), the choice of image set (`grouping.py`), the form of the results (`results.py`).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from local_aws.faults import FailFiles, FailJob, HoldJobs, LateManifest, SlowJobs, StuckJobs
-from local_aws.healthimaging import dicom, document
+from local_aws.healthimaging import dicom, instances
 from local_aws.healthimaging.events import job_folder
-from local_aws.healthimaging.grouping import Grouping, Touched
+from local_aws.healthimaging.grouping import Gathered, Group, Grouping, Touched
 from local_aws.healthimaging.results import Results, split_uri
+from local_aws.healthimaging.sources import JobFailedError, Source
 from local_aws.healthimaging.values import load_libraries
 from local_aws.inprocess import CallError, S3Object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Sequence
 
     from local_aws.clock import Clock
     from local_aws.faults import Fault, Faults
@@ -32,15 +35,44 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WHOLE_BYTES = 64 * 2**20
-PREFIX_BYTES = 4 * 2**20
-CHUNK_OBJECTS = 32
-CHUNK_BYTES = 32 * 2**20
 ACTIVE_JOBS = ("SUBMITTED", "IN_PROGRESS")
+# How often an import looks whether an image set that it wants to change is unlocked.
+LOCK_SECONDS = 0.02
+INTERNAL = "Internal error during import"
+# Failure reasons of DICOM (PS3.18, table I.2-2).
+IDENTITY_TAGS = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
+CANNOT_UNDERSTAND, PROCESSING_FAILURE = 0xC000, 0x0110
 
 
-class JobFailedError(Exception):
-    """The whole job fails; the text becomes its message."""
+@dataclass(frozen=True)
+class Stored:
+    """What became of one object of `Imports.store`.
+
+    Attributes:
+        name: As the caller named it.
+        sop_class_uid: SOP Class UID, empty when it could not be read.
+        sop_uid: SOP Instance UID, likewise.
+        study_uid: Study Instance UID, likewise.
+        series_uid: Series Instance UID, likewise.
+        image_set_id: Where it went; None when it failed.
+        version: Version of that image set.
+        is_primary: Whether that image set is primary.
+        warnings: `{"warning_reason_code": ..., "type": ..., "message": ...}`; the codes are those of (0008,1196).
+        failure: Why it failed; empty when it did not.
+        failure_code: Value of (0008,1197), 0 when it did not fail.
+    """
+
+    name: str
+    sop_class_uid: str = ""
+    sop_uid: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    image_set_id: str | None = None
+    version: int = 0
+    is_primary: bool = False
+    warnings: tuple[dict[str, Any], ...] = ()
+    failure: str = ""
+    failure_code: int = 0
 
 
 class Imports:
@@ -69,7 +101,11 @@ class Imports:
         self.merging = threading.Lock()
 
     def resume(self) -> None:
-        """Take up the jobs that a stop or a kill interrupted. None of their work was committed."""
+        """Take up what a stop or a kill interrupted: events of what is true already, then jobs from their beginning."""
+        self._store.discard_pending_documents()
+        left = self._store.outbox()
+        self._events.send([entry for _, entry in left])
+        self._store.clear_outbox([number for number, _ in left])
         for job in self._store.jobs("status IN (?, ?)", ACTIVE_JOBS, "ORDER BY submitted"):
             self.submit(job.id)
 
@@ -85,6 +121,52 @@ class Imports:
             self._faults.changed.notify_all()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    # -- DICOMweb's store -----------------------------------------------------------------------------------------
+
+    def store(self, datastore_id: str, objects: Sequence[tuple[str, bytes]], source: str = "") -> list[Stored]:
+        """Import objects at once, by the rules of a job but without one: there are events of image sets only.
+
+        Args:
+            datastore_id: An active data store.
+            objects: Names of the caller's choice, each once, and whole objects.
+            source: What the import is called in the log; no path.
+
+        Returns:
+            What became of each, in the same order.
+        """
+        load_libraries()
+        source = f"{source or 'store'}-{uuid.uuid4().hex}"
+        gathered, outcome = Gathered(), {}
+        with self._pixels.writer(datastore_id, source) as writer:
+            for name, body in objects:
+                parsed = None
+                try:
+                    parsed = dicom.read(body)
+                    gathered.add(name, instances.instance(parsed, f"{source}/{name}", writer))
+                except dicom.DicomError as error:
+                    outcome[name] = _failed(name, parsed, str(error), CANNOT_UNDERSTAND)
+                except Exception:
+                    log.exception("an object of %s could not be read", source)
+                    outcome[name] = _failed(name, parsed, INTERNAL, PROCESSING_FAILURE)
+            touched = self._commit(datastore_id, gathered.groups(), writer, lambda _: None)
+        for change in touched:
+            head = change.head
+            for file in change.files:
+                outcome[file.name] = Stored(
+                    file.name,
+                    file.sop_class_uid,
+                    file.sop_uid,
+                    head.study_uid,
+                    head.series_uid,
+                    head.id,
+                    head.version,
+                    head.is_primary,
+                    file.warnings,
+                )
+        return [outcome[name] for name, _ in objects]
+
+    # -- jobs -----------------------------------------------------------------------------------------------------
+
     def _run(self, job_id: str) -> None:
         try:
             job = self._store.jobs("id = ?", (job_id,))[0]
@@ -93,160 +175,112 @@ class Imports:
                 return
             if job.status == "SUBMITTED":
                 job.status = "IN_PROGRESS"
-                self._store.put_job(job)
-                self._events.job(job)
+                self._put(job)
             try:
                 self._import(job)
             except JobFailedError as error:
-                self._end(job, "FAILED", str(error))
+                job.status, job.ended, job.message = "FAILED", self._clock.now(), str(error)
+                self._put(job)
         except Exception:
             if not self._closing.is_set():
                 log.exception("import job %s broke", job_id)
+
+    def _put(self, job: Job) -> None:
+        """Write a job's new status and tell of it."""
+        with self._store.transaction():
+            self._store.put_job(job)
+            numbers = self._store.add_to_outbox([self._events.job_entry(job)])
+        self._send(numbers)
 
     def _wait_out(self, cls: type[Fault]) -> None:
         """Wait until no fault of this kind is set, or the server stops."""
         with self._faults.changed:
             self._faults.changed.wait_for(lambda: self._closing.is_set() or not self._faults.active(cls))
 
-    def _end(self, job: Job, status: str, message: str | None = None) -> None:
-        job.status, job.ended, job.message = status, self._clock.now(), message
-        self._store.put_job(job)
-        self._events.job(job)
-
-    # -- the work -------------------------------------------------------------------------------------------------
-
     def _import(self, job: Job) -> None:
-        slow = self._faults.take(SlowJobs)
-        self._clock.wait_until(
-            self._clock.now() + (slow.seconds if slow else self._settings.import_seconds), self._closing
-        )
+        results = Results()
+        broken = self._faults.take(FailJob)
+        source = Source(self._settings, self._caller, job.input, self._closing)
+        objects = [] if broken else source.listing()
+        self._clock.wait_until(self._clock.now() + self._seconds(objects), self._closing)
         if self._faults.take(StuckJobs):
             self._wait_out(StuckJobs)
         if self._closing.is_set():
             return
-        broken = self._faults.take(FailJob)
-        results = Results()
         if broken:
             if broken.manifest:
                 self._write(job, results)
             raise JobFailedError(broken.message)
-        bucket, prefix = split_uri(job.input)
-        objects = self._listing(bucket, prefix)
         results.scanned = len(objects)
+        gathered = Gathered()
         spoiled = self._faults.take(FailFiles)
-        if spoiled:
-            for item in objects:
-                results.fail(item.key, spoiled.message, spoiled.exception_type)
-            with self._pixels.writer(job.datastore_id, job.id) as writer:
-                self._finish(job, results, [], writer)
-            return
         with self._pixels.writer(job.datastore_id, job.id) as writer:
-            read = self._read(job, bucket, objects, results, writer)
-            if self._closing.is_set():
-                return
-            with self.merging:
-                placed = Grouping(self._store, job.datastore_id, self._clock).place(read)
-                self._finish(job, results, placed, writer)
+            if spoiled:
+                for item in objects:
+                    results.fail(item.key, spoiled.message, spoiled.exception_type)
+            else:
+                self._read(job, source, objects, gathered, results, writer)
+            if not self._closing.is_set():
+                self._finish(job, results, gathered, writer)
+
+    def _seconds(self, objects: list[S3Object]) -> float:
+        """How long a job takes, by a fault or by the settings' model."""
+        slow = self._faults.take(SlowJobs)
+        if slow:
+            return slow.seconds
+        settings = self._settings
+        size = sum(o.size for o in objects) / 10**9
+        return settings.import_seconds + settings.seconds_per_instance * len(objects) + settings.seconds_per_gb * size
 
     def _read(
-        self, job: Job, bucket: str, objects: list[S3Object], results: Results, writer: PixelWriter
-    ) -> list[tuple[str, document.Instance]]:
-        """Every object as an instance; those that are none go to `results`."""
+        self,
+        job: Job,
+        source: Source,
+        objects: list[S3Object],
+        gathered: Gathered,
+        results: Results,
+        writer: PixelWriter,
+    ) -> None:
+        """Every object as an instance into `gathered`; those that are none go to `results`."""
         load_libraries()
-        read: list[tuple[str, document.Instance]] = []
-        for item, body in self._bodies(bucket, objects):
+        for item, body in source.bodies(objects):
             if isinstance(body, CallError):
                 results.fail(item.key, f"Object could not be read from S3: {body.code}")
                 continue
             try:
-                read.append((item.key, self._instance(job, bucket, item, body, writer)))
+                gathered.add(item.key, self._instance(f"{job.id}/{item.key}", source, item, body, writer))
             except dicom.DicomError as error:
                 results.fail(item.key, str(error))
             except Exception:
                 log.exception("an object of import job %s could not be read", job.id)
-                results.fail(item.key, "Internal error during import", "InternalServerException")
-        return read
+                results.fail(item.key, INTERNAL, "InternalServerException")
 
-    def _instance(self, job: Job, bucket: str, item: S3Object, body: bytes, writer: PixelWriter) -> document.Instance:
-        seed = f"{job.id}/{item.key}"
-
+    def _instance(
+        self, seed: str, source: Source, item: S3Object, body: bytes, writer: PixelWriter
+    ) -> instances.Instance:
         def fetch(start: int, length: int) -> bytes:
-            return self._caller.get_object(bucket, item.key, start=start, limit=length)
+            return self._caller.get_object(source.bucket, item.key, start=start, limit=length)
 
         try:
-            return document.instance(dicom.read(body, item.size), seed, writer, fetch)
+            return instances.instance(dicom.read(body, item.size), seed, writer, fetch)
         except dicom.DicomError:
             if len(body) == item.size:
                 raise
         # The beginning was not enough: an attribute before the pixels is longer than it.
-        return document.instance(dicom.read(self._caller.get_object(bucket, item.key)), seed, writer)
+        whole = self._caller.get_object(source.bucket, item.key)
+        return instances.instance(dicom.read(whole), seed, writer)
 
-    def _listing(self, bucket: str, prefix: str) -> list[S3Object]:
-        try:
-            found = list(self._caller.list_objects(bucket, prefix))
-        except CallError as error:
-            raise JobFailedError(f"DICOM import job has failed. Input could not be listed: {error.code}") from error
-        found = [o for o in found if not (o.key.endswith("/") and o.size == 0)]
-        if not found:
-            raise JobFailedError("DICOM import job has failed. No files were found at the input location")
-        if len(found) > self._settings.max_files_per_job:
-            raise JobFailedError("DICOM import job has failed. FILE_COUNTS_LIMIT_EXCEEDED")
-        if sum(o.size for o in found) > self._settings.max_bytes_per_job:
-            raise JobFailedError("DICOM import job has failed. FILE_SIZES_LIMIT_EXCEEDED")
-        return found
-
-    def _bodies(self, bucket: str, objects: list[S3Object]) -> Iterator[tuple[S3Object, bytes | CallError]]:
-        """Bodies in key order, a bounded number of them in memory."""
-        chunk: list[S3Object] = []
-        size = 0
-        for item in objects:
-            if self._closing.is_set():
-                return
-            if chunk and (len(chunk) == CHUNK_OBJECTS or size + item.size > CHUNK_BYTES):
-                yield from self._fetch(bucket, chunk)
-                chunk, size = [], 0
-            chunk.append(item)
-            size += item.size
-        yield from self._fetch(bucket, chunk)
-
-    def _fetch(self, bucket: str, chunk: list[S3Object]) -> Iterator[tuple[S3Object, bytes | CallError]]:
-        wanted = [(o.key, PREFIX_BYTES if o.size > WHOLE_BYTES else None) for o in chunk]
-        yield from zip(chunk, self._caller.get_objects(bucket, wanted), strict=True)
-
-    # -- the end --------------------------------------------------------------------------------------------------
-
-    def _finish(self, job: Job, results: Results, touched: list[Touched], writer: PixelWriter) -> None:
-        """Documents, result files, then one transaction, then the events.
-
-        A kill before the transaction leaves nothing that anybody can see, and the job runs again.
-        """
-        for change in touched:
-            head = change.head
-            self._store.write_document(head.datastore_id, head.id, head.version, document.pack(change.document))
-            results.image_sets[head.id] = (head.version, head.is_primary, len(change.files))
-            for key, item in change.files:
-                answer = {"imageSetId": head.id, "isPrimary": head.is_primary}
-                results.success.append({"inputFile": key, "importResponse": answer})
-                if item.warnings:
-                    full = answer | {"imageSetVersion": head.version, "warnings": list(item.warnings)}
-                    results.warning.append({"inputFile": key, "importResponse": full})
+    def _finish(self, job: Job, results: Results, gathered: Gathered, writer: PixelWriter) -> None:
         late = self._faults.take(LateManifest)
-        if late is None:
-            self._write(job, results)
-        job.status, job.ended = "COMPLETED", self._clock.now()
-        with self._store.transaction():
+
+        def before_commit(touched: list[Touched]) -> None:
             for change in touched:
-                self._store.put_image_set(change.head)
-                writer.assign(change.head.id, (item.body for _, item in change.files))
-            self._store.put_job(job)
-        writer.keep()
-        merged = self._settings.merge_detail_type
-        entries = [
-            self._events.image_set_entry("Image Set Created" if c.head.version == 1 else merged, c.head)
-            for c in touched
-        ]
-        self._events.send(entries)
-        self._events.job(job)
+                results.add(change.head, change.files)
+            if late is None:
+                self._write(job, results)
+            job.status, job.ended = "COMPLETED", self._clock.now()
+
+        self._commit(job.datastore_id, gathered.groups(), writer, before_commit, job)
         if late is not None:
             self._clock.call_later(late.seconds, lambda: self._write(job, results))
 
@@ -256,4 +290,81 @@ class Imports:
             for name, body in results.files(job, keep_empty=self._settings.empty_result_files).items():
                 self._caller.put_object(bucket, folder + name, body, "application/json")
         except CallError as error:
-            raise JobFailedError(f"DICOM import job has failed. Output could not be written: {error.code}") from error
+            raise JobFailedError.because(f"Output could not be written: {error.code}") from error
+
+    # -- how an import becomes true -------------------------------------------------------------------------------
+
+    def _commit(
+        self,
+        datastore_id: str,
+        groups: list[Group],
+        writer: PixelWriter,
+        before_commit: Callable[[list[Touched]], None],
+        job: Job | None = None,
+    ) -> list[Touched]:
+        """Documents, result files, then one transaction with the events in it, then the events themselves.
+
+        A kill before the transaction leaves nothing that anybody can see: the next start removes the documents, and the
+        job runs again. A kill after it leaves events in the outbox, which the next start sends.
+        """
+        while not self._closing.is_set():
+            with self.merging:
+                if not self._locked(datastore_id, groups):
+                    touched, numbers = self._make_true(datastore_id, groups, writer, before_commit, job)
+                    break
+            self._clock.wait_until(self._clock.now() + LOCK_SECONDS, self._closing)
+        else:
+            return []
+        self._send(numbers)
+        return touched
+
+    def _make_true(
+        self,
+        datastore_id: str,
+        groups: list[Group],
+        writer: PixelWriter,
+        before_commit: Callable[[list[Touched]], None],
+        job: Job | None,
+    ) -> tuple[list[Touched], list[int]]:
+        touched = Grouping(self._store, datastore_id, self._clock).place(groups)
+        merged = self._settings.merge_detail_type
+        try:
+            self._store.note_pending_documents([(c.head.datastore_id, c.head.id, c.head.version) for c in touched])
+            for change in touched:
+                head = change.head
+                self._store.write_document(head.datastore_id, head.id, head.version, change.draft.pack())
+            before_commit(touched)
+            with self._store.transaction():
+                for change in touched:
+                    self._store.put_image_set(change.head)
+                    writer.assign(change.head.id, (i for file in change.files for i in file.frame_ids))
+                entries = [
+                    self._events.image_set_entry("Image Set Created" if c.head.version == 1 else merged, c.head)
+                    for c in touched
+                ]
+                if job:
+                    self._store.put_job(job)
+                    entries.append(self._events.job_entry(job))
+                self._store.keep_pending_documents()
+                numbers = self._store.add_to_outbox(entries)
+        except BaseException:
+            self._store.discard_pending_documents()
+            raise
+        writer.keep()
+        return touched, numbers
+
+    def _locked(self, datastore_id: str, groups: list[Group]) -> bool:
+        """Whether a primary image set of one of these series is being changed by somebody else."""
+        series = {g.first.series_uid for g in groups}
+        locked = self._store.image_sets("datastore_id = ? AND is_primary = 1 AND state = 'LOCKED'", (datastore_id,))
+        return any(head.series_uid in series for head in locked)
+
+    def _send(self, numbers: list[int]) -> None:
+        wanted = set(numbers)
+        self._events.send([entry for number, entry in self._store.outbox() if number in wanted])
+        self._store.clear_outbox(numbers)
+
+
+def _failed(name: str, parsed: dicom.Parsed | None, text: str, code: int) -> Stored:
+    class_uid, sop_uid, study_uid, series_uid = (parsed.text(tag) if parsed else "" for tag in IDENTITY_TAGS)
+    return Stored(name, class_uid, sop_uid, study_uid, series_uid, failure=text, failure_code=code)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
     from types import TracebackType
-    from typing import Any, BinaryIO
+    from typing import BinaryIO
 
     from local_aws.healthimaging.store import Store
 
@@ -223,21 +223,20 @@ class PixelWriter:
         """Say that a frame lies there."""
         self._frames[frame_id] = (offset, length, form)
 
-    def assign(self, image_set_id: str, bodies: Iterable[dict[str, Any]]) -> None:
+    def assign(self, image_set_id: str, frame_ids: Iterable[str]) -> None:
         """Add the rows of instances that go into an image set. Call it inside the import's transaction.
 
         Args:
             image_set_id: The image set.
-            bodies: Its new instances, each with `ImageFrames`.
+            frame_ids: The frames of its new instances.
         """
         if self._handle:
             self._handle.flush()
         rows = []
-        for body in bodies:
-            for frame in body["ImageFrames"]:
-                offset, length, form = self._frames[frame["ID"]]
-                key = (self._datastore_id, image_set_id, frame["ID"])
-                rows.append((*key, self._file, offset, length, _text(form)))
+        for frame_id in frame_ids:
+            offset, length, form = self._frames[frame_id]
+            key = (self._datastore_id, image_set_id, frame_id)
+            rows.append((*key, self._file, offset, length, _text(form)))
         if rows:
             self._store.execute_many("INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             self._store.execute(

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging.events import job_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from local_aws.healthimaging.grouping import File
+    from local_aws.healthimaging.store import ImageSet
 
 
 @dataclass
@@ -26,6 +32,17 @@ class Results:
     def fail(self, key: str, message: str, exception_type: str = "ValidationException") -> None:
         """One file was not imported."""
         self.failure.append({"inputFile": key, "exception": {"exceptionType": exception_type, "message": message}})
+
+    def add(self, head: ImageSet, files: Sequence[File]) -> None:
+        """Files that went into an image set."""
+        known = self.image_sets.get(head.id, (0, False, 0))
+        self.image_sets[head.id] = (head.version, head.is_primary, known[2] + len(files))
+        for file in files:
+            answer = {"imageSetId": head.id, "isPrimary": head.is_primary}
+            self.success.append({"inputFile": file.name, "importResponse": answer})
+            if file.warnings:
+                full = answer | {"imageSetVersion": head.version, "warnings": list(file.warnings)}
+                self.warning.append({"inputFile": file.name, "importResponse": full})
 
     def files(self, job: Any, *, keep_empty: bool) -> dict[str, bytes]:
         """Object keys below the job's folder and their bodies; the manifest comes last."""

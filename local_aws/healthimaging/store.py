@@ -5,10 +5,10 @@ Belongs here: rows and files under the home. Does not belong here: any rule of t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,8 @@ CREATE TABLE IF NOT EXISTS frames (datastore_id TEXT, image_set_id TEXT, frame_i
 CREATE TABLE IF NOT EXISTS pixel_files (datastore_id TEXT, image_set_id TEXT, file TEXT,
   PRIMARY KEY (datastore_id, image_set_id, file)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pixel_files_file ON pixel_files (file);
+CREATE TABLE IF NOT EXISTS pending_documents (datastore_id TEXT, id TEXT, version INTEGER);
+CREATE TABLE IF NOT EXISTS outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, entry TEXT);
 """
 
 
@@ -96,7 +98,7 @@ class Store:
         """Close the database."""
         self._db.close()
 
-    @contextmanager
+    @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Everything inside becomes true together, or not at all."""
         with self._lock:
@@ -208,3 +210,39 @@ class Store:
             return self._path(datastore_id, image_set_id, version).read_bytes()
         except FileNotFoundError:
             return None
+
+    # -- what becomes true together -------------------------------------------------------------------------------
+
+    def note_pending_documents(self, documents: Sequence[tuple[str, str, int]]) -> None:
+        """Say which documents are about to be written, so that a start after a kill can remove them."""
+        with self.transaction():
+            self.execute_many("INSERT INTO pending_documents VALUES (?, ?, ?)", documents)
+
+    def keep_pending_documents(self) -> None:
+        """They belong to image sets now. Call it inside the transaction that says so."""
+        self.execute("DELETE FROM pending_documents")
+
+    def discard_pending_documents(self) -> None:
+        """Remove the documents of an import that did not come to its transaction."""
+        for row in self.rows("SELECT datastore_id, id, version FROM pending_documents"):
+            path = self._path(row["datastore_id"], row["id"], row["version"])
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # other versions are there, or nothing was written
+                path.parent.rmdir()
+        self.keep_pending_documents()
+
+    def add_to_outbox(self, entries: Sequence[dict[str, Any]]) -> list[int]:
+        """Keep events that are to be sent once this transaction is true; returns their numbers."""
+        sql = "INSERT INTO outbox (entry) VALUES (?)"
+        with self._lock:
+            return [self._db.execute(sql, (json.dumps(entry),)).lastrowid or 0 for entry in entries]
+
+    def outbox(self) -> list[tuple[int, dict[str, Any]]]:
+        """Events that were not sent yet, or were when a kill came before that could be noted."""
+        rows = self.rows("SELECT number, entry FROM outbox ORDER BY number")
+        return [(r["number"], json.loads(r["entry"])) for r in rows]
+
+    def clear_outbox(self, numbers: Sequence[int]) -> None:
+        """These events are sent."""
+        with self.transaction():
+            self.execute_many("DELETE FROM outbox WHERE number = ?", [(number,) for number in numbers])
