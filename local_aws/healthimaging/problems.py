@@ -32,7 +32,7 @@ CODES = {
 
 
 def warning(kind: str) -> dict[str, Any]:
-    """A line's warning: the type is in capitals and underscores in the guide's table, in CamelCase in warning.ndjson."""
+    """A warning as warning.ndjson has it: CamelCase of what the guide's table writes in capitals."""
     code, text = CODES[kind]
     camel = "".join(word.capitalize() for word in kind.split("_"))
     return {"warning_reason_code": code, "type": camel, "message": f"The file was imported but {text}"}
