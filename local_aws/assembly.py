@@ -12,6 +12,7 @@ from local_aws import bootstrap, fault_forms
 from local_aws.clock import Clock
 from local_aws.control import Control
 from local_aws.faults import Faults
+from local_aws.healthimaging.copies import Copies
 from local_aws.healthimaging.datastores import Datastores
 from local_aws.healthimaging.events import Events
 from local_aws.healthimaging.image_sets import ImageSets
@@ -20,10 +21,12 @@ from local_aws.healthimaging.jobs import Jobs
 from local_aws.healthimaging.limits import Limits
 from local_aws.healthimaging.pixel_store import PixelStore
 from local_aws.healthimaging.retrieve import Frames
+from local_aws.healthimaging.search import Search
 from local_aws.healthimaging.service import HealthImaging
 from local_aws.healthimaging.store import Store
 from local_aws.healthimaging.updates import Updates
 from local_aws.healthimaging.values import load_libraries
+from local_aws.healthimaging.work import Work
 from local_aws.inprocess import Caller
 from local_aws.sqs_gaps import SqsGaps
 
@@ -50,13 +53,17 @@ class Parts:
             faults.add(fault)
         limits = Limits(clock, enabled=settings.rate_limits)
         events = Events(settings, loop, faults, clock)
-        self._datastores = Datastores(settings, self._store, events, clock)
+        self._datastores = Datastores(settings, self._store, events, clock, faults)
         self._pixels = PixelStore(settings.aws_dir / "healthimaging" / "pixels", self._store)
         self._imports = Imports(settings, self._store, self._pixels, self._caller, events, faults, clock)
+        self._work = Work(self._store, clock, self._imports.merging, events, faults)
+        self._datastores.attach(self._work)
         jobs = Jobs(settings, self._store, self._datastores, self._imports, events, clock)
         image_sets = ImageSets(settings, self._store, self._datastores, faults, clock)
+        search = Search(settings, self._store, clock, self._datastores, faults)
         frames = Frames(settings, self._store, image_sets, self._pixels, clock)
-        self._updates = Updates(self._store, image_sets, self._imports, events, clock)
+        updates = Updates(settings, self._store, self._pixels, clock, image_sets, self._work, events)
+        copies = Copies(settings, self._store, self._pixels, clock, image_sets, self._work, events)
         operations = {
             "CreateDatastore": self._datastores.create,
             "GetDatastore": self._datastores.get,
@@ -68,13 +75,14 @@ class Parts:
             "StartDICOMImportJob": jobs.start,
             "GetDICOMImportJob": jobs.get,
             "ListDICOMImportJobs": jobs.list,
-            "SearchImageSets": image_sets.search,
+            "SearchImageSets": search.search,
             "GetImageSet": image_sets.get,
             "GetImageSetMetadata": image_sets.metadata,
             "GetImageFrame": frames.get,
             "ListImageSetVersions": image_sets.versions,
-            "UpdateImageSetMetadata": self._updates.update,
-            "DeleteImageSet": self._updates.delete,
+            "UpdateImageSetMetadata": updates.update,
+            "CopyImageSet": copies.copy,
+            "DeleteImageSet": updates.delete,
         }
         app.health_imaging = HealthImaging(operations, limits, faults)
         app.control = Control(faults, app.log, limits, clock, settings)
@@ -88,10 +96,10 @@ class Parts:
         datastore_id = rows[0]["id"] if rows else ""
         if not datastore_id:
             answer = self._datastores.create(
-                {"datastoreName": DATASTORE_NAME, "clientToken": f"start-{time.time_ns()}"}
+                {"datastoreName": DATASTORE_NAME, "clientToken": f"start-{time.time_ns()}"}, at_once=True
             )
             datastore_id = answer["datastoreId"]
-        self._updates.resume()
+        self._work.resume()
         self._imports.resume()
         return bootstrap.environment(self._settings, port, outputs, datastore_id)
 
@@ -102,5 +110,6 @@ class Parts:
     def close(self) -> None:
         """Stop working; what is unfinished is taken up at the next start."""
         self._imports.close()
+        self._work.close()
         self._clock.close()
         self._store.close()

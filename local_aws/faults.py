@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import random
 import threading
 from collections import Counter
@@ -246,12 +247,46 @@ class LockMetadata(Fault):
     times: int | None = 1
 
 
+@dataclass
+class FailChange(Fault):
+    """An update or a copy (`operation`: `update`, `copy` or `*`) fails after its answer, with this message."""
+
+    kind = "fail_change"
+    operation: str = "*"
+    times: int | None = 1
+    message: str = "INTERNAL_ERROR: the operation failed."
+
+    def check(self) -> None:
+        """See `Fault.check`."""
+        if self.operation not in {"update", "copy", "*"}:
+            raise FaultError("fail_change: operation is update, copy or *.")
+        if not re.fullmatch(r"[\w -:`]{1,2048}", self.message):
+            raise FaultError("fail_change: message holds letters, digits, blanks and punctuation up to the colon.")
+
+
+@dataclass
+class LagSearch(Fault):
+    """SearchImageSets sees the image sets as they were `seconds` ago."""
+
+    kind = "lag_search"
+    seconds: float = 5.0
+
+
+@dataclass
+class FailDatastore(Fault):
+    """The next data store ends CREATE_FAILED."""
+
+    kind = "fail_datastore"
+    times: int | None = 1
+
+
 KINDS: dict[str, type[Fault]] = {
     cls.kind: cls
     for cls in (
         *(DropEvents, DuplicateEvents, DelayEvents, ShuffleEvents),
         *(Throttle, LoseResponse, FailCall, LockMetadata),
         *(FailJob, FailFiles, LateManifest, HoldJobs, StuckJobs, SlowJobs),
+        *(FailChange, LagSearch, FailDatastore),
     )
 }
 F = TypeVar("F", bound=Fault)

@@ -23,6 +23,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "event_id_key": ("imageSetId", "imagesetId"),
     "event_output_uri": ("job", "request"),
     "merge_detail_type": ("Image Set Updated", "Image Set Created"),
+    "update_errors": ("now", "later"),
+    "promote_into_primary": ("merge", "refuse"),
+    "search_between": ("inclusive", "half-open"),
 }
 
 
@@ -61,6 +64,29 @@ class LocalSettings:
     get_deleted: bool = True
     # Faults that are set from the start, a JSON list as the control API takes them.
     faults: str = ""
+    # Seconds for which an image set is LOCKED by an update, a copy or a delete, a data store CREATING or DELETING.
+    update_seconds: float = 0.0
+    copy_seconds: float = 0.0
+    delete_seconds: float = 0.0
+    datastore_seconds: float = 0.0
+    # Documented quotas: updates, copies and deletes under way (each), frames of one copy, bytes of a document.
+    max_concurrent_changes: int = 100
+    max_copy_frames: int = 1_000
+    max_metadata_bytes: int = 50 * 10**6
+    max_datastores: int = 100
+    # Whether a payload that breaks the rules of a document is refused ("now": ValidationException) or makes a version
+    # that is UPDATE_FAILED ("later").
+    update_errors: str = "now"
+    # Version of a copy into a new image set: one sample of the developer guide shows 2, another 1.
+    copy_first_version: int = 1
+    # Whether promoting to primary merges into the primary that the series has ("merge") or is refused ("refuse").
+    promote_into_primary: str = "merge"
+    # Seconds by which SearchImageSets lags behind; whether BETWEEN holds its upper bound ("inclusive") or not
+    # ("half-open"); whether EQUAL looks at case; whether two filters may be EQUAL on attributes.
+    search_lag_seconds: float = 0.0
+    search_between: str = "inclusive"
+    search_case_sensitive: bool = True
+    search_two_attributes: bool = False
     # Import jobs that work at the same time; the rest wait as SUBMITTED.
     workers: int = 4
     # Content-Type of GetImageFrame for JPEG 2000 (.4.90): the service model does not list it; DICOMweb's is image/jp2.

@@ -6,26 +6,38 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from local_aws.healthimaging.paging import page
-from local_aws.protocol.errors import ServiceError, conflict, not_found
+from local_aws.faults import FailDatastore
+from local_aws.healthimaging import paging
+from local_aws.protocol.errors import ServiceError, conflict, not_found, validation
 
 if TYPE_CHECKING:
     from local_aws.clock import Clock
-    from local_aws.healthimaging.events import Events
+    from local_aws.faults import Faults
+    from local_aws.healthimaging.events import Entry, Events
     from local_aws.healthimaging.store import Store
+    from local_aws.healthimaging.work import Work
     from local_aws.settings import LocalSettings
 
-MAX_DATASTORES = 100
+MAX_TAGS = 50
+# What a data store becomes when its time has come.
+_ENDS = {"CREATING": "ACTIVE", "DELETING": "DELETED"}
 
 
 class Datastores:
-    """The operations on data stores. They become ACTIVE at once; the answer of the creation still says CREATING."""
+    """The operations on data stores, which become ACTIVE or DELETED after `datastore_seconds`."""
 
-    def __init__(self, settings: LocalSettings, store: Store, events: Events, clock: Clock) -> None:
+    def __init__(self, settings: LocalSettings, store: Store, events: Events, clock: Clock, faults: Faults) -> None:
         self._settings = settings
         self._store = store
-        self._events = events
         self._clock = clock
+        self._events = events
+        self._faults = faults
+        self._work: Work | None = None
+
+    def attach(self, work: Work) -> None:
+        """Let data stores take their time."""
+        self._work = work
+        work.register("datastore", self._settle, self._settings.datastore_seconds)
 
     def row(self, datastore_id: str) -> dict[str, Any]:
         """One data store that is not deleted.
@@ -38,22 +50,43 @@ class Datastores:
             raise not_found(f"Data store {datastore_id} does not exist.")
         return dict(rows[0])
 
+    def active(self, datastore_id: str) -> dict[str, Any]:
+        """One data store that is ACTIVE: the others can neither be searched nor imported into.
+
+        Raises:
+            ServiceError: It does not exist or is not ACTIVE.
+        """
+        row = self.row(datastore_id)
+        if row["status"] != "ACTIVE":
+            raise conflict(f"Data store {datastore_id} is {row['status']}, not ACTIVE.")
+        return row
+
     def arn(self, datastore_id: str) -> str:
         """ARN of a data store."""
         return f"arn:aws:medical-imaging:{self._settings.region}:{self._settings.account}:datastore/{datastore_id}"
 
-    def create(self, request: dict[str, Any]) -> dict[str, Any]:
-        """CreateDatastore."""
+    # -- create and delete ----------------------------------------------------------------------------------------
+
+    def create(self, request: dict[str, Any], *, at_once: bool = False) -> dict[str, Any]:
+        """CreateDatastore. The same client token with the same parameters is the same data store.
+
+        Args:
+            request: The request.
+            at_once: Whether it is ACTIVE when this returns, whatever the settings say.
+        """
         token = request.get("clientToken")
         wanted = json.dumps({k: v for k, v in request.items() if k != "clientToken"}, sort_keys=True)
+        if len(request.get("tags") or ()) > MAX_TAGS:
+            raise validation(f"A resource has {MAX_TAGS} tags at most.")
         with self._store.transaction():
             same = self._store.rows("SELECT id, request FROM datastores WHERE token = ?", (token,)) if token else []
             if same:
                 if same[0]["request"] != wanted:
                     raise conflict("The client token was used with other parameters.")
                 return {"datastoreId": same[0]["id"], "datastoreStatus": "CREATING"}
-            if len(self._store.rows("SELECT 1 FROM datastores WHERE status <> 'DELETED'")) >= MAX_DATASTORES:
-                raise ServiceError("ServiceQuotaExceededException", f"More than {MAX_DATASTORES} data stores.")
+            most = self._settings.max_datastores
+            if len(self._store.rows("SELECT 1 FROM datastores WHERE status <> 'DELETED'")) >= most:
+                raise ServiceError("ServiceQuotaExceededException", f"There are {most} data stores already.")
             datastore_id = uuid.uuid4().hex
             now = self._clock.now()
             name = request.get("datastoreName") or f"datastore-{datastore_id[:8]}"
@@ -61,7 +94,7 @@ class Datastores:
                 "id": datastore_id,
                 "account": self._settings.account,
                 "name": name,
-                "status": "ACTIVE",
+                "status": "CREATING",
                 "kms": request.get("kmsKeyArn"),
                 "authorizer": request.get("lambdaAuthorizerArn"),
                 "format": request.get("losslessStorageFormat", "HTJ2K"),
@@ -73,9 +106,55 @@ class Datastores:
             self._store.put("datastores", row)
             if request.get("tags"):
                 self._store.put("tags", {"arn": self.arn(datastore_id), "tags": request["tags"]})
-        self._events.datastore(datastore_id, name, "CREATING")
-        self._events.datastore(datastore_id, name, "ACTIVE")
+        self._change(datastore_id, name, "CREATING", at_once=at_once)
         return {"datastoreId": datastore_id, "datastoreStatus": "CREATING"}
+
+    def delete(self, request: dict[str, Any]) -> dict[str, Any]:
+        """DeleteDatastore: only an empty one."""
+        with self._store.transaction():
+            row = self.row(request["datastoreId"])
+            if row["status"] in _ENDS:
+                raise conflict(f"The data store is {row['status']}.")
+            if self._used(row["id"]):
+                raise conflict("The data store still has image sets or import jobs. Delete them, or wait for them.")
+            self._put_status(row["id"], "DELETING")
+        self._change(row["id"], row["name"], "DELETING")
+        return {"datastoreId": row["id"], "datastoreStatus": "DELETING"}
+
+    def _used(self, datastore_id: str) -> bool:
+        return bool(
+            self._store.rows(
+                "SELECT 1 FROM image_sets WHERE datastore_id = ? AND state <> 'DELETED'"
+                " UNION ALL SELECT 1 FROM jobs"
+                " WHERE datastore_id = ? AND status IN ('SUBMITTED', 'IN_PROGRESS') LIMIT 1",
+                (datastore_id, datastore_id),
+            )
+        )
+
+    def _put_status(self, datastore_id: str, status: str) -> None:
+        self._store.execute(
+            "UPDATE datastores SET status = ?, updated = ? WHERE id = ?", (status, self._clock.now(), datastore_id)
+        )
+
+    def _change(self, datastore_id: str, name: str, status: str, *, at_once: bool = False) -> None:
+        """Tell of the new status; the next one follows, now or later."""
+        self._events.datastore(datastore_id, name, status)
+        body = {"id": datastore_id, "name": name, "status": status}
+        if self._work is None or at_once or self._settings.datastore_seconds <= 0:
+            self._events.send(self._settle(body, None))
+            return
+        self._work.schedule(self._work.begin("datastore", body))
+
+    def _settle(self, body: dict[str, Any], _message: str | None) -> list[Entry]:
+        status = _ENDS[body["status"]]
+        if status == "ACTIVE" and self._faults.take(FailDatastore):
+            status = "CREATE_FAILED"
+        self._put_status(body["id"], status)
+        if status == "DELETED":
+            self._store.execute("DELETE FROM tags WHERE arn = ?", (self.arn(body["id"]),))
+        return [self._events.datastore_entry(body["id"], body["name"], status)]
+
+    # -- get and list ---------------------------------------------------------------------------------------------
 
     def get(self, request: dict[str, Any]) -> dict[str, Any]:
         """GetDatastore."""
@@ -98,49 +177,57 @@ class Datastores:
         }
 
     def list(self, request: dict[str, Any]) -> dict[str, Any]:
-        """ListDatastores."""
-        rows = [dict(r) for r in self._store.rows("SELECT * FROM datastores ORDER BY created DESC, id")]
+        """ListDatastores, newest first; deleted ones only when they are asked for."""
         status = request.get("datastoreStatus")
-        rows = [r for r in rows if r["status"] == status or (status is None and r["status"] != "DELETED")]
-        items, token = page(rows, request, 50)
+        where, values = ("status = ?", [status]) if status else ("status <> 'DELETED'", [])
+        after = paging.start(request, "datastores")
+        if after:
+            where += " AND (created < ? OR (created = ? AND id > ?))"
+            values += [after[0], *after]
+        rows = self._store.rows(
+            f"SELECT * FROM datastores WHERE {where} ORDER BY created DESC, id LIMIT ?",  # noqa: S608
+            [*values, paging.size(request) + 1],
+        )
+        items, token = paging.turn(
+            request, "datastores", [dict(r) for r in rows], lambda row: [row["created"], row["id"]]
+        )
         return {"datastoreSummaries": [self._summary(r) for r in items], "nextToken": token}
-
-    def delete(self, request: dict[str, Any]) -> dict[str, Any]:
-        """DeleteDatastore: only an empty one."""
-        row = self.row(request["datastoreId"])
-        alive = self._store.rows(
-            "SELECT 1 FROM image_sets WHERE datastore_id = ? AND state <> 'DELETED' LIMIT 1", (row["id"],)
-        )
-        if alive:
-            raise conflict("The data store still has image sets. Delete them first.")
-        self._store.execute(
-            "UPDATE datastores SET status = 'DELETED', updated = ? WHERE id = ?", (self._clock.now(), row["id"])
-        )
-        self._events.datastore(row["id"], row["name"], "DELETING")
-        self._events.datastore(row["id"], row["name"], "DELETED")
-        return {"datastoreId": row["id"], "datastoreStatus": "DELETING"}
 
     # -- tags -----------------------------------------------------------------------------------------------------
 
     def _tags(self, arn: str) -> dict[str, str]:
+        """Tags of a data store or an image set.
+
+        Raises:
+            ServiceError: The ARN names neither.
+        """
         parts = arn.partition(":datastore/")[2].split("/")
+        if arn.rpartition(":datastore/")[0] != self.arn("").rpartition(":datastore/")[0]:
+            raise not_found("The resource does not exist.")
         self.row(parts[0])
-        if len(parts) == 3 and self._store.image_set(parts[0], parts[2]) is None:  # noqa: PLR2004
-            raise not_found("The image set does not exist.")
+        if len(parts) > 1:
+            found = self._store.image_set(parts[0], parts[-1]) if parts[1:-1] == ["imageset"] else None
+            if found is None or found.state == "DELETED":
+                raise not_found("The image set does not exist.")
         rows = self._store.rows("SELECT tags FROM tags WHERE arn = ?", (arn,))
         return dict(json.loads(rows[0]["tags"])) if rows else {}
 
     def tag(self, request: dict[str, Any]) -> dict[str, Any]:
         """TagResource."""
         arn = request["resourceArn"]
-        self._store.put("tags", {"arn": arn, "tags": self._tags(arn) | request["tags"]})
+        with self._store.transaction():
+            tags = self._tags(arn) | request["tags"]
+            if len(tags) > MAX_TAGS:
+                raise validation(f"A resource has {MAX_TAGS} tags at most.")
+            self._store.put("tags", {"arn": arn, "tags": tags})
         return {}
 
     def untag(self, request: dict[str, Any]) -> dict[str, Any]:
         """UntagResource."""
         arn = request["resourceArn"]
-        kept = {k: v for k, v in self._tags(arn).items() if k not in request["tagKeys"]}
-        self._store.put("tags", {"arn": arn, "tags": kept})
+        with self._store.transaction():
+            kept = {k: v for k, v in self._tags(arn).items() if k not in request["tagKeys"]}
+            self._store.put("tags", {"arn": arn, "tags": kept})
         return {}
 
     def list_tags(self, request: dict[str, Any]) -> dict[str, Any]:

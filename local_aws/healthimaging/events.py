@@ -68,10 +68,14 @@ class Events:
         entry = {"Source": SOURCE, "DetailType": detail_type, "Resources": [resource], "Detail": body}
         return entry | {"Time": int(self._clock.now())}
 
+    def datastore_entry(self, datastore_id: str, name: str, status: str) -> Entry:
+        """The event of a data store's new status, not yet sent."""
+        detail = {"datastoreId": datastore_id, "datastoreName": name, "datastoreStatus": status}
+        return self._entry(_DATASTORE_TYPES[status], self._arn(datastore_id), detail)
+
     def datastore(self, datastore_id: str, name: str, status: str) -> None:
         """A data store changed its status."""
-        detail = {"datastoreId": datastore_id, "datastoreName": name, "datastoreStatus": status}
-        self.send([self._entry(_DATASTORE_TYPES[status], self._arn(datastore_id), detail)])
+        self.send([self.datastore_entry(datastore_id, name, status)])
 
     def job_entry(self, job: Job) -> Entry:
         """The event of an import job's new status, not yet sent."""
@@ -90,12 +94,12 @@ class Events:
         """An import job changed its status."""
         self.send([self.job_entry(job)])
 
-    def image_set_entry(self, detail_type: str, image_set: ImageSet) -> Entry:
-        """The event of one image set's change, not yet sent."""
+    def image_set_entry(self, detail_type: str, image_set: ImageSet, **more: str) -> Entry:
+        """The event of one image set's change, not yet sent; `more` are fields of this detail-type alone."""
         detail: dict[str, Any] = {"datastoreId": image_set.datastore_id, self._settings.event_id_key: image_set.id}
         if self._settings.event_version_fields:
             detail |= {"isPrimary": image_set.is_primary, "imageSetVersion": str(image_set.version)}
-        detail |= {"imageSetState": image_set.state, "imageSetWorkflowStatus": image_set.workflow}
+        detail |= {"imageSetState": image_set.state, "imageSetWorkflowStatus": image_set.workflow, **more}
         return self._entry(detail_type, self._arn(image_set.datastore_id, image_set.id), detail)
 
     def image_set(self, detail_type: str, image_set: ImageSet) -> None:

@@ -1,50 +1,48 @@
-"""Reading image sets: search, get, metadata, versions."""
+"""Reading image sets: get, metadata, versions; finding one that may be written. Searching is in `search.py`."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import gzip
 from typing import TYPE_CHECKING, Any
 
 from local_aws.faults import LockMetadata
-from local_aws.healthimaging.paging import offset, page, token
-from local_aws.protocol.errors import conflict, not_found, validation
+from local_aws.healthimaging import document, paging
+from local_aws.healthimaging.work import ChangeFailedError
+from local_aws.protocol.errors import conflict, not_found
 
 if TYPE_CHECKING:
     from local_aws.clock import Clock
     from local_aws.faults import Faults
     from local_aws.healthimaging.datastores import Datastores
+    from local_aws.healthimaging.document import Document
     from local_aws.healthimaging.store import ImageSet, Store
     from local_aws.settings import LocalSettings
 
-PAGE = 50
-STUDY_TIME = "json_extract(tags, '$.DICOMStudyDate') || coalesce(json_extract(tags, '$.DICOMStudyTime'), '')"
-SORTS = {"updatedAt": "updated", "createdAt": "created", "DICOMStudyDateAndTime": STUDY_TIME}
-# Search key: SQL of its value.
-KEYS = {
-    "DICOMPatientId": "json_extract(tags, '$.DICOMPatientId')",
-    "DICOMAccessionNumber": "json_extract(tags, '$.DICOMAccessionNumber')",
-    "DICOMStudyId": "json_extract(tags, '$.DICOMStudyId')",
-    "DICOMStudyInstanceUID": "study_uid",
-    "DICOMSeriesInstanceUID": "series_uid",
-    "createdAt": "created",
-    "updatedAt": "updated",
-    "isPrimary": "is_primary",
-    "DICOMStudyDateAndTime": STUDY_TIME,
-}
-RANGES = frozenset({"createdAt", "updatedAt", "DICOMStudyDateAndTime"})
+# After so long without an access an image set moves to the cheaper tier ("Cost optimization", developer guide).
+TIER_SECONDS = 30 * 86_400
+
+
+def last_access(head: ImageSet) -> float:
+    """When an image set was last read or changed; its creation counts."""
+    return max(head.accessed or 0.0, head.created)
+
+
+def tier(head: ImageSet, now: float) -> str:
+    """Storage tier at a time."""
+    return "FREQUENT_ACCESS" if now - last_access(head) < TIER_SECONDS else "ARCHIVE_INSTANT_ACCESS"
 
 
 class ImageSets:
-    """SearchImageSets, GetImageSet, GetImageSetMetadata, ListImageSetVersions."""
+    """GetImageSet, GetImageSetMetadata, ListImageSetVersions, and what the changing operations need of a set."""
 
     def __init__(
         self, settings: LocalSettings, store: Store, datastores: Datastores, faults: Faults, clock: Clock
     ) -> None:
         self._settings = settings
         self._store = store
+        self._clock = clock
         self._datastores = datastores
         self._faults = faults
-        self._clock = clock
 
     def find(self, request: dict[str, Any], *, deleted: bool = False) -> ImageSet:
         """The image set that a request names.
@@ -58,25 +56,91 @@ class ImageSets:
             raise not_found("The image set does not exist.")
         return found
 
+    def writable(self, datastore_id: str, image_set_id: str, latest: str | None) -> ImageSet:
+        """An image set that may be changed now.
+
+        Args:
+            datastore_id: Its data store.
+            image_set_id: Its id.
+            latest: The version that the caller takes for the latest; None when the operation does not ask.
+
+        Raises:
+            ServiceError: It does not exist, is LOCKED, or has another latest version.
+        """
+        head = self.find({"datastoreId": datastore_id, "imageSetId": image_set_id})
+        if latest is not None and latest != str(head.version):
+            raise not_found("Requested version(s) of ImageSet(s) is not the latest.")
+        if head.state == "LOCKED":
+            raise conflict("The image set is locked by another operation.")
+        return head
+
+    def arn(self, head: ImageSet) -> str:
+        """ARN of an image set."""
+        return f"{self._datastores.arn(head.datastore_id)}/imageset/{head.id}"
+
+    def document(self, head: ImageSet, version: int | None = None) -> Document:
+        """The metadata of one version; without one, of the latest that has any (a LOCKED set has no new one yet).
+
+        Raises:
+            ServiceError: There is no such version.
+        """
+        return document.unpack(self._packed(head, version))
+
+    def _packed(self, head: ImageSet, version: int | None) -> bytes:
+        packed = self._store.read_document(head.datastore_id, head.id, version or head.version)
+        if packed is None and version in (None, head.version) and head.state == "LOCKED":
+            packed = self._store.read_document(head.datastore_id, head.id, head.version - 1)
+            if packed is None:
+                raise conflict("The metadata of the image set is being processed. Try again later.")
+        if packed is None:
+            raise not_found("The image set has no such version.")
+        return packed
+
+    def check_size(self, packed: bytes) -> None:
+        """Refuse metadata beyond the documented 50 MB.
+
+        Raises:
+            ChangeFailedError: With the text for the version's `message`.
+        """
+        if len(gzip.decompress(packed)) > self._settings.max_metadata_bytes:
+            raise ChangeFailedError("INVALID_REQUEST:  ImageSetMetadata is too large.")
+
+    @staticmethod
+    def describe(head: ImageSet, new: Document) -> None:
+        """Let an image set say of itself what its new document says."""
+        head.tags = document.search_tags(new)
+        head.grouping, head.study_grouping = document.groups(new)
+        head.study_uid = new["Study"]["DICOM"].get("StudyInstanceUID") or head.study_uid
+        head.series_uid = next(iter(new["Study"]["Series"]), head.series_uid)
+
+    def touch(self, datastore_id: str, image_set_id: str) -> None:
+        """An access: metadata, frames and WADO-RS keep an image set in, or bring it back to, frequent access."""
+        self._store.execute(
+            "UPDATE image_sets SET accessed = ? WHERE datastore_id = ? AND id = ?",
+            (self._clock.now(), datastore_id, image_set_id),
+        )
+
+    # -- operations -----------------------------------------------------------------------------------------------
+
     def get(self, request: dict[str, Any]) -> dict[str, Any]:
         """GetImageSet."""
         head = self.find(request, deleted=self._settings.get_deleted)
-        row = self._version(head, request.get("versionId"))
-        arn = f"{self._datastores.arn(head.datastore_id)}/imageset/{head.id}"
         out = {
-            **self.properties(row),
+            **self.properties(self._version(head, request.get("versionId"))),
             "datastoreId": head.datastore_id,
-            "imageSetArn": arn,
-            "lastAccessedAt": head.accessed or head.created,
-            "storageTier": "FREQUENT_ACCESS",
+            "imageSetArn": self.arn(head),
+            "lastAccessedAt": last_access(head),
+            "storageTier": tier(head, self._clock.now()),
         }
+        # One set has one creation; ListImageSetVersions shows that of each version.
+        out["createdAt"] = head.created
         out["imageSetWorkflowStatus"] = out.pop("ImageSetWorkflowStatus", None)
         return out
 
     def _version(self, head: ImageSet, version: str | None) -> dict[str, Any]:
         rows = self._store.rows(
             "SELECT * FROM versions WHERE datastore_id = ? AND id = ? AND version = ?",
-            (head.datastore_id, head.id, int(version or head.version)),
+            (head.datastore_id, head.id, _number(version) or head.version),
         )
         if not rows:
             raise not_found("The image set has no such version.")
@@ -102,11 +166,12 @@ class ImageSets:
     def versions(self, request: dict[str, Any]) -> dict[str, Any]:
         """ListImageSetVersions, newest first."""
         head = self.find(request, deleted=self._settings.get_deleted)
+        after = paging.start(request, "versions")
         rows = self._store.rows(
-            "SELECT * FROM versions WHERE datastore_id = ? AND id = ? ORDER BY version DESC",
-            (head.datastore_id, head.id),
+            "SELECT * FROM versions WHERE datastore_id = ? AND id = ? AND version < ? ORDER BY version DESC LIMIT ?",
+            (head.datastore_id, head.id, after[0] if after else 2**62, paging.size(request) + 1),
         )
-        items, following = page([dict(r) for r in rows], request, PAGE)
+        items, following = paging.turn(request, "versions", [dict(r) for r in rows], lambda row: [row["version"]])
         return {"imageSetPropertiesList": [self.properties(r) for r in items], "nextToken": following}
 
     def metadata(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -114,70 +179,13 @@ class ImageSets:
         head = self.find(request)
         if self._faults.take(LockMetadata):
             raise conflict("The metadata of the image set is being processed. Try again later.")
-        version = int(request.get("versionId") or head.version)
-        packed = self._store.read_document(head.datastore_id, head.id, version)
-        if packed is None:
-            raise not_found("The image set has no such version.")
-        self._store.execute(
-            "UPDATE image_sets SET accessed = ? WHERE datastore_id = ? AND id = ?",
-            (self._clock.now(), head.datastore_id, head.id),
-        )
+        packed = self._packed(head, _number(request.get("versionId")))
+        self.touch(head.datastore_id, head.id)
         return {"imageSetMetadataBlob": packed, "contentType": "application/json", "contentEncoding": "gzip"}
 
-    # -- search ---------------------------------------------------------------------------------------------------
 
-    def search(self, request: dict[str, Any]) -> dict[str, Any]:
-        """SearchImageSets: at most one attribute with EQUAL, ranges inclusive, deleted sets left out."""
-        self._datastores.row(request["datastoreId"])
-        criteria = request.get("searchCriteria", {})
-        where, values = "datastore_id = ? AND state <> 'DELETED'", [request["datastoreId"]]
-        equal = set()
-        for one in criteria.get("filters", []):
-            keys = {next(iter(v)) for v in one["values"]}
-            if len(keys) != 1:
-                raise validation("The values of a filter must be of one kind.")
-            key = keys.pop()
-            bounds = [_bound(key, v[key]) for v in one["values"]]
-            if one["operator"] == "BETWEEN":
-                if key not in RANGES or len(bounds) != 2:  # noqa: PLR2004
-                    raise validation("BETWEEN needs two values of createdAt, updatedAt or DICOMStudyDateAndTime.")
-                where += f" AND {KEYS[key]} >= ? AND {KEYS[key]} <= ?"
-            else:
-                if len(bounds) != 1 or key in RANGES:
-                    raise validation("EQUAL needs one value of an attribute or isPrimary.")
-                if key != "isPrimary":
-                    equal.add(key)
-                where += f" AND {KEYS[key]} = ?"
-            values += bounds
-        if len(equal) > 1:
-            raise validation("Only one attribute can be searched for at a time.")
-        sort = criteria.get("sort") or {"sortField": "updatedAt", "sortOrder": "DESC"}
-        order = f"ORDER BY {SORTS[sort['sortField']]} {sort['sortOrder']}, id {sort['sortOrder']}"
-        start, size = offset(request), request.get("maxResults", PAGE)
-        found = self._store.image_sets(where, values, f"{order} LIMIT {size + 1} OFFSET {start}")
-        return {
-            "imageSetsMetadataSummaries": [_summary(i) for i in found[:size]],
-            "sort": sort,
-            "nextToken": token(start + size) if len(found) > size else None,
-        }
-
-
-def _bound(key: str, value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=value.tzinfo or UTC).timestamp()
-    if key == "DICOMStudyDateAndTime":
-        return value["DICOMStudyDate"] + value.get("DICOMStudyTime", "")
-    return int(value) if isinstance(value, bool) else value
-
-
-def _summary(image_set: ImageSet) -> dict[str, Any]:
-    return {
-        "imageSetId": image_set.id,
-        "version": image_set.version,
-        "createdAt": image_set.created,
-        "updatedAt": image_set.updated,
-        "lastAccessedAt": image_set.accessed or image_set.created,
-        "storageTier": "FREQUENT_ACCESS",
-        "isPrimary": image_set.is_primary,
-        "DICOMTags": image_set.tags,
-    }
+def _number(version: str | None) -> int | None:
+    """A version id as a number; those beyond any version are one that nobody has."""
+    if version is None:
+        return None
+    return int(version) if version.isdecimal() and len(version) < 16 else -1  # noqa: PLR2004

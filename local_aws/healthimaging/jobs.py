@@ -7,8 +7,8 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from local_aws.healthimaging import paging
 from local_aws.healthimaging.events import job_folder
-from local_aws.healthimaging.paging import offset, token
 from local_aws.healthimaging.store import Job
 from local_aws.protocol.errors import ServiceError, conflict, not_found, validation
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from local_aws.healthimaging.imports import Imports
     from local_aws.healthimaging.store import Store
     from local_aws.settings import LocalSettings
-
-PAGE = 50
 
 
 class Jobs:
@@ -114,11 +112,14 @@ class Jobs:
     def list(self, request: dict[str, Any]) -> dict[str, Any]:
         """ListDICOMImportJobs, newest first."""
         self._datastores.row(request["datastoreId"])
-        where, values = "datastore_id = ?", [request["datastoreId"]]
+        where, values = "datastore_id = ?", list[Any]([request["datastoreId"]])
         if request.get("jobStatus"):
             where += " AND status = ?"
             values.append(request["jobStatus"])
-        start, size = offset(request), request.get("maxResults", PAGE)
-        jobs = self._store.jobs(where, values, f"ORDER BY submitted DESC, id LIMIT {size + 1} OFFSET {start}")
-        following = token(start + size) if len(jobs) > size else None
-        return {"jobSummaries": [self._summary(j) for j in jobs[:size]], "nextToken": following}
+        after = paging.start(request, "jobs")
+        if after:
+            where += " AND (submitted < ? OR (submitted = ? AND id > ?))"
+            values += [after[0], *after]
+        found = self._store.jobs(where, values, f"ORDER BY submitted DESC, id LIMIT {paging.size(request) + 1}")
+        jobs, following = paging.turn(request, "jobs", found, lambda job: [job.submitted, job.id])
+        return {"jobSummaries": [self._summary(j) for j in jobs], "nextToken": following}

@@ -1,37 +1,74 @@
-"""Pages of a list, with an opaque token."""
+"""Pages of a list: an opaque token that says after which item to go on, and of which question.
+
+A page starts after a key, not at a position, so that what is inserted or removed meanwhile neither repeats nor hides
+an item.
+"""
 
 from __future__ import annotations
 
 import base64
-from typing import Any, TypeVar
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from local_aws.protocol.errors import validation
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PAGE = 50
+_TURNING = frozenset({"nextToken", "maxResults"})
+Key = list[Any]
 T = TypeVar("T")
 
 
-def offset(request: dict[str, Any]) -> int:
-    """Where a page starts.
+def _seal(request: dict[str, Any], scope: str, key: Key) -> str:
+    """What binds a token to its question, and keeps its key as it was."""
+    asked = {k: v for k, v in request.items() if k not in _TURNING}
+    text = json.dumps([scope, asked, key], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=12).hexdigest()
+
+
+def start(request: dict[str, Any], scope: str) -> Key | None:
+    """The key after which a page starts; None for the first page.
 
     Raises:
-        ServiceError: The token is none of ours.
+        ServiceError: The token is none of ours, or belongs to another question.
     """
     token = request.get("nextToken")
     if not token:
-        return 0
+        return None
     try:
-        return int(base64.urlsafe_b64decode(token.encode()).decode().removeprefix("from:"))
-    except ValueError as error:
+        seal, key = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
+    except (ValueError, TypeError, RecursionError) as error:
         raise validation("The nextToken is not valid.") from error
+    if not isinstance(key, list) or seal != _seal(request, scope, key):
+        raise validation("The nextToken is not valid for this request.")
+    return key
 
 
-def token(position: int) -> str:
-    """Token of the page that starts there."""
-    return base64.urlsafe_b64encode(f"from:{position}".encode()).decode()
+def turn(
+    request: dict[str, Any], scope: str, items: Sequence[T], key: Callable[[T], Key]
+) -> tuple[Sequence[T], str | None]:
+    """One page of what was read after `start` (at least one item more than a page holds, if there is one).
+
+    Args:
+        request: The request.
+        scope: What is listed.
+        items: Items in their order.
+        key: Key of an item: what orders it.
+
+    Returns:
+        The page, and the token of the next one.
+    """
+    count = size(request)
+    if len(items) <= count:
+        return items, None
+    last = key(items[count - 1])
+    sealed = json.dumps([_seal(request, scope, last), last])
+    return items[:count], base64.urlsafe_b64encode(sealed.encode()).decode()
 
 
-def page(items: list[T], request: dict[str, Any], default: int) -> tuple[list[T], str | None]:
-    """One page of a whole list, and the token of the next one."""
-    start = offset(request)
-    stop = start + request.get("maxResults", default)
-    return items[start:stop], token(stop) if stop < len(items) else None
+def size(request: dict[str, Any]) -> int:
+    """Items of a page."""
+    return int(request.get("maxResults", PAGE))

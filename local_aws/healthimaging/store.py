@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import threading
 from dataclasses import asdict, dataclass, fields
@@ -39,6 +40,7 @@ CREATE TABLE IF NOT EXISTS pixel_files (datastore_id TEXT, image_set_id TEXT, fi
 CREATE INDEX IF NOT EXISTS pixel_files_file ON pixel_files (file);
 CREATE TABLE IF NOT EXISTS pending_documents (datastore_id TEXT, id TEXT, version INTEGER);
 CREATE TABLE IF NOT EXISTS outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, entry TEXT);
+CREATE TABLE IF NOT EXISTS work (id TEXT PRIMARY KEY, kind TEXT, due REAL, body TEXT);
 """
 
 
@@ -148,10 +150,12 @@ class Store:
         found = self.image_sets("datastore_id = ? AND id = ?", (datastore_id, image_set_id))
         return found[0] if found else None
 
-    def image_sets(self, where: str, parameters: Sequence[Any], tail: str = "") -> list[ImageSet]:
+    def image_sets(
+        self, where: str, parameters: Sequence[Any], tail: str = "", *, table: str = "image_sets"
+    ) -> list[ImageSet]:
         """Image sets by a condition of our own making (never a caller's text)."""
         out = []
-        for row in self.rows(f"SELECT * FROM image_sets WHERE {where} {tail}", parameters):  # noqa: S608
+        for row in self.rows(f"SELECT * FROM {table} WHERE {where} {tail}", parameters):  # noqa: S608
             values = dict(row) | {
                 "grouping": tuple(json.loads(row["grouping"])),
                 "study_grouping": tuple(json.loads(row["study_grouping"])),
@@ -203,6 +207,10 @@ class Store:
         temporary = path.with_suffix(f".{threading.get_ident()}")
         temporary.write_bytes(packed)
         temporary.replace(path)
+
+    def drop_documents(self, datastore_id: str, image_set_id: str) -> None:
+        """Forget the documents of all versions of an image set."""
+        shutil.rmtree(self._path(datastore_id, image_set_id, 0).parent, ignore_errors=True)
 
     def read_document(self, datastore_id: str, image_set_id: str, version: int) -> bytes | None:
         """The document of one version, compressed; None when there is none."""

@@ -1,191 +1,207 @@
-"""Changing image sets: UpdateImageSetMetadata and DeleteImageSet. Both answer LOCKED and finish in the background."""
+"""UpdateImageSetMetadata and DeleteImageSet. Both answer LOCKED and finish later.
+
+Belongs here: versions, states and events of the two. Does not belong here: what may be changed in a document
+(`edits.py`), waiting and resuming (`work.py`).
+"""
 
 from __future__ import annotations
 
-import json
-import threading
 from typing import TYPE_CHECKING, Any
 
-from local_aws.healthimaging import document
-from local_aws.protocol.errors import conflict, not_found, validation
+from local_aws.healthimaging import document, edits
+from local_aws.healthimaging.payload import Payload
+from local_aws.healthimaging.work import ChangeFailedError
+from local_aws.protocol.errors import ServiceError, conflict, validation
 
 if TYPE_CHECKING:
     from local_aws.clock import Clock
-    from local_aws.healthimaging.events import Events
+    from local_aws.healthimaging.document import Document
+    from local_aws.healthimaging.events import Entry, Events
     from local_aws.healthimaging.image_sets import ImageSets
-    from local_aws.healthimaging.imports import Imports
+    from local_aws.healthimaging.pixel_store import PixelStore
     from local_aws.healthimaging.store import ImageSet, Store
+    from local_aws.healthimaging.work import Work
+    from local_aws.settings import LocalSettings
 
+# Documented quota of the payload of an update.
 MAX_PAYLOAD = 10 * 1024
-UIDS = frozenset({"StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"})
-FIXED = frozenset({"SchemaVersion", "DatastoreID", "ImageSetID", "PixelData"})
 
 
 class Updates:
     """The operations that make a new version or end an image set."""
 
-    def __init__(self, store: Store, image_sets: ImageSets, imports: Imports, events: Events, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: LocalSettings,
+        store: Store,
+        pixels: PixelStore,
+        clock: Clock,
+        image_sets: ImageSets,
+        work: Work,
+        events: Events,
+    ) -> None:
+        self._settings = settings
         self._store = store
-        self._image_sets = image_sets
-        self._imports = imports
-        self._events = events
+        self._pixels = pixels
         self._clock = clock
+        self._image_sets = image_sets
+        self._work = work
+        self._events = events
+        work.register("update", self._updated, settings.update_seconds)
+        work.register("delete", self._deleted, settings.delete_seconds)
 
-    def _unlocked(self, request: dict[str, Any]) -> ImageSet:
-        head = self._image_sets.find(request)
-        if head.state == "LOCKED":
-            raise conflict("The image set is locked by another operation.")
-        return head
+    # -- delete ---------------------------------------------------------------------------------------------------
 
     def delete(self, request: dict[str, Any]) -> dict[str, Any]:
         """DeleteImageSet."""
-        with self._imports.merging:
-            head = self._unlocked(request)
+        with self._work.merging, self._store.transaction():
+            head = self._image_sets.writable(request["datastoreId"], request["imageSetId"], None)
+            self._work.allow("delete", self._settings.max_concurrent_changes)
             head.state, head.workflow, head.updated = "LOCKED", "DELETING", self._clock.now()
             self._store.put_image_set(head)
+            name = self._work.begin("delete", {"datastore": head.datastore_id, "id": head.id})
         self._events.image_set("Image Set Deleting", head)
-        answer = {
+        self._work.schedule(name)
+        return {
             "datastoreId": head.datastore_id,
             "imageSetId": head.id,
             "imageSetState": head.state,
             "imageSetWorkflowStatus": head.workflow,
         }
-        threading.Thread(target=self._deleted, args=(head,)).start()
-        return answer
 
-    def _deleted(self, head: ImageSet) -> None:
-        with self._imports.merging:
-            now = self._clock.now()
-            head.state, head.workflow, head.updated, head.deleted = "DELETED", "DELETED", now, now
-            self._store.put_image_set(head)
-        self._events.image_set("Image Set Deleted", head)
+    def _deleted(self, body: dict[str, Any], _message: str | None) -> list[Entry]:
+        head = self._store.image_set(body["datastore"], body["id"])
+        if head is None:
+            return []
+        now = self._clock.now()
+        head.state, head.workflow, head.updated, head.deleted = "DELETED", "DELETED", now, now
+        self._store.put_image_set(head)
+        self._store.execute(
+            "DELETE FROM versions WHERE datastore_id = ? AND id = ? AND version < ?",
+            (head.datastore_id, head.id, head.version),
+        )
+        self._store.execute("DELETE FROM tags WHERE arn = ?", (self._image_sets.arn(head),))
+        # Before the commit: a kill in between leaves a set that is being deleted, and this runs again.
+        self._store.drop_documents(head.datastore_id, head.id)
+        self._pixels.drop(head.datastore_id, head.id)
+        return [self._events.image_set_entry("Image Set Deleted", head)]
 
-    def resume(self) -> None:
-        """Finish what a stop or a kill left LOCKED."""
-        for head in self._store.image_sets("state = 'LOCKED'", ()):
-            if head.workflow == "DELETING":
-                self._deleted(head)
-            else:
-                # The update's content is gone with the process; the version stays, as that of a failed update.
-                self._settle(head, None, "The update was interrupted.")
+    # -- update ---------------------------------------------------------------------------------------------------
 
     def update(self, request: dict[str, Any]) -> dict[str, Any]:
-        """UpdateImageSetMetadata, for one image set: change or remove attributes, remove instances, revert."""
-        changes = request["updateImageSetMetadataUpdates"]
-        with self._imports.merging:
-            head = self._unlocked(request)
-            if request["latestVersionId"] != str(head.version):
-                raise not_found("Requested version(s) of ImageSet(s) is not the latest.")
-            if request.get("includeStudyImageSets"):
-                raise validation("includeStudyImageSets is not emulated yet.")
-            changed = self._changed(head, changes, force=bool(request.get("force")))
-            before = head.version
-            head.version, head.state, head.workflow = before + 1, "LOCKED", "UPDATING"
-            head.updated = self._clock.now()
-            self._store.put_image_set(head, forced=bool(request.get("force")))
-            created = head.created
-        self._events.image_set("Image Set Updating", head)
-        answer = {
+        """UpdateImageSetMetadata: change or remove attributes, remove instances, revert; one set or its study."""
+        changes, force = request["updateImageSetMetadataUpdates"], bool(request.get("force"))
+        studywide = bool(request.get("includeStudyImageSets"))
+        revert = changes.get("revertToVersionId")
+        if revert and studywide:
+            raise validation("includeStudyImageSets cannot be used with revertToVersionId.")
+        texts = {} if revert else _texts(changes["DICOMUpdates"])
+        with self._work.merging, self._store.transaction():
+            head = self._image_sets.writable(request["datastoreId"], request["imageSetId"], request["latestVersionId"])
+            self._work.allow("update", self._settings.max_concurrent_changes)
+            heads = [head, *(self._others(head, texts) if studywide else ())]
+            remembered = {
+                "datastore": head.datastore_id,
+                "sets": [{"id": h.id, "version": h.version} for h in heads],
+                "revert": int(revert) if revert and len(revert) < 16 else revert and -1,  # noqa: PLR2004
+                "texts": texts,
+                "force": force,
+            }
+            for one in heads:
+                self._check(one, remembered)
+            now = self._clock.now()
+            for one in heads:
+                one.version, one.state, one.updated = one.version + 1, "LOCKED", now
+                one.workflow = "UPDATING" if one is head else "UPDATING_FOR_STUDY_CONSISTENCY"
+                self._store.put_image_set(one, forced=force)
+            name = self._work.begin("update", remembered)
+        self._events.send([self._events.image_set_entry("Image Set Updating", one) for one in heads])
+        self._work.schedule(name)
+        return {
             "datastoreId": head.datastore_id,
             "imageSetId": head.id,
             "latestVersionId": str(head.version),
             "imageSetState": head.state,
             "imageSetWorkflowStatus": head.workflow,
-            "createdAt": created,
+            "createdAt": head.created,
             "updatedAt": head.updated,
         }
-        threading.Thread(target=self._settle, args=(head, changed, None)).start()
-        return answer
 
-    def _settle(self, head: ImageSet, changed: document.Document | None, message: str | None) -> None:
-        with self._imports.merging:
-            if changed is None:
-                packed = self._store.read_document(head.datastore_id, head.id, head.version - 1) or b""
+    def _others(self, head: ImageSet, texts: dict[str, str]) -> list[ImageSet]:
+        """The other primary image sets of the study, all free to be changed."""
+        if any(Payload.read(name, text).series for name, text in texts.items()):
+            raise validation("includeStudyImageSets takes Patient and Study attributes only.")
+        others = self._store.image_sets(
+            "datastore_id = ? AND study_uid = ? AND is_primary = 1 AND state <> 'DELETED' AND id <> ?",
+            (head.datastore_id, head.study_uid, head.id),
+            "ORDER BY created, id",
+        )
+        if any(one.state == "LOCKED" for one in others):
+            raise conflict("An image set of the study is locked by another operation.")
+        return others
+
+    def _check(self, head: ImageSet, remembered: dict[str, Any]) -> None:
+        """Refuse now what can be known now; with `update_errors` = "later" it fails after the answer instead."""
+        try:
+            self._changed(head, head.version, remembered)
+        except ServiceError as error:
+            if self._settings.update_errors != "later" or error.code != "ValidationException":
+                raise
+        except ChangeFailedError:
+            return
+
+    def _updated(self, body: dict[str, Any], message: str | None) -> list[Entry]:
+        """All sets of an update together, or none."""
+        now = self._clock.now()
+        entries = []
+        for item in body["sets"]:
+            head = self._store.image_set(body["datastore"], item["id"])
+            if head is None:
+                continue
+            if message is None:
+                try:
+                    new = self._changed(head, item["version"], body)
+                except ServiceError as error:
+                    raise ChangeFailedError(f"INVALID_REQUEST:  {edits.plain(error.message)}") from error
+                packed = document.pack(new)
+                self._image_sets.check_size(packed)
+                self._image_sets.describe(head, new)
             else:
-                packed = document.pack(changed)
-                head.tags = document.search_tags(changed)
-                head.grouping, head.study_grouping = document.groups(changed)
-                head.study_uid = changed["Study"]["DICOM"].get("StudyInstanceUID") or head.study_uid
+                packed = document.pack(self._image_sets.document(head, item["version"]))
             self._store.write_document(head.datastore_id, head.id, head.version, packed)
-            head.state, head.updated = "ACTIVE", self._clock.now()
-            head.workflow = "UPDATED" if changed is not None else "UPDATE_FAILED"
+            head.state, head.updated, head.accessed = "ACTIVE", now, now
+            head.workflow = "UPDATED" if message is None else "UPDATE_FAILED"
             self._store.put_image_set(head, message=message)
-        self._events.image_set("Image Set Updated" if changed is not None else "Image Set Update Failed", head)
+            kind = "Image Set Updated" if message is None else "Image Set Update Failed"
+            entries.append(self._events.image_set_entry(kind, head))
+        return entries
 
-    # -- the new document -----------------------------------------------------------------------------------------
-
-    def _changed(self, head: ImageSet, changes: dict[str, Any], *, force: bool) -> document.Document:
-        revert = changes.get("revertToVersionId")
-        packed = self._store.read_document(head.datastore_id, head.id, int(revert or head.version))
-        if packed is None:
-            raise not_found("The image set has no such version.")
-        current = document.unpack(packed)
-        if revert:
-            return current
-        updates = changes["DICOMUpdates"]
-        removable, updatable = _payload(updates, "removableAttributes"), _payload(updates, "updatableAttributes")
-        if not removable and not updatable:
-            raise validation("Neither removableAttributes nor updatableAttributes is given.")
-        _remove(current, removable, force=force)
-        _update(current, updatable, force=force, is_primary=head.is_primary)
+    def _changed(self, head: ImageSet, version: int, body: dict[str, Any]) -> Document:
+        """The document after the update of one set that was at a version."""
+        if body["revert"]:
+            return self._image_sets.document(head, body["revert"])
+        current = self._image_sets.document(head, version)
+        texts, force = body["texts"], body["force"]
+        if "removableAttributes" in texts:
+            edits.remove(current, Payload.read("removableAttributes", texts["removableAttributes"]), force=force)
+        if "updatableAttributes" in texts:
+            payload = Payload.read("updatableAttributes", texts["updatableAttributes"])
+            edits.update(current, payload, force=force, is_primary=head.is_primary)
         return current
 
 
-def _payload(updates: dict[str, Any], name: str) -> dict[str, Any]:
-    raw = updates.get(name)
-    if not raw:
-        return {}
-    if len(raw) > MAX_PAYLOAD:
-        raise validation(f"{name} is longer than 10 KB.")
-    try:
-        parsed = json.loads(raw)
-    except ValueError as error:
-        raise validation(f"{name} is not JSON.") from error
-    if not isinstance(parsed, dict) or str(parsed.get("SchemaVersion")) != "1.1":
-        raise validation(f"{name} needs SchemaVersion 1.1.")
-    return parsed
-
-
-def _levels(current: document.Document, wanted: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Pairs of an existing DICOM object and the wanted one, level by level.
-
-    Raises:
-        ServiceError: A series or instance is named that does not exist.
-    """
-    named = [level for level in ("Patient", "Study") if "DICOM" in wanted.get(level, {})]
-    pairs = [(current[level]["DICOM"], wanted[level]["DICOM"]) for level in named]
-    for uid, series in wanted.get("Study", {}).get("Series", {}).items():
-        existing = current["Study"]["Series"].get(uid)
-        if existing is None:
-            raise validation("A series is named that the image set does not have.")
-        if "DICOM" in series:
-            pairs.append((existing["DICOM"], series["DICOM"]))
-        for sop, item in series.get("Instances", {}).items():
-            if sop not in existing["Instances"]:
-                raise validation("An instance is named that the image set does not have.")
-            if "DICOM" in item:
-                pairs.append((existing["Instances"][sop]["DICOM"], item["DICOM"]))
-    return pairs
-
-
-def _remove(current: document.Document, wanted: dict[str, Any], *, force: bool) -> None:
-    for existing, attributes in _levels(current, wanted):
-        if not force and UIDS & set(attributes):
-            raise validation("UIDs cannot be removed.")
-        for key in attributes:
-            existing.pop(key, None)
-    for uid, series in wanted.get("Study", {}).get("Series", {}).items():
-        for sop, item in series.get("Instances", {}).items():
-            if not item:
-                current["Study"]["Series"][uid]["Instances"].pop(sop)
-        if "Instances" in series and not current["Study"]["Series"][uid]["Instances"]:
-            raise validation("The last instance of an image set cannot be removed; delete the image set.")
-
-
-def _update(current: document.Document, wanted: dict[str, Any], *, force: bool, is_primary: bool) -> None:
-    for existing, attributes in _levels(current, wanted):
-        if FIXED & set(attributes):
-            raise validation("An attribute is named that cannot be changed.")
-        if UIDS & set(attributes) and (not force or is_primary):
-            raise validation("UIDs can be changed with force only, and on primary image sets not at all.")
-        existing.update(attributes)
+def _texts(updates: dict[str, Any]) -> dict[str, str]:
+    """The payloads of an update by their names."""
+    texts = {}
+    for name in ("removableAttributes", "updatableAttributes"):
+        raw = updates.get(name)
+        if not raw:
+            continue
+        if len(raw) > MAX_PAYLOAD:
+            raise validation(f"{name} is longer than 10 KB.")
+        if Payload.read(name, raw).empty:
+            raise validation(f"{name} names nothing.")
+        texts[name] = raw.decode()
+    if not texts:
+        raise validation("Neither removableAttributes nor updatableAttributes is given.")
+    return texts

@@ -1,0 +1,281 @@
+"""CopyImageSet: into a new image set, into an existing one, or promoted to primary.
+
+Belongs here: the rules of "Copying an image set" and of promotion in "Understanding image sets". Does not belong here:
+waiting and resuming (`work.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from local_aws.healthimaging import document
+from local_aws.healthimaging.payload import Payload
+from local_aws.healthimaging.store import ImageSet
+from local_aws.healthimaging.work import ChangeFailedError
+from local_aws.protocol.errors import ServiceError, conflict, validation
+
+if TYPE_CHECKING:
+    from local_aws.clock import Clock
+    from local_aws.healthimaging.document import Document
+    from local_aws.healthimaging.events import Entry, Events
+    from local_aws.healthimaging.image_sets import ImageSets
+    from local_aws.healthimaging.pixel_store import PixelStore
+    from local_aws.healthimaging.store import Store
+    from local_aws.healthimaging.work import Work
+    from local_aws.settings import LocalSettings
+
+KIND = "copy"
+# The one documented text, with its two blanks; the others are made after it.
+MISMATCH = "INVALID_REQUEST:  {} of SourceImageSet and DestinationImageSet don't match."
+NOT_UNIQUE = "INVALID_REQUEST:  SOP Instances of SourceImageSet and DestinationImageSet are not unique."
+
+
+class Copies:
+    """The operation CopyImageSet."""
+
+    def __init__(
+        self,
+        settings: LocalSettings,
+        store: Store,
+        pixels: PixelStore,
+        clock: Clock,
+        image_sets: ImageSets,
+        work: Work,
+        events: Events,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._pixels = pixels
+        self._clock = clock
+        self._image_sets = image_sets
+        self._work = work
+        self._events = events
+        work.register(KIND, self._settle, settings.copy_seconds)
+
+    def copy(self, request: dict[str, Any]) -> dict[str, Any]:
+        """CopyImageSet. Both image sets are LOCKED in the answer; only the destination gets a new version."""
+        wanted = request["copyImageSetInformation"]
+        force, promote = bool(request.get("force")), bool(request.get("promoteToPrimary"))
+        with self._work.merging, self._store.transaction():
+            self._work.allow(KIND, self._settings.max_concurrent_changes)
+            source = self._image_sets.writable(
+                request["datastoreId"], request["sourceImageSetId"], wanted["sourceImageSet"]["latestVersionId"]
+            )
+            selected = self._selected(source, wanted["sourceImageSet"].get("DICOMCopies"))
+            named = wanted.get("destinationImageSet")
+            target = (
+                self._image_sets.writable(source.datastore_id, named["imageSetId"], named["latestVersionId"])
+                if named
+                else None
+            )
+            if target is not None and target.id == source.id:
+                raise validation("An image set cannot be copied into itself.")
+            if promote:
+                target = self._primary(source, selected, target, force=force)
+            remembered = {
+                "datastore": source.datastore_id,
+                "source": source.id,
+                "before": source.workflow,
+                "instances": list(document.instances(selected)),
+                "force": force,
+            }
+            target, remembered["new"] = (target, False) if target else (self._new(source, is_primary=promote), True)
+            remembered["destination"] = target.id
+            now = self._clock.now()
+            source.state, source.workflow = "LOCKED", "COPYING_WITH_READ_ONLY_ACCESS"
+            source.updated = source.accessed = target.updated = now
+            target.state, target.workflow = "LOCKED", "COPYING"
+            target.version += 0 if remembered["new"] else 1
+            self._store.put_image_set(source)
+            self._store.put_image_set(target, forced=force)
+            name = self._work.begin(KIND, remembered)
+        arn = self._image_sets.arn(source)
+        self._events.send(
+            [
+                self._events.image_set_entry("Image Set Copying", target, sourceImageSetArn=arn),
+                self._events.image_set_entry("Image Set Copying With Read Only Access", source),
+            ]
+        )
+        self._work.schedule(name)
+        return {
+            "datastoreId": source.datastore_id,
+            "sourceImageSetProperties": self._properties(source),
+            "destinationImageSetProperties": self._properties(target),
+        }
+
+    def _properties(self, head: ImageSet) -> dict[str, Any]:
+        return {
+            "imageSetId": head.id,
+            "latestVersionId": str(head.version),
+            "imageSetState": head.state,
+            "imageSetWorkflowStatus": head.workflow,
+            "createdAt": head.created,
+            "updatedAt": head.updated,
+            "imageSetArn": self._image_sets.arn(head),
+        }
+
+    def _selected(self, source: ImageSet, copies: dict[str, Any] | None) -> Document:
+        """The source's document with those instances only that are to be copied."""
+        whole = self._image_sets.document(source)
+        if copies:
+            payload = Payload.read("copiableAttributes", copies["copiableAttributes"])
+            every = whole["Study"]["Series"]
+            for uid, wanted in payload.series.items():
+                if uid not in every or set(wanted.instances) - set(every[uid]["Instances"]):
+                    raise validation("copiableAttributes names a series or an instance that the source does not have.")
+            whole["Study"]["Series"] = {
+                uid: every[uid]
+                | {"Instances": {s: b for s, b in every[uid]["Instances"].items() if s in (wanted.instances or (s,))}}
+                for uid, wanted in payload.series.items()
+            }
+            if not document.instances(whole):
+                raise validation("copiableAttributes names no instance.")
+        frames = sum(len(body.get("ImageFrames") or ()) for body in document.instances(whole).values())
+        if frames > self._settings.max_copy_frames:
+            limit = self._settings.max_copy_frames
+            raise ServiceError("ServiceQuotaExceededException", f"A copy holds {limit} image frames at most.")
+        return whole
+
+    def _new(self, source: ImageSet, *, is_primary: bool) -> ImageSet:
+        now = self._clock.now()
+        return ImageSet(
+            datastore_id=source.datastore_id,
+            id=uuid.uuid4().hex,
+            version=self._settings.copy_first_version,
+            is_primary=is_primary,
+            state="LOCKED",
+            workflow="COPYING",
+            study_uid=source.study_uid,
+            series_uid=source.series_uid,
+            grouping=source.grouping,
+            study_grouping=source.study_grouping,
+            tags=source.tags,
+            created=now,
+            updated=now,
+        )
+
+    # -- promotion ------------------------------------------------------------------------------------------------
+
+    def _primary(
+        self, source: ImageSet, selected: Document, target: ImageSet | None, *, force: bool
+    ) -> ImageSet | None:
+        """The primary image set that a promotion merges into; None when it makes a new one.
+
+        Raises:
+            ServiceError: The primaries of the study disagree with the source.
+        """
+        if source.is_primary:
+            raise validation("The source image set is primary already.")
+        study = self._store.image_sets(
+            "datastore_id = ? AND study_uid = ? AND is_primary = 1 AND state <> 'DELETED'",
+            (source.datastore_id, source.study_uid),
+        )
+        existing = next((p for p in study if p.series_uid == source.series_uid), None)
+        if target is not None and (existing is None or target.id != existing.id):
+            raise validation("The destination of a promotion is the primary image set of the series, or none.")
+        if existing is None:
+            if any(p.study_grouping != source.study_grouping for p in study):
+                raise conflict("The study attributes of the source disagree with the primary image sets of the study.")
+            return None
+        if self._settings.promote_into_primary == "refuse":
+            raise conflict("The series has a primary image set already.")
+        if existing.state == "LOCKED":
+            raise conflict("The primary image set is locked by another operation.")
+        level = mismatch(selected, self._image_sets.document(existing))
+        if level and not force:
+            raise conflict(f"{level} attributes of the source disagree with the primary image set of the series.")
+        return existing
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _settle(self, body: dict[str, Any], message: str | None) -> list[Entry]:
+        now = self._clock.now()
+        source = self._store.image_set(body["datastore"], body["source"])
+        target = self._store.image_set(body["datastore"], body["destination"])
+        if source is None or target is None:
+            return []
+        before = self._image_sets.document(source)
+        if body["new"]:
+            after = before | {"ImageSetID": target.id, "Study": copy.deepcopy(before["Study"])}
+            for series in after["Study"]["Series"].values():
+                series["Instances"] = {}
+        else:
+            after = self._image_sets.document(target)
+        if message is None:
+            self._merge(before, after, body)
+            after["Study"]["Series"] = {u: s for u, s in after["Study"]["Series"].items() if s["Instances"]}
+            packed = document.pack(after)
+            self._image_sets.check_size(packed)
+            target.workflow = "COPIED"
+            self._image_sets.describe(target, after)
+            bodies = document.instances(before)
+            frames = {f["ID"] for s in body["instances"] for f in bodies[s].get("ImageFrames") or ()}
+            self._pixels.copy(source.datastore_id, source.id, target.id, frames)
+        else:
+            packed = document.pack(after)
+            target.workflow = "COPY_FAILED"
+            target.is_primary = target.is_primary and not body["new"]
+        self._store.write_document(target.datastore_id, target.id, target.version, packed)
+        source.state, source.workflow = "ACTIVE", body["before"]
+        target.state = "ACTIVE"
+        source.updated = target.updated = target.accessed = now
+        self._store.put_image_set(source)
+        self._store.put_image_set(target, message=message)
+        kind = "Image Set Copied" if message is None else "Image Set Copy Failed"
+        return [self._events.image_set_entry(kind, target)]
+
+    def _merge(self, source: Document, target: Document, body: dict[str, Any]) -> None:
+        """Put the chosen instances of the source into the target's document."""
+        level = mismatch(source, target)
+        if level and not body["force"]:
+            raise ChangeFailedError(MISMATCH.format(level))
+        fill = not level
+        if fill:
+            for name in ("Patient", "Study"):
+                _fill(target[name]["DICOM"], source[name]["DICOM"])
+        there = set(document.instances(target))
+        chosen = set(body["instances"])
+        if there & chosen:
+            raise ChangeFailedError(NOT_UNIQUE)
+        for uid, series in source["Study"]["Series"].items():
+            picked = {sop: item for sop, item in series["Instances"].items() if sop in chosen}
+            # Forced into a set of another series: the destination's series stays as it is.
+            home = target["Study"]["Series"].get(uid) or next(iter(target["Study"]["Series"].values()))
+            if fill:
+                _fill(home["DICOM"], series["DICOM"])
+            home["Instances"] |= copy.deepcopy(picked)
+
+
+def mismatch(source: Document, target: Document) -> str | None:
+    """The first level at which two documents disagree: `Patient`, `Study` or `Series`; None when they agree.
+
+    An attribute that one of them does not have, or has empty, is no disagreement.
+    """
+    for level in ("Patient", "Study"):
+        if _disagree(source[level]["DICOM"], target[level]["DICOM"]):
+            return level
+    theirs = target["Study"]["Series"]
+    for uid, series in source["Study"]["Series"].items():
+        if series["Instances"] and (uid not in theirs or _disagree(series["DICOM"], theirs[uid]["DICOM"])):
+            return "Series"
+    return None
+
+
+def _disagree(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return any(_plain(one[key]) != _plain(other[key]) for key in one.keys() & other.keys() if _both(one, other, key))
+
+
+def _both(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
+    return one[key] not in (None, "") and other[key] not in (None, "")
+
+
+def _plain(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _fill(target: dict[str, Any], source: dict[str, Any]) -> None:
+    for key, value in source.items():
+        if target.get(key) in (None, ""):
+            target[key] = value

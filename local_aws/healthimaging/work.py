@@ -1,0 +1,138 @@
+"""Operations that go on after their answer: image sets LOCKED until a time, then settled once, also after a kill.
+
+Belongs here: the table of what is under way, settling it in its time, the limit of how much may be. Does not
+belong here: what an operation does (`updates.py`, `copies.py`, `datastores.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from local_aws.faults import FailChange
+from local_aws.protocol.errors import ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from local_aws.clock import Clock
+    from local_aws.faults import Faults
+    from local_aws.healthimaging.events import Entry, Events
+    from local_aws.healthimaging.store import Store
+
+log = logging.getLogger(__name__)
+
+# Gets what the operation has remembered and why it failed (None: it did not, yet); returns the events of its end.
+Settle = Callable[[dict[str, Any], str | None], "list[Entry]"]
+
+
+# Operations that can fail after their answer.
+FAILING = frozenset({"update", "copy"})
+
+
+class ChangeFailedError(Exception):
+    """An operation on an image set failed after its answer; the text becomes the `message` of its version."""
+
+
+class Work:
+    """What is under way. Safe from several threads; the clock's thread settles it."""
+
+    def __init__(self, store: Store, clock: Clock, merging: threading.Lock, events: Events, faults: Faults) -> None:
+        self._store = store
+        self._clock = clock
+        # The lock of the one writer of image sets.
+        self.merging = merging
+        self._events = events
+        self._faults = faults
+        self._settlers: dict[str, tuple[Settle, float]] = {}
+        self._closing = False
+        self._settled = threading.Condition()
+
+    def register(self, kind: str, settle: Settle, seconds: float) -> None:
+        """Say how operations of a kind end, and how many seconds after their begin."""
+        self._settlers[kind] = (settle, seconds)
+
+    def allow(self, kind: str, most: int) -> None:
+        """Refuse one more operation of a kind when too many are under way.
+
+        Raises:
+            ServiceError: ServiceQuotaExceededException.
+        """
+        running = self._store.rows("SELECT count(*) AS n FROM work WHERE kind = ?", (kind,))[0]["n"]
+        if running >= most:
+            raise ServiceError(
+                "ServiceQuotaExceededException", f"{running} operations of this kind are running already."
+            )
+
+    def begin(self, kind: str, remembered: dict[str, Any]) -> str:
+        """Remember an operation; call it inside the transaction that locks its image sets. Returns its id."""
+        name = uuid.uuid4().hex
+        due = self._clock.now() + self._settlers[kind][1]
+        self._store.put("work", {"id": name, "kind": kind, "due": due, "body": remembered})
+        return name
+
+    def schedule(self, name: str) -> None:
+        """Settle a remembered operation when its time comes; call it after its first events."""
+        rows = self._store.rows("SELECT due FROM work WHERE id = ?", (name,))
+        if rows:
+            self._clock.call_later(rows[0]["due"] - self._clock.now(), lambda: self._settle(name))
+
+    def resume(self) -> None:
+        """Take up what a stop or a kill interrupted."""
+        for row in self._store.rows("SELECT id FROM work ORDER BY due"):
+            self.schedule(row["id"])
+
+    def close(self) -> None:
+        """Settle nothing more; what is under way is taken up at the next start."""
+        self._closing = True
+
+    def wait_unlocked(self, datastore_id: str, study_uids: Collection[str], stop: threading.Event) -> None:
+        """Wait until no primary image set of these studies is LOCKED, so that an import may write into them."""
+        while not stop.is_set() and self.locked(datastore_id, study_uids):
+            with self._settled:
+                self._settled.wait(0.2)
+
+    def locked(self, datastore_id: str, study_uids: Collection[str]) -> bool:
+        """Whether a primary image set of these studies is LOCKED."""
+        rows = self._store.rows(
+            "SELECT study_uid FROM image_sets WHERE datastore_id = ? AND state = 'LOCKED' AND is_primary = 1",
+            (datastore_id,),
+        )
+        return any(row["study_uid"] in study_uids for row in rows)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _settle(self, name: str) -> None:
+        rows = [] if self._closing else self._store.rows("SELECT * FROM work WHERE id = ?", (name,))
+        if not rows:
+            return
+        kind, body = rows[0]["kind"], json.loads(rows[0]["body"])
+        broken = self._faults.take(FailChange, lambda fault: kind in FAILING and fault.operation in {"*", kind})
+        try:
+            self._end(name, kind, body, broken.message if broken else None)
+        except ChangeFailedError as error:
+            self._give_up(name, kind, body, str(error))
+        except Exception:
+            if not self._closing:
+                log.exception("an operation on an image set broke: %s", kind)
+                self._give_up(name, kind, body, "INTERNAL_ERROR: the operation broke.")
+
+    def _give_up(self, name: str, kind: str, body: dict[str, Any], message: str) -> None:
+        try:
+            self._end(name, kind, body, message)
+        except Exception:
+            log.exception("an operation on an image set broke, and so did its failure: %s", kind)
+
+    def _end(self, name: str, kind: str, body: dict[str, Any], message: str | None) -> None:
+        with self.merging:
+            with self._store.transaction():
+                entries = self._settlers[kind][0](body, message)
+                self._store.execute("DELETE FROM work WHERE id = ?", (name,))
+            # Still the one writer: the next operation on the set tells nothing before this one has.
+            self._events.send(entries)
+        with self._settled:
+            self._settled.notify_all()
