@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import random
+import re
 import threading
 from collections import Counter
 from dataclasses import asdict, dataclass, field
