@@ -99,8 +99,8 @@ class Parts:
                 {"datastoreName": DATASTORE_NAME, "clientToken": f"start-{time.time_ns()}"}, at_once=True
             )
             datastore_id = answer["datastoreId"]
-        self._work.resume()
         self._imports.resume()
+        self._work.resume()
         return bootstrap.environment(self._settings, port, outputs, datastore_id)
 
     def warm_up(self) -> None:

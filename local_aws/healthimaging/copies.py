@@ -90,15 +90,13 @@ class Copies:
             target.version += 0 if remembered["new"] else 1
             self._store.put_image_set(source)
             self._store.put_image_set(target, forced=force)
-            name = self._work.begin(KIND, remembered)
-        arn = self._image_sets.arn(source)
-        self._events.send(
-            [
+            arn = self._image_sets.arn(source)
+            told = [
                 self._events.image_set_entry("Image Set Copying", target, sourceImageSetArn=arn),
                 self._events.image_set_entry("Image Set Copying With Read Only Access", source),
             ]
-        )
-        self._work.schedule(name)
+            begun = self._work.begin(KIND, remembered, told)
+        self._work.go_on(begun)
         return {
             "datastoreId": source.datastore_id,
             "sourceImageSetProperties": self._properties(source),

@@ -138,12 +138,14 @@ class Datastores:
 
     def _change(self, datastore_id: str, name: str, status: str, *, at_once: bool = False) -> None:
         """Tell of the new status; the next one follows, now or later."""
-        self._events.datastore(datastore_id, name, status)
+        told = [self._events.datastore_entry(datastore_id, name, status)]
         body = {"id": datastore_id, "name": name, "status": status}
         if self._work is None or at_once or self._settings.datastore_seconds <= 0:
-            self._events.send(self._settle(body, None))
+            self._events.send([*told, *self._settle(body, None)])
             return
-        self._work.schedule(self._work.begin("datastore", body))
+        with self._store.transaction():
+            begun = self._work.begin("datastore", body, told)
+        self._work.go_on(begun)
 
     def _settle(self, body: dict[str, Any], _message: str | None) -> list[Entry]:
         status = _ENDS[body["status"]]

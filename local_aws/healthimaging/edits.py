@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging import levels
-from local_aws.healthimaging.document import LIMITS
+from local_aws.healthimaging.instances import LIMITS
 from local_aws.healthimaging.values import BINARY, NUMERIC, entry
 from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import validation

@@ -59,9 +59,9 @@ class Updates:
             self._work.allow("delete", self._settings.max_concurrent_changes)
             head.state, head.workflow, head.updated = "LOCKED", "DELETING", self._clock.now()
             self._store.put_image_set(head)
-            name = self._work.begin("delete", {"datastore": head.datastore_id, "id": head.id})
-        self._events.image_set("Image Set Deleting", head)
-        self._work.schedule(name)
+            told = [self._events.image_set_entry("Image Set Deleting", head)]
+            begun = self._work.begin("delete", {"datastore": head.datastore_id, "id": head.id}, told)
+        self._work.go_on(begun)
         return {
             "datastoreId": head.datastore_id,
             "imageSetId": head.id,
@@ -114,9 +114,9 @@ class Updates:
                 one.version, one.state, one.updated = one.version + 1, "LOCKED", now
                 one.workflow = "UPDATING" if one is head else "UPDATING_FOR_STUDY_CONSISTENCY"
                 self._store.put_image_set(one, forced=force)
-            name = self._work.begin("update", remembered)
-        self._events.send([self._events.image_set_entry("Image Set Updating", one) for one in heads])
-        self._work.schedule(name)
+            told = [self._events.image_set_entry("Image Set Updating", one) for one in heads]
+            begun = self._work.begin("update", remembered, told)
+        self._work.go_on(begun)
         return {
             "datastoreId": head.datastore_id,
             "imageSetId": head.id,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from local_aws.faults import FailChange
 from local_aws.protocol.errors import ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    import threading
 
     from local_aws.clock import Clock
     from local_aws.faults import Faults
@@ -28,6 +27,7 @@ log = logging.getLogger(__name__)
 
 # Gets what the operation has remembered and why it failed (None: it did not, yet); returns the events of its end.
 Settle = Callable[[dict[str, Any], str | None], "list[Entry]"]
+Begun = tuple[str, list[int]]
 
 
 # Operations that can fail after their answer.
@@ -50,7 +50,6 @@ class Work:
         self._faults = faults
         self._settlers: dict[str, tuple[Settle, float]] = {}
         self._closing = False
-        self._settled = threading.Condition()
 
     def register(self, kind: str, settle: Settle, seconds: float) -> None:
         """Say how operations of a kind end, and how many seconds after their begin."""
@@ -68,15 +67,20 @@ class Work:
                 "ServiceQuotaExceededException", f"{running} operations of this kind are running already."
             )
 
-    def begin(self, kind: str, remembered: dict[str, Any]) -> str:
-        """Remember an operation; call it inside the transaction that locks its image sets. Returns its id."""
+    def begin(self, kind: str, remembered: dict[str, Any], entries: list[Entry]) -> Begun:
+        """Remember an operation and its first events; call it inside the transaction that locks its image sets."""
         name = uuid.uuid4().hex
         due = self._clock.now() + self._settlers[kind][1]
         self._store.put("work", {"id": name, "kind": kind, "due": due, "body": remembered})
-        return name
+        return name, self._store.add_to_outbox(entries)
 
-    def schedule(self, name: str) -> None:
-        """Settle a remembered operation when its time comes; call it after its first events."""
+    def go_on(self, begun: Begun) -> None:
+        """Send the first events and settle the operation when its time comes; call it after the transaction."""
+        name, numbers = begun
+        self.tell(numbers)
+        self._schedule(name)
+
+    def _schedule(self, name: str) -> None:
         rows = self._store.rows("SELECT due FROM work WHERE id = ?", (name,))
         if rows:
             self._clock.call_later(rows[0]["due"] - self._clock.now(), lambda: self._settle(name))
@@ -84,25 +88,11 @@ class Work:
     def resume(self) -> None:
         """Take up what a stop or a kill interrupted."""
         for row in self._store.rows("SELECT id FROM work ORDER BY due"):
-            self.schedule(row["id"])
+            self._schedule(row["id"])
 
     def close(self) -> None:
         """Settle nothing more; what is under way is taken up at the next start."""
         self._closing = True
-
-    def wait_unlocked(self, datastore_id: str, study_uids: Collection[str], stop: threading.Event) -> None:
-        """Wait until no primary image set of these studies is LOCKED, so that an import may write into them."""
-        while not stop.is_set() and self.locked(datastore_id, study_uids):
-            with self._settled:
-                self._settled.wait(0.2)
-
-    def locked(self, datastore_id: str, study_uids: Collection[str]) -> bool:
-        """Whether a primary image set of these studies is LOCKED."""
-        rows = self._store.rows(
-            "SELECT study_uid FROM image_sets WHERE datastore_id = ? AND state = 'LOCKED' AND is_primary = 1",
-            (datastore_id,),
-        )
-        return any(row["study_uid"] in study_uids for row in rows)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -130,9 +120,13 @@ class Work:
     def _end(self, name: str, kind: str, body: dict[str, Any], message: str | None) -> None:
         with self.merging:
             with self._store.transaction():
-                entries = self._settlers[kind][0](body, message)
+                numbers = self._store.add_to_outbox(self._settlers[kind][0](body, message))
                 self._store.execute("DELETE FROM work WHERE id = ?", (name,))
             # Still the one writer: the next operation on the set tells nothing before this one has.
-            self._events.send(entries)
-        with self._settled:
-            self._settled.notify_all()
+            self.tell(numbers)
+
+    def tell(self, numbers: list[int]) -> None:
+        """Send events of the outbox, once the transaction that put them there is true."""
+        wanted = set(numbers)
+        self._events.send([entry for number, entry in self._store.outbox() if number in wanted])
+        self._store.clear_outbox(numbers)
