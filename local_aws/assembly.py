@@ -91,7 +91,8 @@ class Parts:
 
     def bootstrap(self, port: int) -> dict[str, str]:
         """Template, data store, unfinished work of the last time. Returns the environment."""
-        outputs = bootstrap.apply_template(self._caller)
+        template = bootstrap.template_of(self._settings)
+        outputs = bootstrap.apply_template(self._caller, template) if template else {}
         rows = self._store.rows("SELECT id FROM datastores WHERE name = ? AND status = 'ACTIVE'", (DATASTORE_NAME,))
         datastore_id = rows[0]["id"] if rows else ""
         if not datastore_id:

@@ -60,9 +60,9 @@ def _settled(caller: Caller, seconds: float = 60.0) -> ET.Element:
         if stack is not None and status in {"CREATE_COMPLETE", "UPDATE_COMPLETE"}:
             return stack
         if status and not status.endswith("_IN_PROGRESS"):
-            raise BootstrapError(f"infra/template.yaml ended {status}: {_first_failure(caller)}")
+            raise BootstrapError(f"The template ended {status}: {_first_failure(caller)}")
         time.sleep(0.02)
-    raise BootstrapError(f"infra/template.yaml was not applied within {seconds:.0f} s.")
+    raise BootstrapError(f"The template was not applied within {seconds:.0f} s.")
 
 
 def _first_failure(caller: Caller) -> str:
@@ -71,6 +71,20 @@ def _first_failure(caller: Caller) -> str:
     )
     failed = [e for e in events if (e.findtext("ResourceStatus") or "").endswith("FAILED")]
     return "; ".join(f"{e.findtext('LogicalResourceId')}: {e.findtext('ResourceStatusReason')}" for e in failed[-3:])
+
+
+def template_of(settings: LocalSettings) -> Path | None:
+    """The template to apply; None for none.
+
+    Raises:
+        BootstrapError: It is named and is not there.
+    """
+    if settings.template == "none" or (settings.template == "auto" and not TEMPLATE.is_file()):
+        return None
+    path = TEMPLATE if settings.template == "auto" else Path(settings.template)
+    if not path.is_file():
+        raise BootstrapError(f"--template {path}: no such file. Give a CloudFormation template, or none.")
+    return path
 
 
 def apply_template(caller: Caller, template: Path = TEMPLATE) -> dict[str, str]:
@@ -91,11 +105,14 @@ def apply_template(caller: Caller, template: Path = TEMPLATE) -> dict[str, str]:
     request = {
         "StackName": STACK,
         "TemplateBody": template.read_text(encoding="utf-8"),
-        # The emulator below does not know AWS::HealthImaging::Datastore; the data store is made by API instead.
-        "Parameters.member.1.ParameterKey": "CreateDataStore",
-        "Parameters.member.1.ParameterValue": "false",
         "Capabilities.member.1": "CAPABILITY_NAMED_IAM",
     }
+    if template == TEMPLATE:
+        # The emulator below does not know AWS::HealthImaging::Datastore; the data store is made by API instead.
+        request |= {
+            "Parameters.member.1.ParameterKey": "CreateDataStore",
+            "Parameters.member.1.ParameterValue": "false",
+        }
     stack = _describe(caller)
     if stack is not None and (stack.findtext("StackStatus") or "").startswith(("ROLLBACK", "CREATE_FAILED", "DELETE")):
         caller.query("cloudformation", VERSION, "DeleteStack", StackName=STACK)
@@ -106,7 +123,7 @@ def apply_template(caller: Caller, template: Path = TEMPLATE) -> dict[str, str]:
         caller.query("cloudformation", VERSION, "CreateStack" if stack is None else "UpdateStack", **request)
     except CallError as error:
         if "No updates are to be performed" not in error.message:
-            raise BootstrapError(f"infra/template.yaml was refused: {error.message}") from error
+            raise BootstrapError(f"The template was refused: {error.message}") from error
     stack = _settled(caller)
     return {o.findtext("OutputKey") or "": o.findtext("OutputValue") or "" for o in stack.findall(".//Outputs/member")}
 
@@ -126,7 +143,7 @@ def environment(settings: LocalSettings, port: int, outputs: dict[str, str], dat
         "AWS_REGION": settings.region,
         "AWS_DEFAULT_REGION": settings.region,
         "AWS_EC2_METADATA_DISABLED": "true",
-        **{name: outputs[key] for key, name in OUTPUT_NAMES.items()},
+        **{OUTPUT_NAMES.get(key, f"STACK_{key}"): value for key, value in outputs.items()},
         "AHI_DATASTORE_ID": datastore_id,
     }
 

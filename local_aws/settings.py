@@ -62,6 +62,8 @@ class LocalSettings:
     empty_result_files: bool = False
     # Whether GetImageSet still answers after a delete (state DELETED) or says ResourceNotFound.
     get_deleted: bool = True
+    # CloudFormation template to apply at start: a path, "none", or "auto" for infra/template.yaml of a checkout.
+    template: str = "auto"
     # Faults that are set from the start, a JSON list as the control API takes them.
     faults: str = ""
     # Seconds for which an image set is LOCKED by an update, a copy or a delete, a data store CREATING or DELETING.
@@ -139,12 +141,13 @@ def _cast(name: str, kind: str, text: str) -> object:
     return text
 
 
-def load(home: Path, port: int) -> LocalSettings:
+def load(home: Path, port: int, template: str | None = None) -> LocalSettings:
     """Settings for this process.
 
     Args:
         home: State folder of the deployment.
         port: Loopback port, 0 for a free one.
+        template: What the command line says of the template; it wins over the environment.
 
     Returns:
         The settings, each from its variable or its default.
@@ -157,6 +160,8 @@ def load(home: Path, port: int) -> LocalSettings:
         for f in fields(LocalSettings)
         if f.name not in {"home", "port"} and os.environ.get(PREFIX + f.name.upper())
     }
+    if template is not None:
+        given["template"] = template
     settings = LocalSettings(home=home.resolve(), port=port, **given)  # type: ignore[arg-type]
     if settings.faults:
         try:

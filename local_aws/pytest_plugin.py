@@ -1,0 +1,115 @@
+"""Fixtures for the tests of any project: `pytest -p local_aws.pytest_plugin`, or `pytest_plugins` in a conftest.py.
+
+    pytest_plugins = ["local_aws.pytest_plugin"]
+
+    def test_my_importer(health_imaging):
+        outcome = health_imaging.import_files({"a.dcm": Path("a.dcm").read_bytes()})
+        assert outcome["numberOfImportedFiles"] == 1
+
+Belongs here: fixtures. Does not belong here: starting a server without pytest (`stack.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from local_aws.stack import Stack, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROLE = "arn:aws:iam::123456789012:role/any"
+
+
+@dataclass(frozen=True)
+class HealthImaging:
+    """A data store of a test's own.
+
+    Attributes:
+        stack: The server: faults, clock, log of calls, clients of other services.
+        client: boto3's `medical-imaging`.
+        datastore_id: The data store, empty and ACTIVE.
+        bucket: An S3 bucket for input and output of import jobs.
+    """
+
+    stack: Stack
+    client: Any
+    datastore_id: str
+    bucket: str
+
+    def start_import(self, files: dict[str, bytes]) -> str:
+        """Put files into S3 and start an import job over them. Returns its id."""
+        s3, prefix = self.stack.client("s3"), uuid.uuid4().hex
+        for name, body in files.items():
+            s3.put_object(Bucket=self.bucket, Key=f"{prefix}/{name}", Body=body)
+        answer = self.client.start_dicom_import_job(
+            datastoreId=self.datastore_id,
+            dataAccessRoleArn=ROLE,
+            inputS3Uri=f"s3://{self.bucket}/{prefix}/",
+            outputS3Uri=f"s3://{self.bucket}/results/",
+        )
+        return str(answer["jobId"])
+
+    def wait_for_job(self, job_id: str) -> dict[str, Any]:
+        """Properties of a job, once it has ended."""
+
+        def ended() -> Any:
+            answer = self.client.get_dicom_import_job(datastoreId=self.datastore_id, jobId=job_id)
+            return answer["jobProperties"] if answer["jobProperties"]["jobStatus"] in {"COMPLETED", "FAILED"} else None
+
+        return dict(wait_for(ended, seconds=60.0, what=f"import job {job_id}"))
+
+    def import_files(self, files: dict[str, bytes]) -> dict[str, Any]:
+        """Import files and wait; returns `jobSummary` of the manifest."""
+        job = self.wait_for_job(self.start_import(files))
+        bucket, _, folder = job["outputS3Uri"].removeprefix("s3://").partition("/")
+        found = self.stack.client("s3").get_object(Bucket=bucket, Key=f"{folder}job-output-manifest.json")
+        return dict(json.loads(found["Body"].read())["jobSummary"])
+
+    def image_set_ids(self) -> list[str]:
+        """Every image set of the data store."""
+        pages = self.client.get_paginator("search_image_sets").paginate(datastoreId=self.datastore_id)
+        return [item["imageSetId"] for page in pages for item in page["imageSetsMetadataSummaries"]]
+
+
+@pytest.fixture(scope="session")
+def local_aws_settings() -> dict[str, str]:
+    """Switches of the server. Override it: a fixture of the same name in a conftest.py."""
+    return {"rate_limits": "off"}
+
+
+@pytest.fixture(scope="session")
+def local_aws_stack(tmp_path_factory: pytest.TempPathFactory, local_aws_settings: dict[str, str]) -> Iterator[Stack]:
+    """One server for the whole session, on a free port, with its state in a temporary folder."""
+    with Stack(tmp_path_factory.mktemp("local-aws"), settings=local_aws_settings) as stack:
+        yield stack
+
+
+@pytest.fixture
+def local_aws_environment(local_aws_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`boto3.client(...)` without any argument reaches the server, during this test."""
+    for name, value in local_aws_stack.variables().items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def health_imaging(local_aws_stack: Stack, local_aws_environment: None) -> Iterator[HealthImaging]:  # noqa: ARG001
+    """An empty data store for one test; no faults before and after it."""
+    local_aws_stack.reset()
+    client = local_aws_stack.client("medical-imaging")
+    datastore_id = client.create_datastore(datastoreName="test")["datastoreId"]
+
+    def active() -> bool:
+        answer = client.get_datastore(datastoreId=datastore_id)["datastoreProperties"]
+        return bool(answer["datastoreStatus"] == "ACTIVE")
+
+    wait_for(active, what="the data store")
+    bucket = f"test-{datastore_id[:12]}"
+    local_aws_stack.client("s3").create_bucket(Bucket=bucket)
+    yield HealthImaging(local_aws_stack, client, datastore_id, bucket)
+    local_aws_stack.reset()

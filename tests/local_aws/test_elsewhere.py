@@ -1,0 +1,98 @@
+"""The emulator in another project: from another folder, without our template, with plain boto3 and pytest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.local_aws.conftest import make_object
+
+CONFTEST = """
+pytest_plugins = ["local_aws.pytest_plugin"]
+"""
+TESTS = """
+import boto3, gzip, json, os, pathlib, pytest
+
+FILES = {"a.dcm": pathlib.Path("a.dcm").read_bytes(), "broken": b"?"}
+
+
+def test_plain_boto3_imports_and_reads(health_imaging):
+    summary = health_imaging.import_files(FILES)
+    assert (summary["numberOfScannedFiles"], summary["numberOfImportedFiles"]) == (2, 1)
+    [found] = health_imaging.image_set_ids()
+    client = boto3.client("medical-imaging")
+    answer = client.get_image_set_metadata(datastoreId=health_imaging.datastore_id, imageSetId=found)
+    assert json.loads(gzip.decompress(answer["imageSetMetadataBlob"].read()))["ImageSetID"] == found
+
+
+def test_every_test_has_a_data_store_of_its_own(health_imaging):
+    assert health_imaging.image_set_ids() == []
+    assert not [name for name in os.environ if name.startswith("AHI_")]
+
+
+def test_trouble_and_time(health_imaging):
+    stack = health_imaging.stack
+    stack.fault("slow_jobs", seconds=86400)
+    job = health_imaging.start_import(FILES)
+    assert health_imaging.client.get_dicom_import_job(
+        datastoreId=health_imaging.datastore_id, jobId=job)["jobProperties"]["jobStatus"] != "COMPLETED"
+    while not stack.calls("GetDICOMImportJob") or health_imaging.client.get_dicom_import_job(
+        datastoreId=health_imaging.datastore_id, jobId=job)["jobProperties"]["jobStatus"] == "SUBMITTED":
+        pass
+    stack.advance(86400)
+    assert health_imaging.wait_for_job(job)["jobStatus"] == "COMPLETED"
+"""
+
+
+def test_another_project_tests_against_it(tmp_path):
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_it.py").write_text(TESTS)
+    (tmp_path / "a.dcm").write_bytes(make_object())
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "3 passed" in ended.stdout, ended.stdout + ended.stderr
+
+
+def test_help_teaches():
+    ended = subprocess.run(
+        [sys.executable, "-m", "local_aws", "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    for word in ("--template", "stack.env", "LOCAL_AWS_RATE_LIMITS", "_local_aws", "search-image-sets", "pytest"):
+        assert word in ended.stdout
+
+
+def test_the_template_of_another_project_is_applied(make_aws_stack, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "Resources: {B: {Type: 'AWS::S3::Bucket', Properties: {BucketName: mine}}}\n"
+        "Outputs: {MyBucket: {Value: !Ref B}}\n"
+    )
+    stack = make_aws_stack(LOCAL_AWS_TEMPLATE=str(path))
+    assert stack.env["STACK_MyBucket"] == "mine"
+    stack.client("s3").head_bucket(Bucket="mine")
+
+
+@pytest.mark.parametrize("template", ["no-such.yaml", ""])
+def test_a_template_that_is_missing_is_one_clear_sentence(tmp_path, template):
+    ended = subprocess.run(
+        [sys.executable, "-m", "local_aws", "--home", str(tmp_path), "--port", "0", "--template", template],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "--template" in ended.stderr
+    assert ended.stderr.count("\n") == 1
