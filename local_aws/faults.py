@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
+import signal
 import threading
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -240,6 +242,25 @@ class HoldJobs(Fault):
 
 
 @dataclass
+class KillServer(Fault):
+    """The process is gone as by SIGKILL when an import comes to `point`, the first time or `after` so many times.
+
+    The points: `read` (an object is read), `document` (a document is written), `results` (the result files are in S3,
+    the transaction is to come), `committed` (the transaction is done, the events are to come).
+    """
+
+    kind = "kill_server"
+    times: int | None = 1
+    point: str = "committed"
+    after: int = 0
+
+    def check(self) -> None:
+        """Refuse a point that imports do not have."""
+        if self.point not in {"read", "document", "results", "committed"}:
+            raise FaultError("kill_server: point is read, document, results or committed.")
+
+
+@dataclass
 class LockMetadata(Fault):
     """GetImageSetMetadata answers ConflictException, as it may shortly after an import."""
 
@@ -286,7 +307,7 @@ KINDS: dict[str, type[Fault]] = {
         *(DropEvents, DuplicateEvents, DelayEvents, ShuffleEvents),
         *(Throttle, LoseResponse, FailCall, LockMetadata),
         *(FailJob, FailFiles, LateManifest, HoldJobs, StuckJobs, SlowJobs),
-        *(FailChange, LagSearch, FailDatastore),
+        *(FailChange, LagSearch, FailDatastore, KillServer),
     )
 }
 F = TypeVar("F", bound=Fault)
@@ -343,6 +364,17 @@ class Faults:
         """Whether a fault of this kind is set."""
         with self._lock:
             return any(isinstance(fault, cls) for fault in self._set.values())
+
+    def reach(self, point: str) -> None:
+        """An import came to a point of its work; a fault may end the process there."""
+        if not self._set:
+            return
+        with self._lock:
+            for name, fault in self._set.items():
+                if isinstance(fault, KillServer) and fault.point == point:
+                    self._calls[name] += 1
+                    if self._calls[name] > fault.after:
+                        os.kill(os.getpid(), signal.SIGKILL)
 
     def failing(self, operation: str, when: str) -> FailCall | None:
         """The fault by which a call fails before or after its work, or None. Counts the call."""

@@ -244,6 +244,7 @@ class Imports:
         """Every object as an instance into `gathered`; those that are none go to `results`."""
         load_libraries()
         for item, body in source.bodies(objects):
+            self._faults.reach("read")
             if isinstance(body, CallError):
                 results.fail(item.key, f"Object could not be read from S3: {body.code}")
                 continue
@@ -333,7 +334,9 @@ class Imports:
             for change in touched:
                 head = change.head
                 self._store.write_document(head.datastore_id, head.id, head.version, change.draft.pack())
+                self._faults.reach("document")
             before_commit(touched)
+            self._faults.reach("results")
             with self._store.transaction():
                 for change in touched:
                     self._store.put_image_set(change.head)
@@ -351,6 +354,7 @@ class Imports:
             self._store.discard_pending_documents()
             raise
         writer.keep()
+        self._faults.reach("committed")
         return touched, numbers
 
     def _locked(self, datastore_id: str, groups: list[Group]) -> bool:
