@@ -17,6 +17,7 @@ from local_aws.s3_gaps import ranged
 
 if TYPE_CHECKING:
     from local_aws.control import Control
+    from local_aws.dicomweb.routes import DicomWeb
     from local_aws.faults import Faults
     from local_aws.healthimaging.service import HealthImaging
     from local_aws.sqs_gaps import SqsGaps
@@ -134,6 +135,7 @@ class LocalAws:
         self.ministack = ministack
         self.log = log
         self.health_imaging: HealthImaging | None = None
+        self.dicom_web: DicomWeb | None = None
         self.control: Control | None = None
         self.sqs_gaps: SqsGaps | None = None
         self.faults: Faults | None = None
@@ -152,6 +154,10 @@ class LocalAws:
         account, region, service = _scope_of(scope)
         started = time.time()
         source = "inside" if scope["client"] and scope["client"][1] == 0 else "outside"
+        if self.dicom_web and self.dicom_web.takes(scope, service):
+            operation, status, size = await self.dicom_web.answer(scope, receive, send)
+            self.log.add("medical-imaging", operation, started, status, size, source)
+            return
         if not service and _imaging_host(scope):
             await respond(send, 403, *UNSIGNED)
             return

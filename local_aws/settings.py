@@ -95,6 +95,18 @@ class LocalSettings:
     jpeg_2000_content_type: str = "image/j2c"
     # Transcoded frames kept in memory.
     frame_cache_bytes: int = 64 * 2**20
+    # DICOMweb: status of a search that finds nothing, 200 with an empty list or 204.
+    dicomweb_empty_status: int = 200
+    # A search key that the developer guide does not list: "refuse" (400) or "ignore" (with a Warning header).
+    dicomweb_unknown_keys: str = "refuse"
+    # "open": nobody needs to sign; "required": SigV4, or a bearer token on a data store with a Lambda authorizer.
+    dicomweb_auth: str = "open"
+    # Bearer tokens that are valid, separated by commas; "*": any.
+    dicomweb_tokens: str = "*"
+    # Origin that browsers may call from; "none": no CORS headers.
+    cors_origin: str = "*"
+    # "Up to 1GB of DICOM data per request".
+    max_stow_bytes: int = 2**30
     services: str = field(default="s3,sqs,sns,events,sts,iam,kms,cloudformation,logs")
 
     @property

@@ -23,6 +23,9 @@ RATES: dict[str, tuple[float, float]] = {
     "ListImageSetVersions": (25, 50),
     "GetImageSetMetadata": (50, 100),
     "GetImageFrame": (1000, 2000),
+    **dict.fromkeys(
+        ("GetDICOMInstance", "GetDICOMInstanceMetadata", "GetDICOMInstanceFrames", "GetDICOMSeriesMetadata"), (50, 100)
+    ),
     "UpdateImageSetMetadata": (0.25, 1),
     "CopyImageSet": (0.25, 1),
     "DeleteImageSet": (0.25, 1),

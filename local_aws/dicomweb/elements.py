@@ -1,0 +1,176 @@
+"""The metadata document as DICOM data elements: tag, value representation, values.
+
+Belongs here: what the document leaves out because its keys are keywords. Does not belong here: a wire form
+(`json_model.py`, `part10.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from local_aws.healthimaging.values import BINARY, NUMERIC
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+Document = dict[str, Any]
+PIXEL_DATA = 0x7FE00010
+PIXELS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
+# File meta information belongs to a file, not to a data set.
+FILE_META = 0x0002
+WHOLE_NUMBERS = frozenset({"US", "SS", "UL", "SL", "UV", "SV"})
+
+
+@dataclass(frozen=True)
+class Element:
+    """One data element.
+
+    Attributes:
+        tag: Group << 16 | element.
+        vr: Value representation, two letters.
+        values: Values: text, numbers, one `bytes` for a binary one, lists of elements for items of a sequence.
+            Empty when the element is.
+    """
+
+    tag: int
+    vr: str
+    values: list[Any]
+
+
+@lru_cache(maxsize=16384)
+def tag_of(key: str) -> int | None:
+    """Tag of a keyword or of eight hexadecimal digits; None for anything else."""
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(key)
+    if tag is not None:
+        return int(tag)
+    if len(key) != 8:  # noqa: PLR2004 -- GGGGEEEE
+        return None
+    try:
+        return int(key, 16)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=16384)
+def dictionary_vr(tag: int) -> str:
+    """VR of the dictionary, such as `US or SS`; empty for what it does not know."""
+    from pydicom.datadict import dictionary_VR
+
+    try:
+        return str(dictionary_VR(tag))
+    except KeyError:
+        return ""
+
+
+@lru_cache(maxsize=16384)
+def keyword_of(tag: int) -> str:
+    """Key of an attribute in the document: its keyword, or eight hexadecimal digits."""
+    from local_aws.healthimaging.values import name
+
+    return name(tag)
+
+
+def merged(document: Document, series_uid: str, sop_uid: str) -> dict[str, Any]:
+    """All attributes of one instance, those of its patient, study and series included."""
+    series = document["Study"]["Series"][series_uid]
+    out: dict[str, Any] = {}
+    for level in (document["Patient"], document["Study"], series, series["Instances"][sop_uid]):
+        out.update(level.get("DICOM") or {})
+    return out
+
+
+def elements(values: Mapping[str, Any], private: Mapping[str, str], *, signed: bool = False) -> list[Element]:
+    """Data elements in tag order, without file meta information and without pixels.
+
+    Args:
+        values: Attributes by keyword or tag, as the document has them.
+        private: VRs of attributes that the dictionary does not know (`DICOMVRs`).
+        signed: Whether pixel values are, which decides between US and SS.
+    """
+    if "PixelRepresentation" in values:
+        signed = values["PixelRepresentation"] == 1
+    out = []
+    for key, value in values.items():
+        tag = tag_of(key)
+        if tag is None or tag >> 16 == FILE_META or tag in PIXELS:
+            continue
+        out.append(_element(tag, private.get(key, ""), value, private, signed=signed))
+    out.sort(key=lambda e: e.tag)
+    return out
+
+
+def _element(tag: int, declared: str, value: Any, private: Mapping[str, str], *, signed: bool) -> Element:
+    given = [] if value is None else value if isinstance(value, list) else [value]
+    vr = _vr(tag, declared, given, signed=signed)
+    if vr == "SQ":
+        items = [elements(item, private, signed=signed) for item in given if isinstance(item, dict)]
+        return Element(tag, vr, items)
+    if vr in BINARY:
+        raw = _binary(given)
+        return Element(tag, vr, [raw] if raw else [])
+    return Element(tag, *_fitting(vr, given))
+
+
+def _vr(tag: int, declared: str, given: list[Any], *, signed: bool) -> str:
+    """The dictionary's VR; where it leaves a choice, or knows nothing, the values decide."""
+    if any(isinstance(v, dict) for v in given):
+        return "SQ"
+    known = dictionary_vr(tag)
+    if not known and tag >> 16 & 1 and 0x10 <= (tag & 0xFFFF) <= 0xFF:  # noqa: PLR2004 -- private creators
+        return "LO"
+    vr = declared or known or _guess(given)
+    if " or " not in vr:
+        return vr
+    if given and isinstance(given[0], str):
+        return "OW"
+    if "SS" in vr and (signed or any(isinstance(v, int) and v < 0 for v in given)):
+        return "SS"
+    return "US" if "US" in vr else "OW"
+
+
+def _guess(given: list[Any]) -> str:
+    """For private elements inside sequences, whose VR the document does not say."""
+    if any(isinstance(v, float) for v in given):
+        return "FD"
+    if any(isinstance(v, int) for v in given):
+        return "SL" if min(given) < 0 else "UL"
+    if any(_binary([v]) == b"" for v in given):
+        return "LO" if max(len(str(v)) for v in given) <= 64 else "UT"  # noqa: PLR2004 -- longest LO
+    return "UN"
+
+
+def _binary(given: list[Any]) -> bytes:
+    """Bytes behind base64; none when it is not base64."""
+    if not given or not isinstance(given[0], str):
+        return b""
+    try:
+        return base64.b64decode(given[0], validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _fitting(vr: str, given: list[Any]) -> tuple[str, list[Any]]:
+    """Values in the type of their VR. An object may disagree with the dictionary; then its text is kept as it is."""
+    if vr in NUMERIC:
+        kind = int if vr in WHOLE_NUMBERS else float
+        try:
+            return vr, [None if v is None else kind(v) for v in given]
+        except (TypeError, ValueError):
+            vr = "UN" if any(isinstance(v, dict) for v in given) else "UC"
+    return vr, ["" if v is None else str(v) for v in given]
+
+
+def walk(items: list[Element], path: str = "") -> Iterator[tuple[str, Element]]:
+    """Every element with its path, such as `00081140[0].00081155`; sequences before their items."""
+    for element in items:
+        here = f"{path}{element.tag:08X}"
+        yield here, element
+        if element.vr == "SQ":
+            for index, item in enumerate(element.values):
+                yield from walk(item, f"{here}[{index}].")

@@ -1,0 +1,270 @@
+"""The DICOMweb endpoint: from a request to an answer.
+
+Belongs here: paths, who may call, rates and faults of calls, and the table of resources. Does not belong here: what a
+resource answers (`search.py`, `retrieve.py`, `stow.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from local_aws.app import respond
+from local_aws.dicomweb import access
+from local_aws.dicomweb.errors import DicomWebError, bad_request, not_found
+from local_aws.dicomweb.media import JSON
+from local_aws.dicomweb.query import pairs, parse
+from local_aws.dicomweb.retrieve import check_json
+from local_aws.faults import LoseResponse
+from local_aws.protocol.errors import ServiceError
+
+if TYPE_CHECKING:
+    from local_aws.app import Receive, Scope, Send
+    from local_aws.dicomweb.errors import Answer
+    from local_aws.dicomweb.retrieve import Retrieval
+    from local_aws.dicomweb.search import Search
+    from local_aws.dicomweb.stow import Storing
+    from local_aws.faults import Faults
+    from local_aws.healthimaging.datastores import Datastores
+    from local_aws.healthimaging.limits import Limits
+    from local_aws.settings import LocalSettings
+
+log = logging.getLogger(__name__)
+
+HOST = "dicom-medical-imaging."
+_OURS = re.compile(r"/datastore/([0-9a-z]{32})/(?:studies|series|instances)(?:/.*)?")
+_STUDY, _SERIES = "/studies/(?P<StudyInstanceUID>[^/]+)", "/series/(?P<SeriesInstanceUID>[^/]+)"
+_INSTANCE = f"{_STUDY}{_SERIES}/instances/(?P<SOPInstanceUID>[^/]+)"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One resource: method, path, the operation it is called by, what answers it."""
+
+    method: str
+    path: re.Pattern[str]
+    operation: str
+    kind: str
+
+
+def _route(method: str, path: str, operation: str, kind: str) -> Route:
+    return Route(method, re.compile(path), operation, kind)
+
+
+ROUTES = (
+    _route("GET", "/studies", "SearchDICOMStudies", "study"),
+    _route("GET", f"{_STUDY}/series", "SearchDICOMSeries", "series"),
+    _route("GET", "/series", "SearchDICOMAllSeries", "series"),
+    _route("GET", f"{_STUDY}{_SERIES}/instances", "SearchDICOMInstances", "instance"),
+    _route("GET", f"{_STUDY}/instances", "SearchDICOMStudyInstances", "instance"),
+    _route("GET", "/instances", "SearchDICOMAllInstances", "instance"),
+    _route("GET", f"{_STUDY}{_SERIES}/metadata", "GetDICOMSeriesMetadata", "metadata"),
+    _route("GET", f"{_INSTANCE}/metadata", "GetDICOMInstanceMetadata", "metadata"),
+    _route("GET", _INSTANCE, "GetDICOMInstance", "object"),
+    _route("GET", f"{_INSTANCE}/frames/(?P<FrameList>[^/]+)", "GetDICOMInstanceFrames", "frames"),
+    _route("GET", f"{_INSTANCE}/bulkdata/(?P<BulkData>[^/]+)", "GetDICOMBulkdata", "bulkdata"),
+    _route("POST", "/studies", "StoreDICOM", "store"),
+    _route("POST", _STUDY, "StoreDICOMStudy", "store"),
+)
+_UID = re.compile(r"[0-9.]{1,256}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, its body read."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes
+    scheme: str = "http"
+
+    @property
+    def base(self) -> str:
+        """URL of the data store, as the client sees it."""
+        found = _OURS.fullmatch(self.path)
+        return f"{self.scheme}://{self.headers.get('host', 'localhost')}/datastore/{found[1] if found else ''}"
+
+
+class DicomWeb:
+    """Answers DICOMweb requests."""
+
+    def __init__(
+        self,
+        settings: LocalSettings,
+        datastores: Datastores,
+        search: Search,
+        retrieval: Retrieval,
+        storing: Storing,
+        limits: Limits,
+        faults: Faults,
+    ) -> None:
+        self._settings = settings
+        self._datastores = datastores
+        self._search = search
+        self._retrieval = retrieval
+        self._storing = storing
+        self._limits = limits
+        self._faults = faults
+
+    @staticmethod
+    def takes(scope: Scope, service: str) -> bool:
+        """Whether a request is DICOMweb's: by its host, or by its path when no other service signed it."""
+        host = next((v for k, v in scope["headers"] if k == b"host"), b"").decode("latin-1")
+        return host.startswith(HOST) or (
+            service in {"", "medical-imaging"} and _OURS.fullmatch(scope["path"]) is not None
+        )
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int, int]:
+        """Answer one request.
+
+        Returns:
+            Operation, status and size of the body, for the log of calls.
+        """
+        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        query = scope.get("query_string", b"").decode("latin-1")
+        raw_path = (scope.get("raw_path") or scope["path"].encode()).split(b"?")[0].decode("latin-1")
+        body = await _body(receive, headers, self._settings.max_stow_bytes)
+        request = Request(scope["method"], raw_path, query, headers, body or b"", scope.get("scheme", "http"))
+        if body is None:
+            text = f"A request stores up to {self._settings.max_stow_bytes} bytes."
+            operation, found = "StoreDICOM", DicomWebError(413, "PayloadTooLargeException", text).answer()
+        else:
+            operation, found = await asyncio.to_thread(self.handle, request)
+        status, answer_headers, content = found
+        answer_headers = answer_headers | access.cors(self._settings, headers)
+        if request.method == "HEAD":
+            await _head(send, status, answer_headers, len(content))
+        else:
+            await respond(send, status, answer_headers, content)
+        return operation, status, len(content)
+
+    def handle(self, request: Request) -> tuple[str, Answer]:
+        """Operation and answer of a request; a wrong one gets an error in JSON, never an exception."""
+        operation = ""
+        try:
+            if request.method == "OPTIONS":
+                return "Preflight", (204, {"Allow": access.METHODS}, b"")
+            route, path = _match(request)
+            operation = route.operation
+            return operation, self._checked(route, path, request)
+        except DicomWebError as error:
+            return operation, error.answer()
+        except ServiceError as error:
+            statuses = {"ResourceNotFoundException": 404, "ConflictException": 409, "ThrottlingException": 429}
+            return operation, DicomWebError(statuses.get(error.code, 400), error.code, error.message).answer()
+        except Exception:
+            log.exception("%s broke", operation)
+            return operation, _broken().answer()
+
+    def _checked(self, route: Route, path: dict[str, str], request: Request) -> Answer:
+        line = f"{request.method} {request.path}?{request.query}".encode()
+        throttled = self._faults.throttled("medical-imaging", route.operation, line + request.body)
+        if throttled or not self._limits.allow(route.operation):
+            raise DicomWebError(429, "ThrottlingException", "Rate exceeded")
+        found = _OURS.fullmatch(request.path)
+        datastore_id = found[1] if found else ""
+        datastore = self._datastores.row(datastore_id)
+        if datastore["status"] != "ACTIVE":
+            raise not_found(f"Data store {datastore_id} is not active.")
+        access.check(self._settings, datastore, request.headers, request.query)
+        answer = self._act(route, datastore_id, path, request)
+        if self._faults.take(LoseResponse, lambda fault: fault.operation == route.operation):
+            raise _broken()
+        return answer
+
+    def _act(self, route: Route, datastore_id: str, path: dict[str, str], request: Request) -> Answer:
+        accept = request.headers.get("accept", "")
+        if route.kind in {"study", "series", "instance"}:
+            return self._found(route.kind, datastore_id, path, request)
+        if route.kind == "store":
+            check_json(accept)
+            uid = path.get("StudyInstanceUID", "")
+            return self._storing.store(datastore_id, uid, request.headers, request.body, request.base)
+        image_set_id = dict(pairs(request.query)).get("imageSetId", "")
+        if route.kind == "metadata":
+            return self._retrieval.metadata(datastore_id, path, image_set_id, accept, request.base)
+        actions = {
+            "object": self._retrieval.instance,
+            "frames": self._retrieval.frames,
+            "bulkdata": self._retrieval.bulk_data,
+        }
+        return actions[route.kind](datastore_id, path, image_set_id, accept)
+
+    def _found(self, level: str, datastore_id: str, path: dict[str, str], request: Request) -> Answer:
+        import json
+
+        check_json(request.headers.get("accept", ""))
+        query = parse(level, request.query, ignore_unknown=self._settings.dicomweb_unknown_keys == "ignore")
+        results = self._search.find(level, datastore_id, path, query, request.base)
+        headers = {"Content-Type": JSON}
+        if query.ignored:
+            # The wording of PS3.18, 8.3.4.
+            headers["Warning"] = (
+                f'299 {request.headers.get("host", "")}: "These keys are not supported: {_listed(query.ignored)}"'
+            )
+        if not results and self._settings.dicomweb_empty_status == 204:  # noqa: PLR2004
+            return 204, headers, b""
+        return 200, headers, json.dumps(results, separators=(",", ":")).encode()
+
+
+def _listed(keys: list[str]) -> str:
+    return ", ".join(re.sub(r"[^A-Za-z0-9.]", "", k)[:64] for k in keys[:20])
+
+
+def _broken() -> DicomWebError:
+    return DicomWebError(500, "InternalServerException", "Internal server error")
+
+
+def _match(request: Request) -> tuple[Route, dict[str, str]]:
+    """The resource of a request, and the parameters of its path.
+
+    Raises:
+        DicomWebError: There is none, not with this method, or a UID is none.
+    """
+    if not _OURS.fullmatch(request.path):
+        raise not_found("DICOMweb resources are under /datastore/{datastoreId}/studies, /series and /instances.")
+    path = request.path.split("/", 3)[3].rstrip("/")
+    method = "GET" if request.method == "HEAD" else request.method
+    found = [(r, m) for r in ROUTES if (m := r.path.fullmatch(f"/{path}"))]
+    if not found:
+        raise not_found("HealthImaging has no such DICOMweb resource. See 'Using DICOMweb with AWS HealthImaging'.")
+    for route, match in found:
+        if route.method == method:
+            values = {k: unquote(v) for k, v in match.groupdict().items()}
+            for name, value in values.items():
+                if name.endswith("UID") and not _UID.fullmatch(value):
+                    raise bad_request(f"{name} must be a UID.")
+            return route, values
+    raise DicomWebError(405, "MethodNotAllowedException", f"Allowed here: {', '.join(r.method for r, _ in found)}.")
+
+
+async def _body(receive: Receive, headers: dict[str, str], most: int) -> bytes | None:
+    """The body of a request; None when it is too large, and then not all of it is read."""
+    declared = headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most:
+        return None
+    chunks, size, more = [], 0, True
+    while more and size <= most:
+        message = await receive()
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        more = message.get("more_body", False) and message["type"] == "http.request"
+    return b"".join(chunks) if size <= most else None
+
+
+async def _head(send: Send, status: int, headers: dict[str, Any], length: int) -> None:
+    pairs_ = [(k.lower().encode(), v.encode("latin-1")) for k, v in headers.items()]
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*pairs_, (b"content-length", str(length).encode())],
+        }
+    )
+    await send({"type": "http.response.body", "body": b""})
