@@ -154,16 +154,16 @@ class LocalAws:
         account, region, service = _scope_of(scope)
         started = time.time()
         source = "inside" if scope["client"] and scope["client"][1] == 0 else "outside"
-        if self.dicom_web and self.dicom_web.takes(scope, service):
-            operation, status, size = await self.dicom_web.answer(scope, receive, send)
-            self.log.add("medical-imaging", operation, started, status, size, source)
+        dicom_web = self.dicom_web if self.dicom_web and self.dicom_web.takes(scope, service) else None
+        if dicom_web or (service == "medical-imaging" and self.health_imaging):
+            if dicom_web:
+                name, status, size = await dicom_web.answer(scope, receive, send)
+            else:
+                name, status, size = await self._imaging(scope, receive, send, account, region)
+            self.log.add("medical-imaging", name, started, status, size, source)
             return
         if not service and _imaging_host(scope):
             await respond(send, 403, *UNSIGNED)
-            return
-        if service == "medical-imaging" and self.health_imaging:
-            name, status, size = await self._imaging(scope, receive, send, account, region)
-            self.log.add(service, name, started, status, size, source)
             return
         operation = _operation(scope, service)
         if source == "outside" and self.faults and (refusal := self.faults.refuse(service, operation, scope)):

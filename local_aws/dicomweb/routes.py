@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from local_aws.app import respond
+from local_aws.app import read_body, respond
 from local_aws.dicomweb import access
 from local_aws.dicomweb.errors import DicomWebError, bad_request, not_found
 from local_aws.dicomweb.media import JSON
@@ -82,13 +82,13 @@ class Request:
     query: str
     headers: dict[str, str]
     body: bytes
-    scheme: str = "http"
+    server: str = ""
 
     @property
     def base(self) -> str:
         """URL of the data store, as the client sees it."""
         found = _OURS.fullmatch(self.path)
-        return f"{self.scheme}://{self.headers.get('host', 'localhost')}/datastore/{found[1] if found else ''}"
+        return f"{self.server}/datastore/{found[1] if found else ''}"
 
 
 class DicomWeb:
@@ -129,10 +129,13 @@ class DicomWeb:
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         query = scope.get("query_string", b"").decode("latin-1")
         raw_path = (scope.get("raw_path") or scope["path"].encode()).split(b"?")[0].decode("latin-1")
-        body = await _body(receive, headers, self._settings.max_stow_bytes)
-        request = Request(scope["method"], raw_path, query, headers, body or b"", scope.get("scheme", "http"))
+        most = self._settings.max_stow_bytes
+        declared = headers.get("content-length", "")
+        too_long = declared.isdecimal() and int(declared) > most
+        body = None if too_long else await read_body(receive, most)
+        request = Request(scope["method"], raw_path, query, headers, body or b"", _server(scope, headers))
         if body is None:
-            text = f"A request stores up to {self._settings.max_stow_bytes} bytes."
+            text = f"A request stores up to {most} bytes."
             operation, found = "StoreDICOM", DicomWebError(413, "PayloadTooLargeException", text).answer()
         else:
             operation, found = await asyncio.to_thread(self.handle, request)
@@ -213,6 +216,14 @@ class DicomWeb:
         return 200, headers, json.dumps(results, separators=(",", ":")).encode()
 
 
+def _server(scope: Scope, headers: dict[str, str]) -> str:
+    """Scheme, host and port under which the client reached us."""
+    host = headers.get("host", "")
+    if host in {"", "localhost", "127.0.0.1"}:  # dicomweb-client leaves the port out
+        host = f"{host or '127.0.0.1'}:{scope['server'][1]}"
+    return f"{scope.get('scheme', 'http')}://{host}"
+
+
 def _listed(keys: list[str]) -> str:
     return ", ".join(re.sub(r"[^A-Za-z0-9.]", "", k)[:64] for k in keys[:20])
 
@@ -242,20 +253,6 @@ def _match(request: Request) -> tuple[Route, dict[str, str]]:
                     raise bad_request(f"{name} must be a UID.")
             return route, values
     raise DicomWebError(405, "MethodNotAllowedException", f"Allowed here: {', '.join(r.method for r, _ in found)}.")
-
-
-async def _body(receive: Receive, headers: dict[str, str], most: int) -> bytes | None:
-    """The body of a request; None when it is too large, and then not all of it is read."""
-    declared = headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > most:
-        return None
-    chunks, size, more = [], 0, True
-    while more and size <= most:
-        message = await receive()
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        more = message.get("more_body", False) and message["type"] == "http.request"
-    return b"".join(chunks) if size <= most else None
 
 
 async def _head(send: Send, status: int, headers: dict[str, Any], length: int) -> None:
