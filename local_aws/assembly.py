@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING
 from local_aws import bootstrap, fault_forms
 from local_aws.clock import Clock
 from local_aws.control import Control
-from local_aws.dicomweb.documents import Documents
-from local_aws.dicomweb.index import Index
-from local_aws.dicomweb.locate import Locator
-from local_aws.dicomweb.retrieve import Retrieval
-from local_aws.dicomweb.routes import DicomWeb
-from local_aws.dicomweb.search import Search
-from local_aws.dicomweb.stow import Storing
+from local_aws.dicomweb.build import build
 from local_aws.faults import Faults
 from local_aws.healthimaging.copies import Copies
 from local_aws.healthimaging.datastores import Datastores
@@ -93,16 +87,11 @@ class Parts:
         }
         app.health_imaging = HealthImaging(operations, limits, faults)
         app.control = Control(faults, app.log, limits, clock, settings)
-        self._index, app.dicom_web = self._dicomweb(frames, limits, faults)
+        app.dicom_web = self._dicom_web = build(
+            settings, self._store, self._datastores, self._pixels, frames, self._imports, limits, faults, clock
+        )
         app.sqs_gaps = SqsGaps(app.ministack)
         app.faults = faults
-
-    def _dicomweb(self, frames: Frames, limits: Limits, faults: Faults) -> tuple[Index, DicomWeb]:
-        documents = Documents(self._store)
-        index = Index(self._settings.aws_dir / "healthimaging" / "dicomweb.sqlite", self._store, documents)
-        locator = Locator(self._store, documents, self._clock)
-        parts = (Search(index, documents), Retrieval(locator, self._pixels, frames), Storing(self._imports))
-        return index, DicomWeb(self._settings, self._datastores, *parts, limits, faults)
 
     def bootstrap(self, port: int) -> dict[str, str]:
         """Template, data store, unfinished work of the last time. Returns the environment."""
@@ -128,5 +117,5 @@ class Parts:
         self._imports.close()
         self._work.close()
         self._clock.close()
-        self._index.close()
+        self._dicom_web.close()
         self._store.close()

@@ -25,6 +25,7 @@ from local_aws.protocol.errors import ServiceError
 if TYPE_CHECKING:
     from local_aws.app import Receive, Scope, Send
     from local_aws.dicomweb.errors import Answer
+    from local_aws.dicomweb.index import Index
     from local_aws.dicomweb.retrieve import Retrieval
     from local_aws.dicomweb.search import Search
     from local_aws.dicomweb.stow import Storing
@@ -98,6 +99,7 @@ class DicomWeb:
         self,
         settings: LocalSettings,
         datastores: Datastores,
+        index: Index,
         search: Search,
         retrieval: Retrieval,
         storing: Storing,
@@ -106,11 +108,16 @@ class DicomWeb:
     ) -> None:
         self._settings = settings
         self._datastores = datastores
+        self._index = index
         self._search = search
         self._retrieval = retrieval
         self._storing = storing
         self._limits = limits
         self._faults = faults
+
+    def close(self) -> None:
+        """Close the index."""
+        self._index.close()
 
     @staticmethod
     def takes(scope: Scope, service: str) -> bool:
