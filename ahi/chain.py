@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 import sqlalchemy as sa
 
 from ahi import pacing
+from ahi.aws import is_transient
 from ahi.clock import now
+from ahi.errors import Setbacks
 from ahi.index import catalog
 from ahi.index.catalog import JobState
 
@@ -218,16 +220,19 @@ def recover(index: Index, service: Service, *, silent_seconds: float, who: str |
     table = catalog.jobs
     cutoff = now() - dt.timedelta(seconds=silent_seconds)
     found = again = 0
+    setbacks = Setbacks(lambda error: isinstance(error, BackPressureError) or is_transient(error))
     left = table.c.claimed_at <= cutoff
     silent = sa.and_(table.c.state == JobState.CLAIMED, sa.or_(left, table.c.claimed_by == who) if who else left)
     for job in jobs(index, service.name, silent):
-        job_id = service.find(job)
-        if job_id is not None:
-            submitted(index, job, job_id)
-            found += 1
-        else:
-            give_back(index, job, after_seconds=0)
-            again += 1
+        with setbacks.spared():
+            job_id = service.find(job)
+            if job_id is not None:
+                submitted(index, job, job_id)
+                found += 1
+            else:
+                give_back(index, job, after_seconds=0)
+                again += 1
+    setbacks.settle()
     return found, again
 
 

@@ -5,6 +5,40 @@ Does not belong here: what is wrong with one object, which is no error but a row
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 
 class PermanentError(Exception):
     """It would fail in the same way again until a person changes something; the text names what."""
+
+
+class Setbacks:
+    """Errors of single items, kept until every item has had its turn: one bad job must not hold up the others.
+
+    Attributes:
+        first: The error to raise in the end, if any.
+    """
+
+    def __init__(self, ends_all: Callable[[Exception], bool]) -> None:
+        """`ends_all` tells the errors that the next item would meet as well; those are raised at once."""
+        self.first: Exception | None = None
+        self._ends_all = ends_all
+
+    @contextmanager
+    def spared(self) -> Iterator[None]:
+        """The work on one item."""
+        try:
+            yield
+        except Exception as error:
+            if self._ends_all(error):
+                raise
+            self.first = self.first or error
+
+    def settle(self) -> None:
+        """Raise the first error there was."""
+        if self.first is not None:
+            raise self.first

@@ -10,10 +10,10 @@ import datetime as dt
 import json
 import math
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from more_itertools import chunked
 
 from ahi import inbox
 from ahi.clock import now
@@ -22,11 +22,9 @@ from ahi.index import catalog
 from ahi.index.engine import insert_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ahi.pipeline import Pipeline
-
-T = TypeVar("T")
 
 CHUNK = 1_000
 """Findings in one inbox batch."""
@@ -116,13 +114,6 @@ def _message(pipeline: Pipeline, look: Look, event_id: str, finding: ImageSetFin
         detail["imageSetVersion"] = str(finding.version)
     event = {"id": event_id, "source": "ahi.sweep", "detail-type": DETAIL_TYPE, "detail": detail}
     return Message(event_id, json.dumps({**event, "time": look.moment.isoformat()}))
-
-
-def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Items in lists of at most `size`."""
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
 
 
 def due(pipeline: Pipeline, name: str, interval_seconds: float, moment: dt.datetime) -> bool:

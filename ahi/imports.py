@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from botocore.exceptions import BotoCoreError, ClientError
+from more_itertools import constrained_batches
 
 from ahi import chain
 from ahi.aws import GONE, THROTTLED, error_code, is_transient
@@ -151,20 +152,10 @@ def _groups(
     for attempts, items in by_attempts.items():
         # What shared a job that failed is tried again in ten smaller ones, so that one bad file takes fewer along.
         most = max(1, settings.max_files_per_job // 10**attempts)
-        yield from ((group, None) for group in _cut(items, most, settings.max_bytes_per_job))
-
-
-def _cut(items: Sequence[_Ready], most: int, most_bytes: int) -> Iterator[list[_Ready]]:
-    group: list[_Ready] = []
-    size = 0
-    for item in items:
-        if group and (len(group) >= most or size + item.size_bytes > most_bytes):
-            yield group
-            group, size = [], 0
-        group.append(item)
-        size += item.size_bytes
-    if group:
-        yield group
+        groups = constrained_batches(
+            items, settings.max_bytes_per_job, most, get_len=lambda item: item.size_bytes, strict=False
+        )
+        yield from ((list(group), None) for group in groups)
 
 
 def _whole(connection: sa.Connection, items: Sequence[_Ready], prefix: str) -> bool:

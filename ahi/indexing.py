@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from more_itertools import constrained_batches
 
 from ahi import inbox, quarantine
 from ahi.clock import now
@@ -71,7 +72,7 @@ class _Kept:
 def catch_up(pipeline: Pipeline, batches: Sequence[Batch] = ()) -> IndexReport:
     """Index every sighting that the index does not show, then mark the batches consumed. A replay changes nothing."""
     report = IndexReport()
-    for chunk in _chunks(_newest_kept(pipeline, catalog.sightings.c.pending)):
+    for chunk in _newest_kept(pipeline, catalog.sightings.c.pending):
         _index(pipeline, chunk, report, replace=False)
     _bury(pipeline, report)
     for batch in batches:
@@ -82,13 +83,13 @@ def catch_up(pipeline: Pipeline, batches: Sequence[Batch] = ()) -> IndexReport:
 def index_again(pipeline: Pipeline, day: str) -> IndexReport:
     """Write the rows of one day's documents again, as the present code reads them, without HealthImaging."""
     report, of_day = IndexReport(), catalog.documents.c.day == day
-    for chunk in _chunks(_newest_kept(pipeline, of_day)):
+    for chunk in _newest_kept(pipeline, of_day):
         _index(pipeline, chunk, report, replace=True)
     return report
 
 
-def _newest_kept(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> list[_Kept]:
-    """Kept documents of the version that HealthImaging shows, of image sets that are not gone."""
+def _newest_kept(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> Iterator[tuple[_Kept, ...]]:
+    """Kept documents of the version that HealthImaging shows, of image sets not gone, in groups for a commit."""
     sightings, documents = catalog.sightings, catalog.documents
     same = sa.and_(
         sightings.c.datastore_id == documents.c.datastore_id,
@@ -98,20 +99,8 @@ def _newest_kept(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> list[_Kep
     query = sa.select(documents).join(sightings, same).where(sa.not_(sightings.c.gone), where)
     with pipeline.index.engine.connect() as connection:
         rows = connection.execute(query.order_by(documents.c.fetched_at)).mappings()
-        return [_Kept(**{name: row[name] for name in _Kept.__dataclass_fields__}) for row in rows]
-
-
-def _chunks(kept: Sequence[_Kept]) -> Iterator[list[_Kept]]:
-    chunk: list[_Kept] = []
-    size = 0
-    for document in kept:
-        if chunk and (len(chunk) >= CHUNK_DOCUMENTS or size + document.size_bytes > CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(document)
-        size += document.size_bytes
-    if chunk:
-        yield chunk
+        kept = [_Kept(**{name: row[name] for name in _Kept.__dataclass_fields__}) for row in rows]
+    return constrained_batches(kept, CHUNK_BYTES, CHUNK_DOCUMENTS, get_len=lambda one: one.size_bytes, strict=False)
 
 
 def _index(pipeline: Pipeline, chunk: Sequence[_Kept], report: IndexReport, *, replace: bool) -> None:

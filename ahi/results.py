@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError
 from ahi import chain, quarantine
 from ahi.aws import GONE, error_code, is_transient
 from ahi.clock import now
+from ahi.errors import Setbacks
 from ahi.imports import SERVICE, HealthImaging
 from ahi.index import catalog
 from ahi.index.catalog import JobState, ObjectState
@@ -62,7 +63,7 @@ class FileResult:
 
 def follow(pipeline: Pipeline, events: Iterable[ImportJobEvent]) -> Counter[str]:
     """Ask HealthImaging for the jobs that events name, and note those that ended. Returns counts of outcomes."""
-    counts, seen = Counter[str](), set()
+    counts, seen, setbacks = Counter[str](), set(), Setbacks(is_transient)
     service = HealthImaging(pipeline)
     for event in events:
         if event.job_id in seen:
@@ -74,17 +75,21 @@ def follow(pipeline: Pipeline, events: Iterable[ImportJobEvent]) -> Counter[str]
         elif job.state in (JobState.ENDED, JobState.SETTLED):
             counts["known"] += 1
         else:
-            counts[_look(pipeline, service, job, event.job_id)] += 1
+            with setbacks.spared():
+                counts[_look(pipeline, service, job, event.job_id)] += 1
+    setbacks.settle()
     return counts
 
 
 def follow_running(pipeline: Pipeline, *, older_than: dt.datetime) -> Counter[str]:
     """Ask HealthImaging for every job submitted before a moment: an event may have been lost."""
-    counts, service = Counter[str](), HealthImaging(pipeline)
+    counts, service, setbacks = Counter[str](), HealthImaging(pipeline), Setbacks(is_transient)
     table = catalog.jobs
     running = sa.and_(table.c.state == JobState.SUBMITTED, table.c.submitted_at <= older_than)
     for job in chain.jobs(pipeline.index, SERVICE, running):
-        counts[_look(pipeline, service, job, job.job_id or "")] += 1
+        with setbacks.spared():
+            counts[_look(pipeline, service, job, job.job_id or "")] += 1
+    setbacks.settle()
     return counts
 
 
@@ -111,24 +116,21 @@ def settle_ended(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Counte
     Looks again for late manifests until `patience_seconds` have passed; a later event or sweep does the rest.
     """
     counts, deadline, pause = Counter[str](), time.monotonic() + patience_seconds, 0.2
-    trouble: Exception | None = None
+    # A job whose results cannot be read stays ended, which the closure check shows.
+    setbacks = Setbacks(is_transient)
     while True:
         late = 0
         for job in chain.jobs(pipeline.index, SERVICE, catalog.jobs.c.state == JobState.ENDED):
-            try:
-                counts += settle(pipeline, job)
-                counts["jobs_settled"] += 1
-            except ManifestPendingError:
-                late += 1
-            except ClientError as error:
-                if is_transient(error):
-                    raise
-                # Its results cannot be read: it stays ended, which the closure check shows, and holds up no other.
-                trouble = trouble or error
+            with setbacks.spared():
+                try:
+                    counts += settle(pipeline, job)
+                    counts["jobs_settled"] += 1
+                except ManifestPendingError:
+                    late += 1
         if not late or time.monotonic() + pause > deadline:
             counts["manifests_awaited"] += late
-            if trouble and not counts["jobs_settled"]:
-                raise trouble
+            if not counts["jobs_settled"]:
+                setbacks.settle()
             return counts
         time.sleep(pause)
         pause *= 2

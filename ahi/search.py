@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
+from more_itertools import chunked
 
 from ahi import findings
 from ahi.closure import explained_image_sets, is_explained, not_indexed
@@ -162,7 +163,7 @@ def _unseen(pipeline: Pipeline, listed: Sequence[Listed]) -> list[ImageSetFindin
     table, seen = catalog.sightings, dict[str, int]()
     columns = (table.c.image_set_id, sa.case((table.c.gone, 0), else_=table.c.version))
     with pipeline.index.engine.connect() as connection:
-        for some in findings.chunked([one.image_set_id for one in listed], findings.LOOKUP):
+        for some in chunked([one.image_set_id for one in listed], findings.LOOKUP):
             mine = sa.and_(table.c.datastore_id == pipeline.settings.datastore_id, table.c.image_set_id.in_(some))
             seen |= {str(row[0]): int(row[1]) for row in connection.execute(sa.select(*columns).where(mine))}
     return [

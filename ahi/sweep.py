@@ -20,6 +20,7 @@ from urllib.parse import quote_plus
 
 import sqlalchemy as sa
 from botocore.exceptions import BotoCoreError, ClientError
+from more_itertools import chunked
 
 from ahi import chain, findings, inbox, ledger, results, search
 from ahi.aws import without_contents
@@ -124,7 +125,7 @@ def _inbox_pages(pipeline: Pipeline, queue: Queue, prefix: str) -> Iterator[list
 def _known_batches(pipeline: Pipeline, batch_ids: Iterable[str]) -> set[str]:
     column, known = catalog.batches.c.batch_id, set[str]()
     with pipeline.index.engine.connect() as connection:
-        for some in findings.chunked(batch_ids, findings.LOOKUP):
+        for some in chunked(batch_ids, findings.LOOKUP):
             known |= set(connection.execute(sa.select(column).where(column.in_(some))).scalars())
     return known
 

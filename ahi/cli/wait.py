@@ -27,7 +27,7 @@ class Watch:
     """Looks again and again at what is not through."""
 
     def __init__(self, settings: Settings, aws: Aws, index: Index) -> None:
-        self._settings, self._aws, self._index = settings, aws, index
+        self._settings, self._aws, self.index = settings, aws, index
         self._listed_at: float | None = None
         self._unannounced: list[str] = []
 
@@ -39,12 +39,12 @@ class Watch:
         """
         from ahi.index import catalog
 
-        found = open_work(self._settings, self._aws, self._index)
+        found = open_work(self._settings, self._aws, self.index)
         at = time.monotonic()
         if found or (self._listed_at is not None and at - self._listed_at < LISTING_SECONDS):
             return found or self._unannounced
         bucket = self._settings.landing_bucket
-        missing = unannounced(self._aws.s3, bucket, self._index.engine, catalog.objects)
+        missing = unannounced(self._aws.s3, bucket, self.index.engine, catalog.objects)
         what = common.counted(missing, "object")
         self._unannounced = [f"{what} in the landing bucket that no event has announced"] if missing else []
         self._listed_at = time.monotonic()
@@ -125,6 +125,8 @@ def wait(
 
     Exit code: 0 all through and the counts close, 1 something is open (it says what), 2 no stack.
     """
+    from ahi.closure import closure
+
     settings = common.open_settings()
     common.landing_bucket(settings)
     deadline = time.monotonic() + timeout
@@ -134,9 +136,13 @@ def wait(
         watch = Watch(settings, aws, common.open_index(settings))
         while (what := watch.look()) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
+        unreadable = closure(watch.index.engine).unreadable
     if as_json:
-        common.print_json({"through": not what, "open": what})
+        common.print_json({"through": not what, "open": what, "unreadable": unreadable})
     else:
         typer.echo(f"Still open: {'; '.join(what)}." if what else "Everything is through, and the counts close.")
+        if unreadable:
+            whose = common.counted(unreadable, "imported object")
+            typer.echo(f"{whose}: HealthImaging's document is not understood and lies in quarantine (`ahi failures`).")
     if what:
         raise typer.Exit(common.NO)

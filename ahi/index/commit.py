@@ -10,17 +10,17 @@ or deleting an image set is one small insert, whatever the size of the image set
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from more_itertools import chunked
 
 from ahi.index import catalog as c
 from ahi.index.engine import insert_missing
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 # SQLite before 3.32 took 999 parameters in a statement, and short statements are cached better.
 CHUNK = 500
@@ -205,7 +205,7 @@ class Commit:
 
     def _heads(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], sa.Row[Any]]:
         found: dict[tuple[str, str], sa.Row[Any]] = {}
-        for part in _chunks({image_set_id for _, image_set_id in keys}):
+        for part in chunked({image_set_id for _, image_set_id in keys}, CHUNK):
             for row in self.connection.execute(sa.select(c.heads).where(c.heads.c.image_set_id.in_(part))):
                 found[row.datastore_id, row.image_set_id] = row
         return found
@@ -215,7 +215,7 @@ class Commit:
         query = sa.select(c.objects.c.object_id, c.commits.c.batch_id).join(
             c.commits, c.commits.c.seq == c.objects.c.header_seq
         )
-        for part in _chunks(object_ids):
+        for part in chunked(object_ids, CHUNK):
             rows = self.connection.execute(query.where(c.objects.c.object_id.in_(part)))
             found.update({row.object_id: row.batch_id for row in rows})
         return found
@@ -244,7 +244,7 @@ class Commit:
         if not keys:
             return
         numbers = {self.batch_id: self.seq}
-        for part in _chunks({batch_id for _, batch_id in keys} - set(numbers)):
+        for part in chunked({batch_id for _, batch_id in keys} - set(numbers), CHUNK):
             rows = self.connection.execute(
                 sa.select(c.commits.c.batch_id, c.commits.c.seq).where(c.commits.c.batch_id.in_(part))
             )
@@ -261,9 +261,3 @@ def _wins(head: Head, old: sa.Row[Any], *, replace: bool) -> bool:
     if old.deleted_at is not None:
         return old.deleted_version is not None and head.version > old.deleted_version
     return head.version > old.version or (replace and head.version == old.version)
-
-
-def _chunks(values: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(values)
-    while part := list(islice(rest, CHUNK)):
-        yield part

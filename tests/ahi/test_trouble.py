@@ -168,7 +168,7 @@ def test_a_slow_reader_of_version_1_does_not_win(site):
     ][0]["imageSetId"]
     slow = connect(site.settings)
     image_sets.sight(slow, [image_set_id])
-    chunk = indexing._newest_kept(slow, indexing.catalog.sightings.c.pending)
+    (chunk,) = indexing._newest_kept(slow, indexing.catalog.sightings.c.pending)
     assert [kept.version for kept in chunk] == [1]
     site.send(["pydicom/CT2/17136"])
     site.drive()
@@ -356,36 +356,3 @@ def test_a_deletion_that_was_none_is_undone(site):
     indexing.catch_up(site.pipeline)
     site.pipeline.index.publish()
     assert site.rows("SELECT count(*) FROM instances") == [(1,)]
-
-
-def test_a_full_service_gets_one_large_job_afterwards_not_many_small_ones(make_site):
-    site = make_site(max_jobs_in_flight=1)
-    hold = site.stack.fault("hold_jobs")
-    for name in ("17106", "17136", "17166", "17196"):
-        site.send([f"pydicom/CT2/{name}"])
-        site.collect()
-        site.work()
-    assert len(site.stack.calls("StartDICOMImportJob")) == 1
-    site.stack.control("DELETE", f"faults/{hold}")
-    assert site.drive().imported == 4
-    assert len(site.stack.calls("StartDICOMImportJob")) == 2
-
-
-def test_a_job_that_cannot_be_staged_holds_up_no_other(make_site):
-    from ahi import imports
-
-    site = make_site()
-    site.send(["pydicom/CT2/17106"])
-    site.collect()
-    pipeline = site.pipeline
-    for batch in inbox.pending(pipeline, Queue.UPLOADS):
-        from ahi import uploads
-
-        uploads.process(pipeline, batch)
-    imports.plan(pipeline)
-    with pipeline.index.transaction() as connection:
-        connection.exec_driver_sql("UPDATE objects SET version_id = 'no such version'")
-    imports.advance(pipeline)  # gone: failed for that reason, and the job goes on without it
-    site.send(["pydicom/rtplan.dcm"])
-    closure = site.drive()
-    assert (closure.imported, closure.failed) == (1, 1)
