@@ -50,6 +50,14 @@ class LocalSettings:
     max_files_per_job: int = 5_000
     max_bytes_per_job: int = 10 * 10**9
     max_folders_per_job: int = 10_000
+    # Newest copies of the quotas say 10 GB, older ones 4 GB.
+    max_bytes_per_file: int = 10 * 10**9
+    # A value longer than "DICOM element constraints" allow: "fail" the file, or "warn" (45571, since December 2025).
+    long_values: str = "fail"
+    # A UID that is not one by DICOM: "warn" (45570), unless it has other characters than digits and dots; or "fail".
+    invalid_uids: str = "warn"
+    # Warning 45056 when an attribute above the instance differs from that of the image set, which stays.
+    coercion_warnings: bool = False
     # "imageSetId" is what AWS's own consumers read; the developer guide prints "imagesetId".
     event_id_key: str = "imageSetId"
     # isPrimary and imageSetVersion: in the developer guide, absent from CDK's event classes.

@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from local_aws.healthimaging.values import convert, encodings_of, entry, name
+from local_aws.healthimaging.values import BINARY, MAX_BINARY, convert, encodings_of, entry, name
 
 LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
 VRS = frozenset(
@@ -79,6 +79,8 @@ class Parsed:
 
     values: dict[int, Any] = field(default_factory=dict)
     vrs: dict[int, str] = field(default_factory=dict)
+    # Private binary values that are too large for the metadata.
+    bulk: dict[int, bytes] = field(default_factory=dict)
     data: bytes = b""
     pixel_tag: int = 0
     pixel_vr: str = ""
@@ -198,7 +200,7 @@ class _Reader:
                 break
             if tag & 0xFFFF:  # group lengths carry nothing
                 raw = data[value_start:position]
-                values[tag], vrs[tag] = self.value(tag, real, raw), real
+                values[tag], vrs[tag] = self._value(tag, real, raw, root), real
                 self._remember(tag, raw)
         if depth:
             self.encodings = encodings
@@ -255,6 +257,13 @@ class _Reader:
         root.pixel_length, root.truncated = total, self.total == size
         root.fragments = 0 if self.total > size else root.fragments
         return size
+
+    def _value(self, tag: int, vr: str, raw: bytes, root: Parsed | None) -> Any:
+        """A value; a large private one stays beside the others."""
+        if root is not None and len(raw) > MAX_BINARY and vr in BINARY and entry(tag) is None:
+            root.bulk[tag] = raw
+            return None
+        return self.value(tag, vr, raw)
 
     def value(self, tag: int, vr: str, raw: bytes) -> Any:
         """A value in the document's form."""

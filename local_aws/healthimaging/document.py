@@ -61,13 +61,19 @@ class Draft:
         """A document as `pack` wrote it."""
         return _split(gzip.decompress(packed))
 
-    def add_levels(self, series_uid: str, patient: Attributes, study: Attributes, series: Attributes) -> None:
-        """Add attributes above the instances that the document does not have yet; what it has stays."""
+    def add_levels(self, series_uid: str, patient: Attributes, study: Attributes, series: Attributes) -> bool:
+        """Add attributes above the instances that the document does not have yet; what it has stays.
+
+        Returns:
+            Whether it had another value of one of them.
+        """
+        differs = False
         own = self.head["Study"]["Series"].setdefault(series_uid, {"DICOM": {}, "Instances": {}})
         self._bodies.setdefault(series_uid, {})
         for level, values in ((self.head["Patient"], patient), (self.head["Study"], study), (own, series)):
             for key, value in values.items():
-                level["DICOM"].setdefault(key, value)
+                differs |= level["DICOM"].setdefault(key, value) != value
+        return differs
 
     def add(self, series_uid: str, bodies: Mapping[str, bytes]) -> None:
         """Add instances, or replace those of the same UID: the latest wins."""

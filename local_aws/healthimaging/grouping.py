@@ -14,7 +14,7 @@ from local_aws.healthimaging.document import Draft
 from local_aws.healthimaging.store import ImageSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from local_aws.clock import Clock
     from local_aws.healthimaging.instances import Attributes, Instance
@@ -42,12 +42,13 @@ class Group:
     series: Attributes = field(default_factory=dict)
     bodies: dict[str, bytes] = field(default_factory=dict)
     files: list[File] = field(default_factory=list)
+    coerced: bool = False
 
     def add(self, name: str, item: Instance) -> None:
         """Put an instance in; of the same instance twice the latter stays."""
         for level, values in ((self.patient, item.patient), (self.study, item.study), (self.series, item.series)):
             for key, value in values.items():
-                level.setdefault(key, value)
+                self.coerced |= level.setdefault(key, value) != value
         self.bodies[item.sop_uid] = item.body
         self.files.append(File(name, item.sop_uid, item.sop_class_uid, item.warnings, item.frame_ids))
 
@@ -77,6 +78,8 @@ class Touched:
     head: ImageSet
     draft: Draft
     files: list[File]
+    # Whether an attribute above the instances was different in one of them.
+    coerced: bool = False
 
 
 class Grouping:
@@ -87,7 +90,7 @@ class Grouping:
         self._datastore_id = datastore_id
         self._clock = clock
 
-    def place(self, groups: Iterable[Group]) -> list[Touched]:
+    def place(self, groups: Iterable[Group]) -> Iterator[Touched]:
         """Put groups, in their order, into image sets.
 
         A series without conflict has one primary image set, into which later instances merge as a new version; the
@@ -97,10 +100,9 @@ class Grouping:
         Args:
             groups: The groups of the import, first come first.
 
-        Returns:
+        Yields:
             Every image set touched, once each.
         """
-        touched: list[Touched] = []
         studies: dict[str, tuple[str, ...]] = {}
         taken: dict[tuple[str, str], tuple[str, ...]] = {}
         for group in groups:
@@ -116,8 +118,7 @@ class Grouping:
                     change = self._new(group, is_primary=True)
                 elif primary.grouping == first.group:
                     change = self._merged(group, primary)
-            touched.append(change or self._new(group, is_primary=False))
-        return touched
+            yield change or self._new(group, is_primary=False)
 
     def _study(self, study_uid: str) -> tuple[str, ...] | None:
         """Study attributes of the primaries that are there already."""
@@ -142,13 +143,13 @@ class Grouping:
         if packed is None:
             return None
         draft = Draft.unpack(packed)
-        draft.add_levels(head.series_uid, group.patient, group.study, group.series)
+        coerced = draft.add_levels(head.series_uid, group.patient, group.study, group.series)
         draft.add(head.series_uid, group.bodies)
         head.version += 1
         head.workflow = "UPDATED"
         head.tags = draft.search_tags()
         head.updated = self._clock.now()
-        return Touched(head, draft, group.files)
+        return Touched(head, draft, group.files, coerced or group.coerced)
 
     def _new(self, group: Group, *, is_primary: bool) -> Touched:
         """A group as an image set of its own."""
@@ -172,4 +173,4 @@ class Grouping:
             created=now,
             updated=now,
         )
-        return Touched(head, draft, group.files)
+        return Touched(head, draft, group.files, group.coerced)

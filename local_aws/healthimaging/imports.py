@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from local_aws.faults import FailFiles, FailJob, HoldJobs, LateManifest, SlowJobs, StuckJobs
 from local_aws.healthimaging import dicom, instances
+from local_aws.healthimaging.commits import TOO_LARGE, Commits, Placed
 from local_aws.healthimaging.events import job_folder
-from local_aws.healthimaging.grouping import Gathered, Group, Grouping, Touched
+from local_aws.healthimaging.grouping import File, Gathered
 from local_aws.healthimaging.results import Results, split_uri
 from local_aws.healthimaging.sources import JobFailedError, Source
 from local_aws.healthimaging.values import load_libraries
 from local_aws.inprocess import CallError, S3Object
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from local_aws.clock import Clock
     from local_aws.faults import Fault, Faults
@@ -36,12 +37,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ACTIVE_JOBS = ("SUBMITTED", "IN_PROGRESS")
-# How often an import looks whether an image set that it wants to change is unlocked.
-LOCK_SECONDS = 0.02
 INTERNAL = "Internal error during import"
 # Failure reasons of DICOM (PS3.18, table I.2-2).
 IDENTITY_TAGS = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
-CANNOT_UNDERSTAND, PROCESSING_FAILURE = 0xC000, 0x0110
+CANNOT_UNDERSTAND, PROCESSING_FAILURE, OUT_OF_RESOURCES = 0xC000, 0x0110, 0xA700
 
 
 @dataclass(frozen=True)
@@ -97,15 +96,15 @@ class Imports:
         self._clock = clock
         self._closing = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=settings.workers, thread_name_prefix="import")
-        # One writer of image sets at a time; updates and deletes take it as well.
-        self.merging = threading.Lock()
+        self._commits = Commits(settings, store, events, faults, clock)
+        self.merging = self._commits.merging
+        self._rules = instances.Rules(
+            long_values=settings.long_values == "warn", invalid_uids=settings.invalid_uids == "warn"
+        )
 
     def resume(self) -> None:
         """Take up what a stop or a kill interrupted: events of what is true already, then jobs from their beginning."""
-        self._store.discard_pending_documents()
-        left = self._store.outbox()
-        self._events.send([entry for _, entry in left])
-        self._store.clear_outbox([number for number, _ in left])
+        self._commits.resume()
         for job in self._store.jobs("status IN (?, ?)", ACTIVE_JOBS, "ORDER BY submitted"):
             self.submit(job.id)
 
@@ -142,28 +141,18 @@ class Imports:
                 parsed = None
                 try:
                     parsed = dicom.read(body)
-                    gathered.add(name, instances.instance(parsed, f"{source}/{name}", writer))
+                    gathered.add(name, instances.instance(parsed, f"{source}/{name}", writer, rules=self._rules))
                 except dicom.DicomError as error:
                     outcome[name] = _failed(name, parsed, str(error), CANNOT_UNDERSTAND)
                 except Exception:
                     log.exception("an object of %s could not be read", source)
                     outcome[name] = _failed(name, parsed, INTERNAL, PROCESSING_FAILURE)
-            touched = self._commit(datastore_id, gathered.groups(), writer, lambda _: None)
-        for change in touched:
-            head = change.head
-            for file in change.files:
-                outcome[file.name] = Stored(
-                    file.name,
-                    file.sop_class_uid,
-                    file.sop_uid,
-                    head.study_uid,
-                    head.series_uid,
-                    head.id,
-                    head.version,
-                    head.is_primary,
-                    file.warnings,
-                )
-        return [outcome[name] for name, _ in objects]
+            placed = self._commits.commit(datastore_id, gathered.groups(), writer, self._closing)
+        for one in placed:
+            for file in one.files:
+                outcome[file.name] = _stored(one, file)
+        stopped = Stored("", failure=INTERNAL, failure_code=PROCESSING_FAILURE)
+        return [outcome.get(name, stopped) for name, _ in objects]
 
     # -- jobs -----------------------------------------------------------------------------------------------------
 
@@ -175,22 +164,15 @@ class Imports:
                 return
             if job.status == "SUBMITTED":
                 job.status = "IN_PROGRESS"
-                self._put(job)
+                self._commits.put_job(job)
             try:
                 self._import(job)
             except JobFailedError as error:
                 job.status, job.ended, job.message = "FAILED", self._clock.now(), str(error)
-                self._put(job)
+                self._commits.put_job(job)
         except Exception:
             if not self._closing.is_set():
                 log.exception("import job %s broke", job_id)
-
-    def _put(self, job: Job) -> None:
-        """Write a job's new status and tell of it."""
-        with self._store.transaction():
-            self._store.put_job(job)
-            numbers = self._store.add_to_outbox([self._events.job_entry(job)])
-        self._send(numbers)
 
     def _wait_out(self, cls: type[Fault]) -> None:
         """Wait until no fault of this kind is set, or the server stops."""
@@ -263,25 +245,29 @@ class Imports:
             return self._caller.get_object(source.bucket, item.key, start=start, limit=length)
 
         try:
-            return instances.instance(dicom.read(body, item.size), seed, writer, fetch)
+            return instances.instance(dicom.read(body, item.size), seed, writer, fetch, self._rules)
         except dicom.DicomError:
             if len(body) == item.size:
                 raise
         # The beginning was not enough: an attribute before the pixels is longer than it.
         whole = self._caller.get_object(source.bucket, item.key)
-        return instances.instance(dicom.read(whole), seed, writer)
+        return instances.instance(dicom.read(whole), seed, writer, rules=self._rules)
 
     def _finish(self, job: Job, results: Results, gathered: Gathered, writer: PixelWriter) -> None:
         late = self._faults.take(LateManifest)
 
-        def before_commit(touched: list[Touched]) -> None:
-            for change in touched:
-                results.add(change.head, change.files)
+        def before(placed: list[Placed]) -> None:
+            for one in placed:
+                if one.refused:
+                    for file in one.files:
+                        results.fail(file.name, TOO_LARGE)
+                else:
+                    results.add(one.head, one.files)
             if late is None:
                 self._write(job, results)
             job.status, job.ended = "COMPLETED", self._clock.now()
 
-        self._commit(job.datastore_id, gathered.groups(), writer, before_commit, job)
+        self._commits.commit(job.datastore_id, gathered.groups(), writer, self._closing, job, before)
         if late is not None:
             self._clock.call_later(late.seconds, lambda: self._write(job, results))
 
@@ -293,80 +279,14 @@ class Imports:
         except CallError as error:
             raise JobFailedError.because(f"Output could not be written: {error.code}") from error
 
-    # -- how an import becomes true -------------------------------------------------------------------------------
 
-    def _commit(
-        self,
-        datastore_id: str,
-        groups: list[Group],
-        writer: PixelWriter,
-        before_commit: Callable[[list[Touched]], None],
-        job: Job | None = None,
-    ) -> list[Touched]:
-        """Documents, result files, then one transaction with the events in it, then the events themselves.
-
-        A kill before the transaction leaves nothing that anybody can see: the next start removes the documents, and the
-        job runs again. A kill after it leaves events in the outbox, which the next start sends.
-        """
-        while not self._closing.is_set():
-            with self.merging:
-                if not self._locked(datastore_id, groups):
-                    touched, numbers = self._make_true(datastore_id, groups, writer, before_commit, job)
-                    break
-            self._clock.wait_until(self._clock.now() + LOCK_SECONDS, self._closing)
-        else:
-            return []
-        self._send(numbers)
-        return touched
-
-    def _make_true(
-        self,
-        datastore_id: str,
-        groups: list[Group],
-        writer: PixelWriter,
-        before_commit: Callable[[list[Touched]], None],
-        job: Job | None,
-    ) -> tuple[list[Touched], list[int]]:
-        touched = Grouping(self._store, datastore_id, self._clock).place(groups)
-        merged = self._settings.merge_detail_type
-        try:
-            self._store.note_pending_documents([(c.head.datastore_id, c.head.id, c.head.version) for c in touched])
-            for change in touched:
-                head = change.head
-                self._store.write_document(head.datastore_id, head.id, head.version, change.draft.pack())
-                self._faults.reach("document")
-            before_commit(touched)
-            self._faults.reach("results")
-            with self._store.transaction():
-                for change in touched:
-                    self._store.put_image_set(change.head)
-                    writer.assign(change.head.id, (i for file in change.files for i in file.frame_ids))
-                entries = [
-                    self._events.image_set_entry("Image Set Created" if c.head.version == 1 else merged, c.head)
-                    for c in touched
-                ]
-                if job:
-                    self._store.put_job(job)
-                    entries.append(self._events.job_entry(job))
-                self._store.keep_pending_documents()
-                numbers = self._store.add_to_outbox(entries)
-        except BaseException:
-            self._store.discard_pending_documents()
-            raise
-        writer.keep()
-        self._faults.reach("committed")
-        return touched, numbers
-
-    def _locked(self, datastore_id: str, groups: list[Group]) -> bool:
-        """Whether a primary image set of one of these series is being changed by somebody else."""
-        series = {g.first.series_uid for g in groups}
-        locked = self._store.image_sets("datastore_id = ? AND is_primary = 1 AND state = 'LOCKED'", (datastore_id,))
-        return any(head.series_uid in series for head in locked)
-
-    def _send(self, numbers: list[int]) -> None:
-        wanted = set(numbers)
-        self._events.send([entry for number, entry in self._store.outbox() if number in wanted])
-        self._store.clear_outbox(numbers)
+def _stored(placed: Placed, file: File) -> Stored:
+    """A file that came to its image set."""
+    head = placed.head
+    uids = (file.sop_class_uid, file.sop_uid, head.study_uid, head.series_uid)
+    if placed.refused:
+        return Stored(file.name, *uids, failure=TOO_LARGE, failure_code=OUT_OF_RESOURCES)
+    return Stored(file.name, *uids, head.id, head.version, head.is_primary, file.warnings)
 
 
 def _failed(name: str, parsed: dicom.Parsed | None, text: str, code: int) -> Stored:

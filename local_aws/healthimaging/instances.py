@@ -6,6 +6,7 @@ document that instances form (`document.py`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from local_aws.healthimaging import frames, levels
 from local_aws.healthimaging.dicom import PIXELS, DicomError
 from local_aws.healthimaging.fragments import CutError
-from local_aws.healthimaging.problems import warning
+from local_aws.healthimaging.pixel_store import Form
+from local_aws.healthimaging.problems import CODES, warning
 from local_aws.healthimaging.values import entry, name
 
 if TYPE_CHECKING:
@@ -31,12 +33,29 @@ IDENTITY = {
 }
 SHORT_PIXELS = "DICOM attribute PixelData is shorter than the image attributes say"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_LIKE_A_UID = re.compile(r"[0-9.]+")
+OCTETS = "1.2.840.10008.1.2.1"
 # Longest values that an import accepts (developer guide, "DICOM element constraints").
 LIMITS = {
     "PatientName": 256, "PatientID": 256, "StudyInstanceUID": 256, "StudyID": 256, "StudyDescription": 256,
     "AccessionNumber": 256, "SOPInstanceUID": 256, "SeriesInstanceUID": 256, "PatientBirthDate": 18, "PatientSex": 16,
     "StudyDate": 18, "StudyTime": 28,
 }  # fmt: skip
+
+
+# Longest values by DICOM itself (PS3.5, table 6.2-1), in characters; DA, DT and TM as in a range of them.
+LENGTHS = {
+    "AE": 16, "AS": 4, "CS": 16, "DA": 18, "DS": 16, "DT": 54, "IS": 12, "LO": 64, "LT": 10240, "PN": 64, "SH": 16,
+    "ST": 1024, "TM": 28, "UI": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an import forgives: imported with a warning instead of refused."""
+
+    long_values: bool = False
+    invalid_uids: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +71,7 @@ class Instance:
         study: Attributes of Study level.
         series: Attributes of Series level.
         body: The instance's own part of the document as JSON text, in UTF-8 and on one line: an import holds thousands.
-        frame_ids: Ids of its image frames.
+        frame_ids: Ids of its image frames, and of what else of it lies beside the pixels.
         group: Values of the seven grouping elements.
         study_group: Those of the five that a study shares.
         warnings: Lines for warning.ndjson.
@@ -82,7 +101,9 @@ def to_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def instance(parsed: Parsed, seed: str, writer: PixelWriter, fetch: Fetch | None = None) -> Instance:
+def instance(
+    parsed: Parsed, seed: str, writer: PixelWriter, fetch: Fetch | None = None, rules: Rules | None = None
+) -> Instance:
     """Turn a parsed object into an instance, its pixels into the pixel store.
 
     Args:
@@ -90,11 +111,13 @@ def instance(parsed: Parsed, seed: str, writer: PixelWriter, fetch: Fetch | None
         seed: What makes its frame ids unique.
         writer: Where its frames go.
         fetch: Reads a range of the object when `parsed` was read from its beginning only.
+        rules: What is refused; None for the defaults.
 
     Raises:
         DicomError: It cannot be imported; the text goes into failure.ndjson.
     """
-    _check(parsed)
+    rules = rules or Rules()
+    problems = _check(parsed, rules)
     by_level: tuple[Attributes, ...] = ({}, {}, {}, {})
     private: dict[str, str] = {}
     for tag, value in parsed.values.items():
@@ -107,7 +130,7 @@ def instance(parsed: Parsed, seed: str, writer: PixelWriter, fetch: Fetch | None
             private[key] = parsed.vrs.get(tag, "UN")
     patient, study, series, own = by_level
     merged = {**patient, **study, **series, **own}
-    for keyword, limit in LIMITS.items():
+    for keyword, limit in () if rules.long_values else LIMITS.items():
         if len(plain(merged.get(keyword))) > limit:
             raise DicomError(f"DICOM attribute {keyword} is longer than {limit} characters")
     body: dict[str, Any] = {"DICOM": own, "DICOMVRs": private}
@@ -119,7 +142,10 @@ def instance(parsed: Parsed, seed: str, writer: PixelWriter, fetch: Fetch | None
         body["StoredTransferSyntaxUID"] = images.stored_syntax
         body["ChecksumType"] = "DECOMPRESSED"
     body["ImageFrames"] = images.frames
-    problems = images.problems or (() if frames.is_supported(parsed) else ("UNSUPPORTED_TRANSFER_SYNTAX",))
+    apart = {name(tag): _keep_apart(f"{seed}/{tag:08X}", raw, writer) for tag, raw in parsed.bulk.items()}
+    if apart:
+        body["BulkData"] = apart
+    problems |= set(images.problems or (() if frames.is_supported(parsed) else ("UNSUPPORTED_TRANSFER_SYNTAX",)))
     return Instance(
         sop_uid=parsed.text(0x00080018),
         sop_class_uid=parsed.text(0x00080016),
@@ -129,23 +155,55 @@ def instance(parsed: Parsed, seed: str, writer: PixelWriter, fetch: Fetch | None
         study=study,
         series=series,
         body=to_json(body),
-        frame_ids=tuple(image["ID"] for image in images.frames),
+        frame_ids=(*(image["ID"] for image in images.frames), *apart.values()),
         group=tuple(plain(merged.get(k)) for k in levels.GROUPING),
         study_group=tuple(plain(merged.get(k)) for k in levels.STUDY_GROUPING),
-        warnings=tuple(warning(kind) for kind in problems),
+        warnings=tuple(warning(kind) for kind in CODES if kind in problems),
     )
 
 
-def _check(parsed: Parsed) -> None:
+def _check(parsed: Parsed, rules: Rules) -> set[str]:
     """Refuse what HealthImaging would not import.
+
+    Returns:
+        What it would warn of, by its type.
 
     Raises:
         DicomError: With the text for failure.ndjson.
     """
+    problems = set()
     for tag, keyword in IDENTITY.items():
-        if not parsed.text(tag):
+        uid = parsed.text(tag)
+        if not uid:
             raise DicomError(f"DICOM attribute {keyword} does not exist")
-        if not _UID.fullmatch(parsed.text(tag)):
-            raise DicomError(f"DICOM attribute {keyword} is not a valid UID")
+        if not _UID.fullmatch(uid):
+            if not (rules.invalid_uids and _LIKE_A_UID.fullmatch(uid)):
+                raise DicomError(f"DICOM attribute {keyword} is not a valid UID")
+            problems.add("INVALID_UID_FORMAT")
+    for tag, vr in parsed.vrs.items():
+        if vr in LENGTHS and parsed.values[tag] and _is_wrong(vr, parsed.values[tag]):
+            problems.add("INVALID_UID_FORMAT" if vr == "UI" else "INVALID_DICOM_VALUE_LENGTH")
+    if parsed.text(0x00020002) not in {"", parsed.text(0x00080016)}:
+        problems.add("SOP_CLASS_DATA_MISMATCH")
     if frames.missing_pixels(parsed):
         raise DicomError(SHORT_PIXELS)
+    return problems
+
+
+def _is_wrong(vr: str, value: Any) -> bool:
+    """Whether a value, or one of several, is longer than its VR allows, or is no UID where one should be."""
+    values = value if isinstance(value, list) else [value]
+    if vr == "UI":
+        return not all(_UID.fullmatch(one) and len(one) <= LENGTHS["UI"] for one in values if one)
+    if vr == "PN":
+        values = [part for one in values for part in one.split("=")]
+    most = LENGTHS[vr]
+    return any(len(one) > most and len(one.strip()) > most for one in values)
+
+
+def _keep_apart(seed: str, raw: bytes, writer: PixelWriter) -> str:
+    """Put a large private value beside the pixels; returns its id there."""
+    identity = hashlib.blake2b(seed.encode(), digest_size=16).hexdigest()
+    form = Form(OCTETS, OCTETS, 0, 0, 0, 0, 0, signed=False, planar=0, photometric="", blob=True)
+    writer.frame(identity, writer.write(raw), len(raw), form)
+    return identity

@@ -221,10 +221,9 @@ class Store:
 
     # -- what becomes true together -------------------------------------------------------------------------------
 
-    def note_pending_documents(self, documents: Sequence[tuple[str, str, int]]) -> None:
-        """Say which documents are about to be written, so that a start after a kill can remove them."""
-        with self.transaction():
-            self.execute_many("INSERT INTO pending_documents VALUES (?, ?, ?)", documents)
+    def note_pending_document(self, datastore_id: str, image_set_id: str, version: int) -> None:
+        """Say that a document is about to be written, so that a start after a kill can remove it."""
+        self.execute("INSERT INTO pending_documents VALUES (?, ?, ?)", (datastore_id, image_set_id, version))
 
     def keep_pending_documents(self) -> None:
         """They belong to image sets now. Call it inside the transaction that says so."""

@@ -64,7 +64,7 @@ def name(tag: int) -> str:
     return known[1] if known else f"{tag:08X}"
 
 
-def convert(vr: str, raw: bytes, order: str, encodings: list[str], *, many: bool | None) -> Any:  # noqa: PLR0911
+def convert(vr: str, raw: bytes, order: str, encodings: list[str], *, many: bool | None) -> Any:
     """A value in the document's form.
 
     Args:
@@ -78,8 +78,6 @@ def convert(vr: str, raw: bytes, order: str, encodings: list[str], *, many: bool
         None when empty; a list when the dictionary allows several values; a number, text or base64.
     """
     if vr in BINARY:
-        if many is None and len(raw) > MAX_BINARY:
-            return None
         return base64.b64encode(raw).decode() if raw or many is None else None
     if not raw:
         return None

@@ -1,0 +1,162 @@
+"""How an import becomes true: documents, result files, one transaction with the events in it, the events.
+
+Belongs here: the order of these, and who may change image sets meanwhile. Does not belong here: jobs (`imports.py`),
+the choice of image set (`grouping.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from local_aws.healthimaging.grouping import Grouping
+from local_aws.healthimaging.problems import warning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from local_aws.clock import Clock
+    from local_aws.faults import Faults
+    from local_aws.healthimaging.events import Events
+    from local_aws.healthimaging.grouping import File, Group
+    from local_aws.healthimaging.pixel_store import PixelWriter
+    from local_aws.healthimaging.store import ImageSet, Job, Store
+    from local_aws.settings import LocalSettings
+
+# How often an import looks whether an image set that it wants to change is unlocked.
+LOCK_SECONDS = 0.02
+TOO_LARGE = "ImageSetMetadata of the image set would be larger than the limit"
+
+
+@dataclass
+class Placed:
+    """Files that went into one image set, or did not because its metadata would have become too large."""
+
+    head: ImageSet
+    files: list[File]
+    refused: bool = False
+
+
+class Commits:
+    """Makes imports true, one at a time."""
+
+    def __init__(self, settings: LocalSettings, store: Store, events: Events, faults: Faults, clock: Clock) -> None:
+        self._settings = settings
+        self._store = store
+        self._events = events
+        self._faults = faults
+        self._clock = clock
+        # One writer of image sets at a time; updates, copies and deletes take it as well.
+        self.merging = threading.Lock()
+
+    def resume(self) -> None:
+        """After a kill: remove documents that never became true, send the events of what did."""
+        self._store.discard_pending_documents()
+        self._deliver(self._store.outbox())
+
+    def put_job(self, job: Job) -> None:
+        """Write a job's new status and tell of it."""
+        with self._store.transaction():
+            self._store.put_job(job)
+            numbers = self._store.add_to_outbox([self._events.job_entry(job)])
+        self._send(numbers)
+
+    def commit(
+        self,
+        datastore_id: str,
+        groups: list[Group],
+        writer: PixelWriter,
+        stop: threading.Event,
+        job: Job | None = None,
+        before: Callable[[list[Placed]], None] | None = None,
+    ) -> list[Placed]:
+        """Put groups into image sets.
+
+        A kill before the transaction leaves nothing that anybody can see: the next start removes the documents, and the
+        job runs again. A kill after it leaves events in the outbox, which the next start sends.
+
+        Args:
+            datastore_id: The data store.
+            groups: What was read.
+            writer: Where its pixels are.
+            stop: Gives up while waiting for a locked image set.
+            job: Its job, which `before` brings to its end.
+            before: What is to be done before the transaction, such as writing the result files.
+
+        Returns:
+            What went where; nothing when `stop` was set.
+        """
+        while not stop.is_set():
+            with self.merging:
+                if not self._locked(datastore_id, groups):
+                    placed, numbers = self._make_true(datastore_id, groups, writer, job, before)
+                    break
+            self._clock.wait_until(self._clock.now() + LOCK_SECONDS, stop)
+        else:
+            return []
+        self._send(numbers)
+        return placed
+
+    def _make_true(
+        self,
+        datastore_id: str,
+        groups: list[Group],
+        writer: PixelWriter,
+        job: Job | None,
+        before: Callable[[list[Placed]], None] | None,
+    ) -> tuple[list[Placed], list[int]]:
+        try:
+            placed = list(self._written(datastore_id, groups))
+            if before:
+                before(placed)
+            self._faults.reach("results")
+            with self._store.transaction():
+                true = [p for p in placed if not p.refused]
+                for one in true:
+                    self._store.put_image_set(one.head)
+                    writer.assign(one.head.id, (i for file in one.files for i in file.frame_ids))
+                entries = [self._entry(one.head) for one in true]
+                if job:
+                    self._store.put_job(job)
+                    entries.append(self._events.job_entry(job))
+                self._store.keep_pending_documents()
+                numbers = self._store.add_to_outbox(entries)
+        except BaseException:
+            self._store.discard_pending_documents()
+            raise
+        writer.keep()
+        self._faults.reach("committed")
+        return placed, numbers
+
+    def _written(self, datastore_id: str, groups: list[Group]) -> Iterator[Placed]:
+        """Write the documents, one of them in memory at a time."""
+        for change in Grouping(self._store, datastore_id, self._clock).place(groups):
+            head = change.head
+            refused = change.draft.size() > self._settings.max_metadata_bytes
+            if not refused:
+                self._store.note_pending_document(head.datastore_id, head.id, head.version)
+                self._store.write_document(head.datastore_id, head.id, head.version, change.draft.pack())
+                self._faults.reach("document")
+            if change.coerced and self._settings.coercion_warnings:
+                for file in change.files:
+                    file.warnings = (warning("COERCION_OF_DATA_ELEMENTS"), *file.warnings)
+            yield Placed(head, change.files, refused)
+
+    def _entry(self, head: ImageSet) -> dict[str, Any]:
+        created = head.version == 1
+        return self._events.image_set_entry("Image Set Created" if created else self._settings.merge_detail_type, head)
+
+    def _locked(self, datastore_id: str, groups: list[Group]) -> bool:
+        """Whether a primary image set of one of these series is being changed by somebody else."""
+        series = {g.first.series_uid for g in groups}
+        locked = self._store.image_sets("datastore_id = ? AND is_primary = 1 AND state = 'LOCKED'", (datastore_id,))
+        return any(head.series_uid in series for head in locked)
+
+    def _send(self, numbers: list[int]) -> None:
+        wanted = set(numbers)
+        self._deliver([(number, entry) for number, entry in self._store.outbox() if number in wanted])
+
+    def _deliver(self, entries: list[tuple[int, dict[str, Any]]]) -> None:
+        self._events.send([entry for _, entry in entries])
+        self._store.clear_outbox([number for number, _ in entries])
