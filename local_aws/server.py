@@ -82,7 +82,13 @@ async def _serve(settings: LocalSettings, sock: socket.socket, port: int) -> Non
     app = LocalAws(application(), CallLog())
     # A long poll may be open for 20 s; a stop does not wait for it.
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="on", server_header=False
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        lifespan="on",
+        server_header=False,
+        ws="none",
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
