@@ -59,10 +59,10 @@ class Copies:
         wanted = request["copyImageSetInformation"]
         force, promote = bool(request.get("force")), bool(request.get("promoteToPrimary"))
         with self._work.merging, self._store.transaction():
-            self._work.allow(KIND, self._settings.max_concurrent_changes)
             source = self._image_sets.writable(
                 request["datastoreId"], request["sourceImageSetId"], wanted["sourceImageSet"]["latestVersionId"]
             )
+            self._work.allow(KIND, self._settings.max_concurrent_changes)
             selected = self._selected(source, wanted["sourceImageSet"].get("DICOMCopies"))
             named = wanted.get("destinationImageSet")
             target = (

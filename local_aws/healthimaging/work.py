@@ -59,13 +59,13 @@ class Work:
         """Refuse one more operation of a kind when too many are under way.
 
         Raises:
-            ServiceError: ServiceQuotaExceededException.
+            ServiceError: ServiceQuotaExceededException, ThrottlingException for a delete.
         """
         running = self._store.rows("SELECT count(*) AS n FROM work WHERE kind = ?", (kind,))[0]["n"]
         if running >= most:
-            raise ServiceError(
-                "ServiceQuotaExceededException", f"{running} operations of this kind are running already."
-            )
+            # The model gives DeleteImageSet no ServiceQuotaExceededException.
+            code = "ThrottlingException" if kind == "delete" else "ServiceQuotaExceededException"
+            raise ServiceError(code, f"{running} operations of this kind are running already.")
 
     def begin(self, kind: str, remembered: dict[str, Any], entries: list[Entry]) -> Begun:
         """Remember an operation and its first events; call it inside the transaction that locks its image sets."""

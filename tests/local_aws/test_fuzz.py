@@ -319,6 +319,8 @@ def check(target: Target, name: str, data: st.DataObject) -> None:
     assert status < 500, body
     if status >= 400 and "x-amzn-errortype" in headers and with_tricks.get("method") != "HEAD":
         assert isinstance(json.loads(body)["message"], str)
+        modelled = {shape.name for shape in MODEL.operation_model(name).error_shapes}
+        assert headers["x-amzn-errortype"] in modelled or status in {404, 405, 413}
     if status < 300 and name not in {"GetImageSetMetadata", "GetImageFrame"}:
         json.loads(body or b"{}")
 
