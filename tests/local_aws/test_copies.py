@@ -119,19 +119,16 @@ def test_an_instance_is_in_a_set_once(imaging):
 @pytest.mark.parametrize(
     ("level", "change"),
     [
-        ("Series", {"SeriesInstanceUID": generate_uid()}),
-        ("Series", {"Modality": "MR"}),
-        ("Study", {"StudyDescription": "other"}),
-        ("Patient", {"PatientName": "Other^Name"}),
+        ("Series", {"SeriesInstanceUID": "1.2.826.0.1.99"}),
+        ("Series", {"SeriesNumber": 8}),
+        ("Study", {"SeriesNumber": 8, "StudyDescription": "other"}),
+        ("Patient", {"SeriesNumber": 8, "PatientName": "Other^Name"}),
     ],
 )
 def test_sets_that_disagree_need_force(imaging, level, change):
-    shared = new_series(StudyDescription="one", PatientID="COPY-1")
+    shared = new_series(StudyDescription="one")
     destination = make(imaging, shared)
-    source = make(imaging, new_series(StudyInstanceUID=generate_uid()) | {"PatientID": "COPY-1"} | shared | change | {
-        "StudyInstanceUID": shared["StudyInstanceUID"], "AccessionNumber": "A1",
-    } | ({} if level == "Series" and "Modality" not in change else {"SeriesNumber": 8}))  # fmt: skip
-    assert source != destination
+    source = make(imaging, shared | change)
     imaging.stack.reset()
     kept = imaging.document(destination)
     copy(imaging, source, destination=(destination, "1"))
@@ -141,8 +138,9 @@ def test_sets_that_disagree_need_force(imaging, level, change):
         "ACTIVE",
         "COPY_FAILED",
     )
-    assert state["message"].startswith("INVALID_REQUEST:  ")
+    assert state["message"] == MISMATCH.format(level)
     assert imaging.document(destination) == kept
+    assert imaging.get(source)["imageSetState"] == "ACTIVE"
     assert "Image Set Copy Failed" in events(imaging, 3)
     copy(imaging, source, destination=(destination, "2"), force=True)
     state = unlocked(imaging, destination)
@@ -151,6 +149,132 @@ def test_sets_that_disagree_need_force(imaging, level, change):
     merged = imaging.document(destination)
     assert len(instances(merged)) == 4
     assert (merged["Patient"], merged["Study"]["DICOM"]) == (kept["Patient"], kept["Study"]["DICOM"])
+    [(_, before)], [(_, after)] = kept["Study"]["Series"].items(), merged["Study"]["Series"].items()
+    assert after["DICOM"] == before["DICOM"]
     versions = imaging.api.list_image_set_versions(datastoreId=imaging.datastore, imageSetId=destination)
     listed = [v["ImageSetWorkflowStatus"] for v in versions["imageSetPropertiesList"]]
     assert listed == ["COPIED", "COPY_FAILED", "CREATED"]
+
+
+def test_what_is_refused_at_once(imaging):
+    shared = new_series()
+    source, error = make(imaging, shared), imaging.api.exceptions
+    other = make(imaging, new_series())
+    with pytest.raises(
+        error.ResourceNotFoundException, match=r"Requested version\(s\) of ImageSet\(s\) is not the latest"
+    ):
+        copy(imaging, source, version="2")
+    with pytest.raises(error.ResourceNotFoundException, match="not the latest"):
+        copy(imaging, source, destination=(other, "7"))
+    with pytest.raises(error.ResourceNotFoundException):
+        copy(imaging, "0" * 32)
+    with pytest.raises(error.ResourceNotFoundException):
+        copy(imaging, source, destination=("0" * 32, "1"))
+    with pytest.raises(error.ValidationException):
+        copy(imaging, source, destination=(source, "1"))
+    with pytest.raises(error.ValidationException, match="primary already"):
+        copy(imaging, source, promoteToPrimary=True)
+    unknown = {"Study": {"Series": {shared["SeriesInstanceUID"]: {"Instances": {"1.2.3": {}}}}}}
+    for text in (
+        "no JSON",
+        "[]",
+        "{}",
+        "[" * 5000,
+        {"SchemaVersion": 1.1},
+        {"SchemaVersion": 2.0} | unknown,
+        {"SchemaVersion": 1.1} | unknown,
+        {"SchemaVersion": 1.1, "Study": {"Series": {"1.2": {}}}},
+        {"SchemaVersion": 1.1, "Study": {"Series": []}},
+        {"SchemaVersion": 1.1, "Study": {"Series": {shared["SeriesInstanceUID"]: {"Instances": {"1.2": 3}}}}},
+    ):
+        with pytest.raises(error.ValidationException):
+            copy(imaging, source, instances=text)
+    assert imaging.get(source)["imageSetState"] == "ACTIVE"
+
+
+def conflicting(imaging, **more):
+    """A primary image set and one of the same series that is not primary; their ids and the attributes."""
+    shared = new_series()
+    primary = make(imaging, shared)
+    other = make(imaging, shared | {"PatientID": "WRONG", **more})
+    assert imaging.get(other)["isPrimary"] is False
+    return primary, other, shared
+
+
+def repair(imaging, image_set, patient_id="COPY"):
+    """Give an image set another PatientID; waits for it."""
+    text = json.dumps({"SchemaVersion": 1.1, "Patient": {"DICOM": {"PatientID": patient_id}}})
+    imaging.api.update_image_set_metadata(
+        datastoreId=imaging.datastore,
+        imageSetId=image_set,
+        latestVersionId="1",
+        updateImageSetMetadataUpdates={"DICOMUpdates": {"updatableAttributes": text.encode()}},
+    )
+    assert unlocked(imaging, image_set)["imageSetWorkflowStatus"] == "UPDATED"
+
+
+def test_promotion_after_a_repair_joins_the_primary(imaging):
+    primary, other, _ = conflicting(imaging)
+    with pytest.raises(imaging.api.exceptions.ConflictException, match="Patient"):
+        copy(imaging, other, promoteToPrimary=True)
+    repair(imaging, other)
+    made = copy(imaging, other, "2", promoteToPrimary=True)["destinationImageSetProperties"]
+    assert made["imageSetId"] == primary
+    state = unlocked(imaging, primary)
+    assert (state["versionId"], state["imageSetWorkflowStatus"], state["isPrimary"]) == ("2", "COPIED", True)
+    assert len(instances(imaging.document(primary))) == 4
+    assert imaging.get(other)["isPrimary"] is False
+
+
+def test_promotion_without_a_primary_makes_a_new_one(imaging):
+    primary, other, shared = conflicting(imaging)
+    imaging.api.delete_image_set(datastoreId=imaging.datastore, imageSetId=primary)
+    unlocked(imaging, primary)
+    imaging.stack.reset()
+    made = copy(imaging, other, promoteToPrimary=True)["destinationImageSetProperties"]["imageSetId"]
+    assert made not in {primary, other}
+    assert unlocked(imaging, made)["isPrimary"] is True
+    assert events(imaging, 3)["Image Set Copied"]["detail"]["isPrimary"] is True
+    again = imaging.run({"x": make_object(**shared | {"PatientID": "WRONG"})}).manifest["imageSetsSummary"][0]
+    assert (again["imageSetId"], again["isPrimary"], again["imageSetVersion"]) == (made, True, 2)
+
+
+def test_promotion_that_the_study_contradicts(imaging):
+    shared = new_series()
+    make(imaging, shared)
+    other = make(imaging, shared | {"SeriesInstanceUID": generate_uid(), "PatientID": "WRONG"})
+    assert imaging.get(other)["isPrimary"] is False
+    with pytest.raises(imaging.api.exceptions.ConflictException, match="study"):
+        copy(imaging, other, promoteToPrimary=True)
+    repair(imaging, other)
+    made = copy(imaging, other, "2", promoteToPrimary=True)["destinationImageSetProperties"]["imageSetId"]
+    assert unlocked(imaging, made)["isPrimary"] is True
+
+
+def test_a_copy_that_breaks_later(imaging):
+    source = make(imaging, new_series())
+    imaging.stack.fault("fail_change", operation="copy", message="INTERNAL_ERROR: disk.")
+    made = copy(imaging, source)["destinationImageSetProperties"]["imageSetId"]
+    state = unlocked(imaging, made)
+    assert (state["imageSetWorkflowStatus"], state["message"]) == ("COPY_FAILED", "INTERNAL_ERROR: disk.")
+    assert instances(imaging.document(made)) == {}
+    assert imaging.get(source)["imageSetState"] == "ACTIVE"
+
+
+def test_frames_are_there_as_long_as_any_set_has_them(imaging):
+    source = make(imaging, new_series(), 1)
+    made = copy(imaging, source)["destinationImageSetProperties"]["imageSetId"]
+    unlocked(imaging, made)
+    [frame] = [f["ID"] for i in instances(imaging.document(made)).values() for f in i["ImageFrames"]]
+    imaging.api.delete_image_set(datastoreId=imaging.datastore, imageSetId=source)
+    unlocked(imaging, source)
+
+    def read(image_set):
+        answer = imaging.api.get_image_frame(
+            datastoreId=imaging.datastore, imageSetId=image_set, imageFrameInformation={"imageFrameId": frame}
+        )
+        return answer["imageFrameBlob"].read()
+
+    assert read(made)
+    with pytest.raises(imaging.api.exceptions.ResourceNotFoundException):
+        read(source)
