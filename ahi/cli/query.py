@@ -20,8 +20,7 @@ def query(
     """Ask the published index in SQL (DuckDB). It can only be read.
 
     Views: patients, studies, series, instances, frames (current, primary, not deleted), headers, objects, closure,
-    freshness, and more: `ahi query "SHOW TABLES"`. Every column has a description: `ahi query "SELECT column_name,
-    comment FROM duckdb_columns() WHERE table_name = 'series'"`
+    freshness, and more: `ahi schema` lists them, `ahi schema series` says what the columns of one are.
 
     Examples: `ahi query "SELECT Modality, count(*) FROM series GROUP BY ALL"`,
     `ahi query --csv "FROM studies" > studies.csv`

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from ahi.index.columns import Table
     from ahi.index.store import Index
 
 # DuckDB 1.4 and later read it; by default 2.0 writes files that only 2.0 opens.
@@ -170,9 +171,9 @@ def _read(connection: sa.Connection, tables: Iterable[str]) -> _Snapshot:
     )
 
 
-def _internal(index: Index) -> dict[str, list[tuple[str, str]]]:
+def internal_columns(tables: Mapping[str, Table]) -> dict[str, list[tuple[str, str]]]:
     """Columns of each relation of the schema `internal` that a view stands on."""
-    columns = {f"{t.name}_rows": [(x.name, x.duckdb_type) for x in t.columns] for t in index.tables.values()}
+    columns = {f"{t.name}_rows": [(x.name, x.duckdb_type) for x in t.columns] for t in tables.values()}
     columns |= {mirror.name: mirror.columns for mirror in MIRRORS}
     return columns | {"info": list(INFO_COLUMNS.items())}
 
@@ -180,7 +181,7 @@ def _internal(index: Index) -> dict[str, list[tuple[str, str]]]:
 @lru_cache(maxsize=8)
 def _template_id(index: Index) -> str:
     """Digest of the views. They follow from the code, so an index asks once."""
-    parts = [BUILD, *template_statements(index.tables, _internal(index))]
+    parts = [BUILD, *template_statements(index.tables, internal_columns(index.tables))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -193,7 +194,7 @@ def _template(index: Index, template: str) -> Path:
     with spilling(index.root) as connection:
         _attach(connection, temporary)
         connection.execute("BEGIN")
-        for statement in template_statements(index.tables, _internal(index)):
+        for statement in template_statements(index.tables, internal_columns(index.tables)):
             connection.execute(statement)
         connection.execute("COMMIT")
         _detach(connection)

@@ -267,3 +267,11 @@ def test_failures_keep_objects_and_messages_apart(pending: tuple[Path, Index]) -
         said = ahi(home, "failures", env={"COLUMNS": width}).stdout
         assert said.index("Objects that failed") < said.index(key) < said.index("could not be used")
         assert said.index("could not be used") < said.index("inbox/b#1")
+
+
+def test_schema_lists_the_tables_describes_one_and_says_which_there_are(tmp_path):
+    listed = json.loads(ahi(tmp_path, "schema", "--json").stdout)
+    assert {"patients", "series", "objects"} <= {page["name"] for page in listed}
+    assert "(0008,0060) CS 1" in ahi(tmp_path, "schema", "series").stdout
+    unknown = ahi(tmp_path, "schema", "no_such_table")
+    assert (unknown.returncode, "There are: closure" in unknown.stderr) == (2, True)

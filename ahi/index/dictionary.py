@@ -1,0 +1,112 @@
+"""The data dictionary: every view that analysts see, each column with its type, its DICOM attribute and its tier.
+
+Belongs here: reading it off the views, and printing it as a page. Does not belong here: what a column means, which the
+registry (`registry`), the catalog (`catalog`) and the views (`views`) say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ahi.index.publish import internal_columns
+from ahi.index.registry import TABLES
+from ahi.index.views import template_statements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ahi.index.columns import Column
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One column.
+
+    Attributes:
+        name: As in SQL.
+        duckdb_type: Its type.
+        description: A sentence.
+        attribute: Tag, VR and VM of the DICOM attribute it holds; empty for a derived column.
+        tier: Lowest tier that may show it; empty for columns of the pipeline's own account.
+    """
+
+    name: str
+    duckdb_type: str
+    description: str
+    attribute: str
+    tier: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """One view."""
+
+    name: str
+    description: str
+    columns: tuple[Entry, ...]
+
+
+def dictionary() -> list[Page]:
+    """All views by name, as the published index has them. Needs no index: they follow from the code."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute("BEGIN")
+        for statement in template_statements(TABLES, internal_columns(TABLES)):
+            connection.execute(statement.replace(" main.", " memory.main."))
+        views = connection.execute(
+            "SELECT view_name, comment FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal ORDER BY ALL"
+        ).fetchall()
+        columns = connection.execute(
+            "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() "
+            "WHERE schema_name = 'main' AND NOT internal ORDER BY table_name, column_index"
+        ).fetchall()
+    return [
+        Page(view, comment, tuple(_entry(view, *row) for table, *row in columns if table == view))
+        for view, comment in views
+    ]
+
+
+def _entry(view: str, name: str, kind: str, comment: str) -> Entry:
+    column = _registered(view, name)
+    attribute = tier = ""
+    if column is not None:
+        tier = column.tier.value
+        if column.tag is not None:
+            attribute = f"({column.tag >> 16:04X},{column.tag & 0xFFFF:04X}) {column.vr} {column.vm}"
+    return Entry(name, kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ"), comment or "", attribute, tier)
+
+
+def _registered(view: str, name: str) -> Column | None:
+    """The registry's column behind a column of a view: of the view's own table, or of the series it is made from."""
+    table = TABLES.get(view.removesuffix("_all"), TABLES["series"] if view in ("patients", "studies") else None)
+    return next((column for column in table.columns if column.name == name), None) if table else None
+
+
+def markdown(pages: Iterable[Page]) -> str:
+    """The dictionary as a page of Markdown."""
+    lines = [
+        "# The tables",
+        "",
+        "Made by `ahi schema --markdown`; a test holds it against the code. The index has the descriptions as well:",
+        "`SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'series'`. A view `..._all` has the",
+        "columns of the view without `_all`, and the rows of image sets that are not primary besides.",
+        "",
+        "A column's tier is the lowest one that may show it: `deidentified`, `limited`, `identified`.",
+    ]
+    for page in (page for page in pages if not page.name.endswith("_all")):
+        lines += [
+            "",
+            f"## {page.name}",
+            "",
+            page.description,
+            "",
+            "| column | type | DICOM | tier | |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| `{one.name}` | `{one.duckdb_type}` | {one.attribute} | {one.tier} | {one.description} |"
+            for one in page.columns
+        ]
+    return "\n".join(lines) + "\n"
