@@ -55,7 +55,9 @@ class Parts:
         limits = Limits(clock, enabled=settings.rate_limits)
         events = Events(settings, loop, faults, clock)
         self._datastores = Datastores(settings, self._store, events, clock, faults)
-        self._pixels = PixelStore(settings.aws_dir / "healthimaging" / "pixels", self._store)
+        self._pixels = PixelStore(
+            settings.aws_dir / "healthimaging" / "pixels", self._store, settings.checked_frame_bytes
+        )
         self._imports = Imports(settings, self._store, self._pixels, self._caller, events, faults, clock)
         self._work = Work(self._store, clock, self._imports.merging, events, faults)
         self._datastores.attach(self._work)

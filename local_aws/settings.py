@@ -103,6 +103,9 @@ class LocalSettings:
     jpeg_2000_content_type: str = "image/j2c"
     # Transcoded frames kept in memory.
     frame_cache_bytes: int = 64 * 2**20
+    # Decoded bytes of an object up to which its compressed frames are decoded at import, which checksum, minimum
+    # and maximum need. Above it those are null; 0: never decode at import.
+    checked_frame_bytes: int = 64 * 2**20
     # DICOMweb: status of a search that finds nothing, 200 with an empty list or 204.
     dicomweb_empty_status: int = 200
     # A search key that the developer guide does not list: "refuse" (400) or "ignore" (with a Warning header).

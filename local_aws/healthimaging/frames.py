@@ -106,9 +106,7 @@ def _count(parsed: Parsed) -> int:
     return max(parsed.number(0x00280008, 1), 1)
 
 
-def describe(
-    parsed: Parsed, seed: str, writer: PixelWriter, *, fetch: Fetch | None = None, checked: int = 2**26
-) -> Described:
+def describe(parsed: Parsed, seed: str, writer: PixelWriter, *, fetch: Fetch | None = None) -> Described:
     """Keep the frames of an instance and say what the metadata says about them.
 
     Args:
@@ -116,14 +114,13 @@ def describe(
         seed: What makes the frame ids of this import unique.
         writer: Where the bytes go.
         fetch: Reads a range of the object, when `parsed` was read from its beginning only.
-        checked: Decoded bytes of an object up to which compressed frames are decoded for checksum and extremes.
 
     Raises:
         CutError: The object ends before its pixels do.
     """
     if parsed.pixel_start < 0 or not (parsed.pixel_length or parsed.encapsulated):
         return Described([])
-    instance = _Instance(parsed, seed, writer, fetch, checked)
+    instance = _Instance(parsed, seed, writer, fetch)
     begin = writer.position
     try:
         if is_supported(parsed):
@@ -140,11 +137,10 @@ def describe(
 class _Instance:
     """One object on its way into the pixel store."""
 
-    def __init__(self, parsed: Parsed, seed: str, writer: PixelWriter, fetch: Fetch | None, checked: int) -> None:
+    def __init__(self, parsed: Parsed, seed: str, writer: PixelWriter, fetch: Fetch | None) -> None:
         self._parsed = parsed
         self._seed = seed
         self._writer = writer
-        self._checked = checked
         self._count = _count(parsed)
         syntax = parsed.text(0x00020010)
         bits = parsed.number(0x00280100)
@@ -223,7 +219,7 @@ class _Instance:
         form = self._form
         codecs.check_encodable(form.bits_allocated, form.samples, self._writer.lossless)
         examine = form.rows * form.columns * form.samples * ((form.bits_allocated + 7) // 8) * self._count
-        kept = self._decoded if examine <= self._checked else self._unchecked
+        kept = self._decoded if examine <= self._writer.checked_bytes else self._unchecked
         return self._done((kept(i, g) for i, g in enumerate(groups)), problems)
 
     def _kept(self, index: int, group: list[Fragment]) -> dict[str, Any]:

@@ -92,9 +92,10 @@ def _form(text: str) -> Form:
 class PixelStore:
     """The frames of all image sets. Safe from several threads."""
 
-    def __init__(self, folder: Path, store: Store) -> None:
+    def __init__(self, folder: Path, store: Store, checked_bytes: int = 2**26) -> None:
         self._folder = folder
         self._store = store
+        self._checked_bytes = checked_bytes
         self._sweep()
 
     def _sweep(self) -> None:
@@ -108,7 +109,7 @@ class PixelStore:
         """A writer for one import; use it as a context manager, and `keep` it once its rows are committed."""
         rows = self._store.rows("SELECT format FROM datastores WHERE id = ?", (datastore_id,))
         lossless = LOSSLESS[(rows[0]["format"] if rows else None) or "HTJ2K"]
-        return PixelWriter(self._store, self._folder, datastore_id, job_id, lossless)
+        return PixelWriter(self._store, self._folder, datastore_id, job_id, lossless, self._checked_bytes)
 
     def read(self, datastore_id: str, image_set_id: str, frame_id: str) -> StoredFrame | None:
         """A frame of an image set, whichever of its versions had it; None when the set never had it."""
@@ -171,10 +172,14 @@ class PixelWriter:
 
     Attributes:
         lossless: Transfer syntax into which the data store transcodes.
+        checked_bytes: Decoded bytes of an object up to which its compressed frames are decoded at import.
     """
 
-    def __init__(self, store: Store, folder: Path, datastore_id: str, job_id: str, lossless: str) -> None:
+    def __init__(
+        self, store: Store, folder: Path, datastore_id: str, job_id: str, lossless: str, checked_bytes: int
+    ) -> None:
         self.lossless = lossless
+        self.checked_bytes = checked_bytes
         self._store = store
         self._datastore_id = datastore_id
         self._file = f"{datastore_id}/{job_id}"

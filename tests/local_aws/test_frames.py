@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import uuid
 import zlib
+from pathlib import Path
+from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from botocore.exceptions import ClientError
 from openjpeg.utils import decode as openjpeg
 
+from tests.conftest import wait_for
 from tests.local_aws.conftest import make_object
+from tests.local_aws.pixels import J2K, JPEG, encapsulated, htj2k, j2k, native, noise
 
 HTJ2K = "1.2.840.10008.1.2.4.202"
+BINARY = "1.2.840.10008.1.2.1"
+VIDEO = "1.2.840.10008.1.2.4.102"
 
 
-def only_frame(imaging, image_set_id: str):
-    """The only frame of an image set's document."""
+def only_instance(imaging, image_set_id: str) -> dict[str, Any]:
+    """The only instance of an image set's document."""
     document = imaging.document(image_set_id)
     [series] = document["Study"]["Series"].values()
     [instance] = series["Instances"].values()
-    [frame] = instance["ImageFrames"]
-    return frame
+    return dict(instance)
 
 
-def fetch(imaging, image_set_id: str, frame_id: str):
+def fetch(imaging, image_set_id: str, frame_id: str) -> tuple[bytes, str]:
     """Body and content type of a frame."""
     answer = imaging.api.get_image_frame(
         datastoreId=imaging.datastore, imageSetId=image_set_id, imageFrameInformation={"imageFrameId": frame_id}
@@ -31,31 +38,300 @@ def fetch(imaging, image_set_id: str, frame_id: str):
     return answer["imageFrameBlob"].read(), answer["contentType"]
 
 
-def imported(imaging, body: bytes) -> str:
-    """Image set of one object."""
-    outcome = imaging.run({"a.dcm": body})
+def fetched(imaging, image_set_id: str) -> tuple[dict[str, Any], list[tuple[bytes, str]]]:
+    """The only instance of an image set, and all its frames."""
+    instance = only_instance(imaging, image_set_id)
+    return instance, [fetch(imaging, image_set_id, f["ID"]) for f in instance["ImageFrames"]]
+
+
+def imported(imaging, objects: dict[str, bytes]) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """Image sets by the name of their only object, and the warning codes of each."""
+    outcome = imaging.run(objects)
     assert outcome.failure == []
-    return str(outcome.success[0]["importResponse"]["imageSetId"])
+    names = {line["inputFile"].rpartition("/")[2]: line["importResponse"] for line in outcome.success}
+    codes = {
+        line["inputFile"].rpartition("/")[2]: [w["warning_reason_code"] for w in line["importResponse"]["warnings"]]
+        for line in outcome.warning
+    }
+    return {name: response["imageSetId"] for name, response in names.items()}, codes
 
 
-def test_a_frame_comes_as_lossless_htj2k(imaging):
-    pixels = np.random.default_rng(0).integers(0, 4096, (37, 91), dtype=np.uint16)
-    image_set = imported(imaging, make_object(Rows=37, Columns=91, PixelData=pixels.tobytes() + b"\0"))
-    frame = only_frame(imaging, image_set)
-    body, kind = fetch(imaging, image_set, frame["ID"])
-    assert kind == "image/jph"
-    decoded = openjpeg(body)
-    np.testing.assert_array_equal(decoded, pixels)
-    [resolution] = frame["PixelDataChecksumFromBaseToFullResolution"]
-    assert resolution == {"Width": 91, "Height": 37, "Checksum": zlib.crc32(decoded.tobytes())}
-    assert (frame["MinPixelValue"], frame["MaxPixelValue"]) == (pixels.min(), pixels.max())
-    assert frame["FrameSizeInBytes"] == pixels.nbytes
+def code_of(call, *args) -> str:
+    """Code of the error that a call ends with."""
+    with pytest.raises(ClientError) as caught:
+        call(*args)
+    return str(caught.value.response["Error"]["Code"])
 
 
-def test_frames_of_another_or_of_no_image_set_are_not_found(imaging):
-    one, other = imported(imaging, make_object()), imported(imaging, make_object())
-    frame_id = only_frame(imaging, one)["ID"]
-    for image_set, wanted in ((other, frame_id), (one, "0" * 32), ("0" * 32, frame_id)):
-        with pytest.raises(ClientError) as caught:
-            fetch(imaging, image_set, wanted)
-        assert caught.value.response["Error"]["Code"] == "ResourceNotFoundException"
+def subsampled(pixels: np.ndarray[Any, Any]) -> bytes:
+    """YBR_FULL_422 of frames whose chroma is the same in each two columns."""
+    out = np.empty((*pixels.shape[:2], pixels.shape[2] // 2, 4), np.uint8)
+    out[..., :2] = pixels[..., 0].reshape(*pixels.shape[:2], -1, 2)
+    out[..., 2:] = pixels[:, :, ::2, 1:]
+    return out.tobytes()
+
+
+def bits(pixels: np.ndarray[Any, Any]) -> bytes:
+    """Single bits, frames packed one after the other."""
+    return np.packbits(pixels.ravel(), bitorder="little").tobytes()
+
+
+def test_every_native_form_comes_as_lossless_htj2k(imaging):
+    rgb, pairs = noise(2, 12, 14, 3, dtype="u1"), noise(2, 6, 8, 3, dtype="u1")
+    pairs[:, :, 1::2, 1:] = pairs[:, :, ::2, 1:]
+    single = noise(3, 5, 7, dtype="u1") & 1
+    one_bit = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}
+    cases = {
+        **{f"{kind} {n}": (noise(n, 37, 91, dtype=kind), None, {}) for kind in ("u1", "u2", "i2") for n in (1, 3)},
+        "i1": (noise(1, 9, 9, dtype="i1"), None, {}),
+        "12 bits": (noise(1, 64, 64) & 0xFFF, None, {"BitsStored": 12, "HighBit": 11}),
+        "palette": (noise(1, 8, 8, dtype="u1"), None, {"PhotometricInterpretation": "PALETTE COLOR"}),
+        "rgb": (rgb, None, {}),
+        "rgb 16": (noise(1, 8, 9, 3), None, {}),
+        "planes": (rgb, np.moveaxis(rgb, 3, 1).tobytes(), {"PlanarConfiguration": 1}),
+        "pairs": (pairs, subsampled(pairs), {"PhotometricInterpretation": "YBR_FULL_422"}),
+        "one pixel": (noise(1, 1, 1), None, {}),
+        "implicit": (noise(2, 4, 4), None, {"syntax": "1.2.840.10008.1.2"}),
+        "big": (noise(2, 4, 5, dtype="i2"), None, {"syntax": "1.2.840.10008.1.2.2"}),
+        "implicit bits": (single, bits(single), {"syntax": "1.2.840.10008.1.2", **one_bit}),
+    }
+    sets, codes = imported(imaging, {k: native(pixels, raw, **more) for k, (pixels, raw, more) in cases.items()})
+    assert codes == {}
+    for name, (pixels, _, _) in cases.items():
+        instance, frames = fetched(imaging, sets[name])
+        assert instance["StoredTransferSyntaxUID"] == HTJ2K, name
+        assert [kind for _, kind in frames] == ["image/jph"] * len(pixels), name
+        for wanted, (body, _), frame in zip(pixels, frames, instance["ImageFrames"], strict=True):
+            decoded = openjpeg(body)
+            np.testing.assert_array_equal(decoded, wanted, name)
+            assert frame == {
+                "ID": frame["ID"],
+                "PixelDataChecksumFromBaseToFullResolution": [
+                    {"Width": pixels.shape[2], "Height": pixels.shape[1], "Checksum": zlib.crc32(decoded.tobytes())}
+                ],
+                "MinPixelValue": int(wanted.min()),
+                "MaxPixelValue": int(wanted.max()),
+                "FrameSizeInBytes": wanted.nbytes,
+            }, name
+
+
+def test_32_bits_come_as_htj2k_too(imaging):
+    pixels = noise(2, 10, 10, dtype="u4")
+    sets, _ = imported(imaging, {"dose": native(pixels)})
+    _, frames = fetched(imaging, sets["dose"])
+    for wanted, (body, _) in zip(pixels, frames, strict=True):  # OpenJPEG ends before 32 bits
+        np.testing.assert_array_equal(imagecodecs.htj2k_decode(body), wanted)
+
+
+def test_fragments_make_frames(imaging):
+    pixels = noise(3, 40, 40)
+    streams = [j2k(frame) for frame in pixels]
+    halves = [half for s in streams for half in (s[:200], s[200:])]
+    offsets = np.cumsum([0, *(8 + len(s) + len(s) % 2 for s in streams)])[:3].tolist()
+    half_offsets = np.cumsum([0, *(16 + len(s) + len(s) % 2 for s in streams)])[:3].tolist()
+    cases = {
+        "table": encapsulated(pixels, J2K, streams, table=offsets),
+        "no table": encapsulated(pixels, J2K, streams),
+        "halves with a table": encapsulated(pixels, J2K, halves, table=half_offsets),
+        "halves by markers": encapsulated(pixels, J2K, halves),
+        "one frame in pieces": encapsulated(pixels[:1], J2K, [streams[0][i : i + 100] for i in range(0, 9999, 100)]),
+        "wrong table": encapsulated(pixels, J2K, streams, table=[0, 2, 4]),
+        "short table": encapsulated(pixels, J2K, streams, table=[0]),
+    }
+    sets, codes = imported(imaging, cases)
+    assert codes == {"wrong table": [45330], "short table": [45330]}
+    for name, image_set in sets.items():
+        instance, frames = fetched(imaging, image_set)
+        assert instance["StoredTransferSyntaxUID"] == HTJ2K
+        assert len(frames) == (1 if name == "one frame in pieces" else 3)
+        for wanted, (body, _) in zip(pixels, frames, strict=False):
+            np.testing.assert_array_equal(openjpeg(body), wanted, name)
+
+
+def test_what_cannot_be_transcoded_is_kept_as_a_blob_with_a_warning(imaging):
+    pixels = noise(2, 40, 40)
+    streams, fast = [j2k(f) for f in pixels], [htj2k(f) for f in pixels]
+    items = {
+        "broken": (J2K, [streams[0], streams[1][:100]], 45312),
+        "cut": ("1.2.840.10008.1.2.4.201", [fast[0], fast[1][:-40]], 45312),
+        "another size": (J2K, [j2k(noise(8, 8)), streams[1]], 45312),
+        "too few": (J2K, streams[:1], 45329),
+        "not to be told apart": (J2K, [b"abcd", *streams], 45328),
+        "unknown": ("1.2.840.10008.1.2.4.53", streams, 45344),
+    }
+    objects = {name: encapsulated(pixels, syntax, parts) for name, (syntax, parts, _) in items.items()}
+    objects["64 bits"] = native(pixels.view("u8"))
+    sets, codes = imported(imaging, objects)
+    assert codes == {name: [code] for name, (_, _, code) in items.items()} | {"64 bits": [45312]}
+    for name, image_set in sets.items():
+        instance, [(body, kind)] = fetched(imaging, image_set)
+        [frame] = instance["ImageFrames"]
+        assert kind == "application/octet-stream"
+        assert body in objects[name]
+        assert (frame["MinPixelValue"], frame["FrameSizeInBytes"]) == (None, len(body))
+        if name != "64 bits":
+            assert instance["StoredTransferSyntaxUID"] == items[name][0]
+
+
+def test_what_is_kept_comes_as_it_was(imaging):
+    colours, single = noise(2, 16, 16, 3, dtype="u1"), noise(3, 5, 7, dtype="u1") & 1
+    lossy = [bytes(imagecodecs.jpeg8_encode(f, level=80)) for f in colours]
+    video = b"\0\0\1\xb3" + bytes(500)
+    one_bit = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}
+    kept = {
+        "jpeg": (JPEG, "image/jpeg", lossy),
+        "j2c": ("1.2.840.10008.1.2.4.91", "image/j2c", [j2k(f) for f in colours]),
+        "htj2k": ("1.2.840.10008.1.2.4.203", "image/jphc", [htj2k(f) for f in colours]),
+        "jpeg xl": ("1.2.840.10008.1.2.4.112", "image/jxl", [b"\xff\x0aabcdef", b"\xff\x0aghijkl"]),
+        "mpeg": ("1.2.840.10008.1.2.4.100", "video/mpeg", [video]),
+        "h264": (VIDEO, "video/mp4", [video]),
+        "hevc": ("1.2.840.10008.1.2.4.107", "video/H256", [video]),
+        "already htj2k": (HTJ2K, "image/jph", [htj2k(f) for f in colours]),
+    }
+    objects = {name: encapsulated(colours, syntax, streams) for name, (syntax, _, streams) in kept.items()}
+    objects["segments"] = native(single, bits(single), **one_bit)
+    kept["segments"] = (BINARY, "application/octet-stream", [bits(f) for f in single])
+    sets, codes = imported(imaging, objects)
+    assert codes == {}
+    for name, (syntax, kind, streams) in kept.items():
+        instance, frames = fetched(imaging, sets[name])
+        assert instance["StoredTransferSyntaxUID"] == syntax
+        padded = [s if name == "segments" else s + b"\0" * (len(s) % 2) for s in streams]
+        assert frames == [(s, kind) for s in padded], name
+        if name != "already htj2k":
+            for frame, stream in zip(instance["ImageFrames"], padded, strict=True):
+                assert frame["PixelDataChecksumFromBaseToFullResolution"][0]["Checksum"] == zlib.crc32(stream)
+                assert frame["FrameSizeInBytes"] == len(stream)
+                assert frame["MinPixelValue"] is frame["MaxPixelValue"] is None
+
+
+def test_a_jpeg_2000_data_store_keeps_jpeg_2000(imaging):
+    imaging.datastore = imaging.api.create_datastore(
+        datastoreName=f"j-{uuid.uuid4().hex}", losslessStorageFormat="JPEG_2000_LOSSLESS"
+    )["datastoreId"]
+    pixels, stream = noise(1, 37, 91, dtype="i2"), j2k(noise(37, 91))
+    objects = {
+        "native": native(pixels),
+        "rgb": native(noise(1, 8, 8, 3, dtype="u1")),
+        "j2k": encapsulated(noise(1, 37, 91), J2K, [stream]),
+        "dose": native(noise(1, 4, 4, dtype="u4")),
+    }
+    sets, codes = imported(imaging, objects)
+    assert codes == {"dose": [45312]}
+    for name, wanted in (("native", pixels[0]), ("rgb", noise(1, 8, 8, 3, dtype="u1")[0]), ("j2k", noise(37, 91))):
+        instance, [(body, kind)] = fetched(imaging, sets[name])
+        assert (instance["StoredTransferSyntaxUID"], kind) == (J2K, "image/j2c")
+        np.testing.assert_array_equal(openjpeg(body), wanted)
+        checksum = instance["ImageFrames"][0]["PixelDataChecksumFromBaseToFullResolution"][0]["Checksum"]
+        assert checksum == zlib.crc32(wanted.tobytes())
+    assert fetched(imaging, sets["j2k"])[1][0][0].rstrip(b"\0") == stream.rstrip(b"\0")
+
+
+def test_objects_above_64_mib_keep_all_their_pixels(imaging):
+    frames = 70
+    pixels = noise(1, 1024, 512, dtype="u2")
+    planes = b"".join(np.roll(pixels[0], i).tobytes() for i in range(frames))
+    many = native(pixels, planes, NumberOfFrames=frames)
+    stream = noise(66 * 2**19).tobytes()
+    parts = [b"\0\0\1\xb3" + stream[i : i + 2**25] for i in range(0, len(stream), 2**25)]
+    video = encapsulated(noise(1, 8, 8, dtype="u1"), VIDEO, parts)
+    sets, codes = imported(imaging, {"many": many, "video": video})
+    assert codes == {}
+    described = only_instance(imaging, sets["many"])["ImageFrames"]
+    assert len({f["ID"] for f in described}) == frames
+    for index in (0, 33, frames - 1):
+        body, _ = fetch(imaging, sets["many"], described[index]["ID"])
+        wanted = np.roll(pixels[0], index)
+        np.testing.assert_array_equal(openjpeg(body), wanted)
+        checksum = described[index]["PixelDataChecksumFromBaseToFullResolution"][0]["Checksum"]
+        assert checksum == zlib.crc32(wanted.tobytes())
+    _, [(body, kind)] = fetched(imaging, sets["video"])
+    assert (zlib.crc32(body), kind) == (zlib.crc32(b"".join(parts)), "video/mp4")
+
+
+def test_a_frame_belongs_to_its_image_set(imaging):
+    sets, _ = imported(imaging, {"one": make_object(), "other": make_object()})
+    [frame] = only_instance(imaging, sets["one"])["ImageFrames"]
+    for image_set, wanted in ((sets["other"], frame["ID"]), (sets["one"], "0" * 32), ("0" * 32, frame["ID"])):
+        assert code_of(fetch, imaging, image_set, wanted) == "ResourceNotFoundException"
+    assert code_of(fetch, imaging, sets["one"], "No-Id") == "ValidationException"
+
+
+def test_frames_of_older_versions_stay(imaging):
+    uids = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": f"1.2.{uuid.uuid4().int}", "SOPInstanceUID": "1.2.4"}
+    first, _ = imported(imaging, {"a": make_object(**uids, PatientID=uids["SeriesInstanceUID"])})
+    [old] = only_instance(imaging, first["a"])["ImageFrames"]
+    again, _ = imported(imaging, {"a": make_object(**uids, PatientID=uids["SeriesInstanceUID"], PixelData=bytes(32))})
+    assert again == first
+    [new] = only_instance(imaging, first["a"])["ImageFrames"]
+    bodies = [openjpeg(fetch(imaging, first["a"], frame["ID"])[0]).tobytes() for frame in (old, new)]
+    assert bodies == [bytes(range(32)), bytes(32)]
+
+
+def test_reading_a_frame_is_an_access(imaging):
+    sets, _ = imported(imaging, {"a": make_object()})
+    [frame] = only_instance(imaging, sets["a"])["ImageFrames"]
+    before = imaging.get(sets["a"])["lastAccessedAt"]
+    fetch(imaging, sets["a"], frame["ID"])
+    assert imaging.get(sets["a"])["lastAccessedAt"] > before
+
+
+def test_a_deleted_set_leaves_no_pixels_but_those_of_its_copy(imaging):
+    sets, _ = imported(imaging, {"a": make_object()})
+    source = sets["a"]
+    folder = Path(imaging.stack.home) / "aws" / "healthimaging" / "pixels" / imaging.datastore
+    files = set(folder.iterdir())
+    [frame] = only_instance(imaging, source)["ImageFrames"]
+    body, _ = fetch(imaging, source, frame["ID"])
+    copy = imaging.api.copy_image_set(
+        datastoreId=imaging.datastore,
+        sourceImageSetId=source,
+        copyImageSetInformation={"sourceImageSet": {"latestVersionId": "1"}},
+    )["destinationImageSetProperties"]["imageSetId"]
+    for image_set in (source, copy):
+        wait_for(lambda i=image_set: imaging.get(i)["imageSetState"] == "ACTIVE", what="the copy")
+    delete(imaging, source)
+    assert code_of(fetch, imaging, source, frame["ID"]) == "ResourceNotFoundException"
+    assert fetch(imaging, copy, frame["ID"])[0] == body
+    assert set(folder.iterdir()) == files
+    delete(imaging, copy)
+    wait_for(lambda: len(set(folder.iterdir())) == len(files) - 1, what="the removal of the file")
+
+
+def delete(imaging, image_set: str) -> None:
+    """Delete an image set and wait."""
+    imaging.api.delete_image_set(datastoreId=imaging.datastore, imageSetId=image_set)
+    wait_for(lambda: imaging.get(image_set)["imageSetState"] == "DELETED", what="the deletion")
+
+
+def test_settings_of_frames(make_aws_stack):
+    from tests.local_aws.conftest import Imaging
+
+    stack = make_aws_stack(
+        LOCAL_AWS_CHECKED_FRAME_BYTES="0", LOCAL_AWS_JPEG_2000_CONTENT_TYPE="image/jp2", LOCAL_AWS_FRAME_CACHE_BYTES="0"
+    )
+    imaging = Imaging(stack)
+    imaging.datastore = imaging.api.create_datastore(datastoreName="j", losslessStorageFormat="JPEG_2000_LOSSLESS")[
+        "datastoreId"
+    ]
+    pixels = noise(1, 40, 40)
+    stream = htj2k(pixels[0])
+    objects = {"good": [stream], "cut": [stream[:-40]]}
+    unread = "1.2.840.10008.1.2.4.201"
+    sets, codes = imported(imaging, {k: encapsulated(pixels, unread, parts) for k, parts in objects.items()})
+    assert codes == {}
+    instance, [(body, kind)] = fetched(imaging, sets["good"])
+    [frame] = instance["ImageFrames"]
+    assert frame["PixelDataChecksumFromBaseToFullResolution"][0]["Checksum"] is frame["MinPixelValue"] is None
+    assert (kind, frame["FrameSizeInBytes"]) == ("image/jp2", pixels.nbytes)
+    np.testing.assert_array_equal(openjpeg(body), pixels[0])
+    [frame] = only_instance(imaging, sets["cut"])["ImageFrames"]
+    assert code_of(fetch, imaging, sets["cut"], frame["ID"]) == "NotAcceptableException"
+    # What an import that was killed left behind goes at the next start.
+    left = stack.home / "aws" / "healthimaging" / "pixels" / imaging.datastore / "0123456789"
+    left.write_bytes(b"half an import")
+    stack.stop(kill=True)
+    stack.start()
+    assert not left.exists()
+    imaging.api = stack.client("medical-imaging")
+    assert fetched(imaging, sets["good"])[1] == [(body, kind)]
