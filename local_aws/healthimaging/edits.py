@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging import levels
 from local_aws.healthimaging.instances import LIMITS
-from local_aws.healthimaging.values import BINARY, NUMERIC, entry
+from local_aws.healthimaging.values import BINARY, NUMERIC, entry, load_libraries
 from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import validation
 
@@ -108,6 +108,7 @@ def _parts(current: Document, wanted: Payload) -> Iterator[Part]:
     Raises:
         ServiceError: A series or instance is named that the image set does not have.
     """
+    load_libraries()
     if wanted.patient:
         yield "Patient", current["Patient"]["DICOM"], wanted.patient, None
     if wanted.study:

@@ -415,7 +415,8 @@ def test_operations_survive_a_kill(slow):
     slow.api, slow.s3 = again.api, again.s3
     assert slow.get(updated)["imageSetState"] == "LOCKED"
     pass_time(slow)
-    assert unlocked(slow, updated)["imageSetWorkflowStatus"] == "UPDATED"
+    state = unlocked(slow, updated)
+    assert state["imageSetWorkflowStatus"] == "UPDATED", state.get("message")
     assert slow.document(updated)["Patient"]["DICOM"]["PatientID"] == "LATER"
     assert unlocked(slow, made)["imageSetWorkflowStatus"] == "COPIED"
     assert unlocked(slow, copied)["imageSetWorkflowStatus"] == "CREATED"
