@@ -116,6 +116,10 @@ class Caller:
         self._account = account
         self._region = region
 
+    def of(self, account: str | None) -> Caller:
+        """The same client for another account; itself for None."""
+        return Caller(self._app, self._loop, account, self._region) if account else self
+
     def request(
         self,
         service: str,

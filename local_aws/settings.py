@@ -23,6 +23,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "event_id_key": ("imageSetId", "imagesetId"),
     "event_output_uri": ("job", "request"),
     "merge_detail_type": ("Image Set Updated", "Image Set Created"),
+    "long_values": ("fail", "warn"),
+    "invalid_uids": ("warn", "fail"),
     "update_errors": ("now", "later"),
     "promote_into_primary": ("merge", "refuse"),
     "search_between": ("inclusive", "half-open"),
@@ -56,6 +58,10 @@ class LocalSettings:
     long_values: str = "fail"
     # A UID that is not one by DICOM: "warn" (45570), unless it has other characters than digits and dots; or "fail".
     invalid_uids: str = "warn"
+    # Attributes of a DICOM JSON metadata import: they replace those of the objects, or only fill in what is not there.
+    json_metadata_wins: bool = True
+    # Whether a job that ends FAILED by itself writes a manifest; real ones were seen to.
+    failed_job_manifest: bool = False
     # Warning 45056 when an attribute above the instance differs from that of the image set, which stays.
     coercion_warnings: bool = False
     # "imageSetId" is what AWS's own consumers read; the developer guide prints "imagesetId".

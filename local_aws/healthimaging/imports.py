@@ -6,6 +6,8 @@ Belongs here: the life of a job, and the order in which an import becomes true. 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import threading
 import uuid
@@ -18,8 +20,10 @@ from local_aws.healthimaging import dicom, instances
 from local_aws.healthimaging.commits import TOO_LARGE, Commits, Placed
 from local_aws.healthimaging.events import job_folder
 from local_aws.healthimaging.grouping import File, Gathered
+from local_aws.healthimaging.json_metadata import JsonMetadata
+from local_aws.healthimaging.reading import INTERNAL, Reading
 from local_aws.healthimaging.results import Results, split_uri
-from local_aws.healthimaging.sources import JobFailedError, Source
+from local_aws.healthimaging.sources import FAILED, JobFailedError, Source
 from local_aws.healthimaging.values import load_libraries
 from local_aws.inprocess import CallError, S3Object
 
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ACTIVE_JOBS = ("SUBMITTED", "IN_PROGRESS")
-INTERNAL = "Internal error during import"
 # Failure reasons of DICOM (PS3.18, table I.2-2).
 IDENTITY_TAGS = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
 CANNOT_UNDERSTAND, PROCESSING_FAILURE, OUT_OF_RESOURCES = 0xC000, 0x0110, 0xA700
@@ -165,25 +168,36 @@ class Imports:
             if job.status == "SUBMITTED":
                 job.status = "IN_PROGRESS"
                 self._commits.put_job(job)
+            results = Results()
             try:
-                self._import(job)
+                self._import(job, results)
             except JobFailedError as error:
-                job.status, job.ended, job.message = "FAILED", self._clock.now(), str(error)
-                self._commits.put_job(job)
+                self._fail(job, results, str(error), manifest=self._settings.failed_job_manifest)
         except Exception:
             if not self._closing.is_set():
                 log.exception("import job %s broke", job_id)
+                self._fail(self._store.jobs("id = ?", (job_id,))[0], Results(), f"{FAILED} Internal error")
+
+    def _fail(self, job: Job, results: Results, message: str, *, manifest: bool = False) -> None:
+        """End a job without anything imported."""
+        if manifest:
+            with contextlib.suppress(JobFailedError):
+                self._write(job, results)
+        job.status, job.ended, job.message = "FAILED", self._clock.now(), message
+        self._commits.put_job(job)
 
     def _wait_out(self, cls: type[Fault]) -> None:
         """Wait until no fault of this kind is set, or the server stops."""
         with self._faults.changed:
             self._faults.changed.wait_for(lambda: self._closing.is_set() or not self._faults.active(cls))
 
-    def _import(self, job: Job) -> None:
-        results = Results()
+    def _import(self, job: Job, results: Results) -> None:
         broken = self._faults.take(FailJob)
-        source = Source(self._settings, self._caller, job.input, self._closing)
-        objects = [] if broken else source.listing()
+        source = Source(self._settings, self._caller.of(job.owner), job.input, self._closing)
+        configuration = json.loads(job.configuration) if job.configuration else None
+        metadata = JsonMetadata(source, configuration, wins=self._settings.json_metadata_wins)
+        objects = [] if broken else [o for o in source.listing() if o.key not in metadata.keys]
+        results.scanned = len(objects)
         self._clock.wait_until(self._clock.now() + self._seconds(objects), self._closing)
         if self._faults.take(StuckJobs):
             self._wait_out(StuckJobs)
@@ -193,7 +207,6 @@ class Imports:
             if broken.manifest:
                 self._write(job, results)
             raise JobFailedError(broken.message)
-        results.scanned = len(objects)
         gathered = Gathered()
         spoiled = self._faults.take(FailFiles)
         with self._pixels.writer(job.datastore_id, job.id) as writer:
@@ -201,7 +214,9 @@ class Imports:
                 for item in objects:
                     results.fail(item.key, spoiled.message, spoiled.exception_type)
             else:
-                self._read(job, source, objects, gathered, results, writer)
+                most = self._settings.max_bytes_per_file
+                reading = Reading(job.id, source, metadata, writer, self._rules, most)
+                reading.run(objects, gathered, results, lambda: self._faults.reach("read"))
             if not self._closing.is_set():
                 self._finish(job, results, gathered, writer)
 
@@ -213,45 +228,6 @@ class Imports:
         settings = self._settings
         size = sum(o.size for o in objects) / 10**9
         return settings.import_seconds + settings.seconds_per_instance * len(objects) + settings.seconds_per_gb * size
-
-    def _read(
-        self,
-        job: Job,
-        source: Source,
-        objects: list[S3Object],
-        gathered: Gathered,
-        results: Results,
-        writer: PixelWriter,
-    ) -> None:
-        """Every object as an instance into `gathered`; those that are none go to `results`."""
-        load_libraries()
-        for item, body in source.bodies(objects):
-            self._faults.reach("read")
-            if isinstance(body, CallError):
-                results.fail(item.key, f"Object could not be read from S3: {body.code}")
-                continue
-            try:
-                gathered.add(item.key, self._instance(f"{job.id}/{item.key}", source, item, body, writer))
-            except dicom.DicomError as error:
-                results.fail(item.key, str(error))
-            except Exception:
-                log.exception("an object of import job %s could not be read", job.id)
-                results.fail(item.key, INTERNAL, "InternalServerException")
-
-    def _instance(
-        self, seed: str, source: Source, item: S3Object, body: bytes, writer: PixelWriter
-    ) -> instances.Instance:
-        def fetch(start: int, length: int) -> bytes:
-            return self._caller.get_object(source.bucket, item.key, start=start, limit=length)
-
-        try:
-            return instances.instance(dicom.read(body, item.size), seed, writer, fetch, self._rules)
-        except dicom.DicomError:
-            if len(body) == item.size:
-                raise
-        # The beginning was not enough: an attribute before the pixels is longer than it.
-        whole = self._caller.get_object(source.bucket, item.key)
-        return instances.instance(dicom.read(whole), seed, writer, rules=self._rules)
 
     def _finish(self, job: Job, results: Results, gathered: Gathered, writer: PixelWriter) -> None:
         late = self._faults.take(LateManifest)

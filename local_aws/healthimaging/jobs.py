@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from local_aws.healthimaging.store import Store
     from local_aws.settings import LocalSettings
 
+LISTED_SECONDS = 90 * 86_400
+
 
 class Jobs:
     """StartDICOMImportJob, GetDICOMImportJob, ListDICOMImportJobs."""
@@ -72,6 +74,8 @@ class Jobs:
                 token=request["clientToken"],
                 request=fingerprint,
                 submitted=self._clock.now(),
+                owner=request.get("inputOwnerAccountId"),
+                configuration=json.dumps(request["importConfiguration"]) if "importConfiguration" in request else None,
             )
             self._store.put_job(job)
         self._events.job(job)
@@ -94,7 +98,10 @@ class Jobs:
             raise not_found("The import job does not exist.")
         job = found[0]
         folder = job_folder(job.output, job.datastore_id, job.id)
-        return {"jobProperties": self._summary(job) | {"inputS3Uri": job.input, "outputS3Uri": folder}}
+        out = self._summary(job) | {"inputS3Uri": job.input, "outputS3Uri": folder}
+        if job.configuration:
+            out["importConfiguration"] = json.loads(job.configuration)
+        return {"jobProperties": out}
 
     def _summary(self, job: Job) -> dict[str, Any]:
         out = {
@@ -110,9 +117,10 @@ class Jobs:
         return {k: v for k, v in out.items() if v is not None}
 
     def list(self, request: dict[str, Any]) -> dict[str, Any]:
-        """ListDICOMImportJobs, newest first."""
+        """ListDICOMImportJobs, newest first; older ones than 90 days are archived."""
         self._datastores.row(request["datastoreId"])
-        where, values = "datastore_id = ?", list[Any]([request["datastoreId"]])
+        where = "datastore_id = ? AND submitted > ?"
+        values = [request["datastoreId"], self._clock.now() - LISTED_SECONDS]
         if request.get("jobStatus"):
             where += " AND status = ?"
             values.append(request["jobStatus"])

@@ -22,6 +22,8 @@ PREFIX_BYTES = 4 * 2**20
 CHUNK_OBJECTS = 32
 CHUNK_BYTES = 32 * 2**20
 
+FAILED = "DICOM import job has failed."
+
 
 class JobFailedError(Exception):
     """The whole job fails; the text becomes its message."""
@@ -29,7 +31,7 @@ class JobFailedError(Exception):
     @classmethod
     def because(cls, reason: str) -> JobFailedError:
         """In the documented words, with a reason."""
-        return cls(f"DICOM import job has failed. {reason}")
+        return cls(f"{FAILED} {reason}")
 
 
 class Source:
@@ -75,6 +77,14 @@ class Source:
             chunk.append(item)
             size += item.size
         yield from self._fetch(chunk)
+
+    def read(self, key: str, *, start: int = 0, limit: int | None = None) -> bytes:
+        """One object, or a range of it.
+
+        Raises:
+            CallError: S3 refuses.
+        """
+        return self._caller.get_object(self.bucket, key, start=start, limit=limit)
 
     def _fetch(self, chunk: list[S3Object]) -> Iterator[tuple[S3Object, bytes | CallError]]:
         wanted = [(o.key, PREFIX_BYTES if o.size > WHOLE_BYTES else None) for o in chunk]

@@ -21,7 +21,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS datastores (id TEXT PRIMARY KEY, account TEXT, name TEXT, status TEXT, kms TEXT,
   authorizer TEXT, format TEXT, token TEXT, request TEXT, created REAL, updated REAL);
 CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, datastore_id TEXT, name TEXT, status TEXT, role TEXT,
-  input TEXT, output TEXT, token TEXT, request TEXT, submitted REAL, ended REAL, message TEXT);
+  input TEXT, output TEXT, token TEXT, request TEXT, submitted REAL, ended REAL, message TEXT, owner TEXT,
+  configuration TEXT);
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_token ON jobs (datastore_id, token);
 CREATE INDEX IF NOT EXISTS jobs_status ON jobs (datastore_id, status);
 CREATE TABLE IF NOT EXISTS image_sets (datastore_id TEXT, id TEXT, version INTEGER, is_primary INTEGER, state TEXT,
@@ -81,6 +82,10 @@ class Job:
     submitted: float
     ended: float | None = None
     message: str | None = None
+    # Account of the input bucket, when it is not the caller's.
+    owner: str | None = None
+    # importConfiguration as JSON.
+    configuration: str | None = None
 
 
 class Store:
@@ -94,7 +99,15 @@ class Store:
         self._db.row_factory = sqlite3.Row
         # A killed process loses nothing with WAL; only a power cut could cost the last commits, and this is no archive.
         self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA)
+        self._add_columns("jobs", Job)
         self._depth = 0
+
+    def _add_columns(self, table: str, kind: type) -> None:
+        """Give a table of an older state what it lacks."""
+        known = {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}
+        for column in fields(kind):
+            if column.name not in known:
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column.name} TEXT")
 
     def close(self) -> None:
         """Close the database."""

@@ -82,14 +82,14 @@ def convert(vr: str, raw: bytes, order: str, encodings: list[str], *, many: bool
     if not raw:
         return None
     if vr in NUMERIC:
-        return _shape(_numbers(vr, raw, order), many)
+        return shape(_numbers(vr, raw, order), many)
     if vr == "AT":
         pairs = struct.iter_unpack(f"{order}HH", raw[: len(raw) // 4 * 4])
-        return _shape([f"{group:04X}{element:04X}" for group, element in pairs], many)
+        return shape([f"{group:04X}{element:04X}" for group, element in pairs], many)
     text = _text(vr, raw, encodings)
     if not text or vr in UNSPLIT:
         return text or None
-    return _shape(text.split("\\"), many)
+    return shape(text.split("\\"), many)
 
 
 def _numbers(vr: str, raw: bytes, order: str) -> list[Any]:
@@ -101,7 +101,7 @@ def _numbers(vr: str, raw: bytes, order: str) -> list[Any]:
     return list(numbers)
 
 
-def _shape(values: list[Any], many: bool | None) -> Any:
+def shape(values: list[Any], many: bool | None) -> Any:
     """A list by the dictionary's multiplicity; without one, by the count."""
     if not values:
         return None

@@ -10,6 +10,13 @@ from pydicom.uid import generate_uid
 
 from tests.local_aws.conftest import make_object
 
+# "DICOM element constraints", but for the two that count.
+LIMITS = {
+    "PatientName": 256, "PatientID": 256, "StudyInstanceUID": 256, "StudyID": 256, "StudyDescription": 256,
+    "AccessionNumber": 256, "SOPInstanceUID": 256, "SeriesInstanceUID": 256, "PatientBirthDate": 18, "PatientSex": 16,
+    "StudyDate": 18, "StudyTime": 28,
+}  # fmt: skip
+
 
 def code(error: pytest.ExceptionInfo[ClientError]) -> str:
     return str(error.value.response["Error"]["Code"])
@@ -76,7 +83,10 @@ def test_a_job_may_complete_without_a_single_image_set(imaging):
         ({"SOPClassUID": None}, "DICOM attribute SOPClassUID does not exist"),
         ({"StudyInstanceUID": None}, "DICOM attribute StudyInstanceUID does not exist"),
         ({"StudyInstanceUID": "not.a.uid"}, "DICOM attribute StudyInstanceUID is not a valid UID"),
-        ({"PatientID": "9" * 257}, "DICOM attribute PatientID is longer than 256 characters"),
+        *(
+            ({keyword: "9" * (limit + 1)}, f"DICOM attribute {keyword} is longer than {limit} characters")
+            for keyword, limit in LIMITS.items()
+        ),
         ({"PixelData": b"12"}, "DICOM attribute PixelData is shorter than the image attributes say"),
     ],
 )

@@ -1,0 +1,311 @@
+"""What an import forgives, what it warns of, what it takes along: limits, warnings, DICOM JSON metadata, durations."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pydicom
+import pytest
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
+
+from tests.local_aws.conftest import Imaging, make_object
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def changed(change, **attributes):
+    """An object after a change that pydicom's data set does not offer."""
+    read = pydicom.dcmread(io.BytesIO(make_object(**attributes)))
+    change(read)
+    read.save_as(buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def other_class(read):
+    read.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+
+
+def encapsulated(syntax, count, fragments, *, spoil_offsets=False):
+    """Make the pixels so many fragments in another syntax."""
+
+    def change(read):
+        read.file_meta.TransferSyntaxUID = syntax
+        read.NumberOfFrames = count
+        data = bytearray(encapsulate(fragments, has_bot=True))
+        if spoil_offsets:
+            data[12:16] = b"\x07\0\0\0"
+        read.PixelData = bytes(data)
+        read["PixelData"].VR = "OB"
+        read["PixelData"].is_undefined_length = True
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "kind"),
+    [
+        (lambda: changed(other_class), 45063, "SopClassDataMismatch"),
+        (lambda: changed(encapsulated(JPEG2000Lossless, 1, [b"no picture"])), 45312, "TranscodingException"),
+        (lambda: changed(encapsulated(RLELossless, 3, [b"ab", b"cd"])), 45329, "FrameNumberMismatch"),
+        (
+            lambda: changed(encapsulated("1.2.840.10008.1.2.4.50", 2, [b"\xff\xd8" * 4] * 2, spoil_offsets=True)),
+            45330,
+            "InvalidOffsetTable",
+        ),
+        (
+            lambda: changed(encapsulated("1.2.840.10008.1.2.4.53", 1, [b"\xff\xd8abcd"])),
+            45344,
+            "UnsupportedTransferSyntax",
+        ),
+        (lambda: make_object(SeriesInstanceUID="1.2.3..4"), 45570, "InvalidUidFormat"),
+        (lambda: make_object(FrameOfReferenceUID="1.2." + "3" * 64), 45570, "InvalidUidFormat"),
+        (lambda: make_object(AccessionNumber="A" * 17), 45571, "InvalidDicomValueLength"),
+        (lambda: make_object(PatientName="N" * 65), 45571, "InvalidDicomValueLength"),
+        (lambda: make_object(OtherPatientNames=["N", "N" * 65]), 45571, "InvalidDicomValueLength"),
+    ],
+)
+def test_warnings(imaging, body, reason, kind):
+    outcome = imaging.run({"a.dcm": body()})
+    [line] = outcome.warning
+    [success] = outcome.success
+    assert line["inputFile"] == success["inputFile"]
+    answer = dict(line["importResponse"])
+    [warning] = answer.pop("warnings")
+    assert (warning["warning_reason_code"], warning["type"]) == (reason, kind)
+    assert warning["message"].startswith("The file was imported but ")
+    assert answer == success["importResponse"] | {"imageSetVersion": 1}
+    assert outcome.manifest["numberOfImportedFiles"] == 1
+
+
+def test_values_within_their_limits_give_no_warning(imaging):
+    body = make_object(
+        AccessionNumber="A" * 16,
+        PatientName="=".join(["N" * 64] * 3),
+        StudyDate="20260101",
+        FrameOfReferenceUID="1.02.3",
+    )
+    outcome = imaging.run({"a.dcm": body})
+    assert (outcome.warning, outcome.failure) == ([], [])
+
+
+def test_a_file_may_have_several_warnings(imaging):
+    [line] = imaging.run({"a.dcm": changed(other_class, StationName="S" * 17, FrameOfReferenceUID="1..2")}).warning
+    codes = [w["warning_reason_code"] for w in line["importResponse"]["warnings"]]
+    assert codes == [45063, 45570, 45571]
+
+
+@pytest.fixture(scope="module")
+def switched(tmp_path_factory):
+    """A server with the switches of imports the other way, and low limits."""
+    from tests.conftest import AwsStack
+
+    options = {
+        "LONG_VALUES": "warn",
+        "INVALID_UIDS": "fail",
+        "COERCION_WARNINGS": "on",
+        "JSON_METADATA_WINS": "off",
+        "FAILED_JOB_MANIFEST": "on",
+        "MAX_FILES_PER_JOB": "4",
+        "MAX_FOLDERS_PER_JOB": "3",
+        "MAX_BYTES_PER_JOB": "100000",
+        "MAX_BYTES_PER_FILE": "50000",
+        "MAX_METADATA_BYTES": "6000",
+        "SECONDS_PER_INSTANCE": "0.5",
+    }
+    options = {f"LOCAL_AWS_{name}": value for name, value in options.items()}
+    stack = AwsStack(tmp_path_factory.mktemp("switched") / "home", options).start()
+    yield Imaging(stack)
+    stack.stop()
+
+
+def run(imaging, objects, **more):
+    """A job whose duration the clock is put past."""
+    job = imaging.start(imaging.put(objects), **more)["jobId"]
+    imaging.stack.wait_for(lambda: imaging.job(job)["jobStatus"] != "SUBMITTED")
+    imaging.stack.control("POST", "clock", {"advance": 10})
+    return imaging.outcome(job)
+
+
+def test_long_values_may_be_a_warning(switched):
+    outcome = run(switched, {"a.dcm": make_object(PatientID="9" * 257)})
+    assert [w["warning_reason_code"] for w in outcome.warning[0]["importResponse"]["warnings"]] == [45571]
+
+
+def test_invalid_uids_may_fail(switched):
+    outcome = run(switched, {"a.dcm": make_object(StudyInstanceUID="1.2.3..4")})
+    assert outcome.failure[0]["exception"]["message"] == "DICOM attribute StudyInstanceUID is not a valid UID"
+
+
+def test_an_attribute_that_gives_way_to_that_of_the_image_set(switched):
+    shared = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+    assert run(switched, {"a.dcm": make_object(**shared)}).warning == []
+    outcome = run(switched, {"b.dcm": make_object(**shared, PatientName="Other^Name")})
+    assert outcome.warning[0]["importResponse"]["warnings"][0]["type"] == "CoercionOfDataElements"
+    document = switched.document(outcome.success[0]["importResponse"]["imageSetId"])
+    assert document["Patient"]["DICOM"]["PatientName"] == "Test^Name"
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        ({f"{n}": b"x" for n in range(5)}, "FILE_COUNTS_LIMIT_EXCEEDED"),
+        ({f"{n}": bytes(45_000) for n in range(3)}, "FILE_SIZES_LIMIT_EXCEEDED"),
+        ({"a/b/c/d/x": b"x"}, "FOLDER_COUNTS_LIMIT_EXCEEDED"),
+    ],
+)
+def test_a_job_beyond_its_limits_fails_with_a_manifest(switched, objects, message):
+    outcome = run(switched, objects)
+    assert outcome.job["jobStatus"] == "FAILED"
+    assert outcome.job["message"] == f"DICOM import job has failed. {message}"
+    assert outcome.manifest["numberOfImportedFiles"] == 0
+
+
+def test_limits_that_are_reached_are_not_exceeded(switched):
+    outcome = run(switched, {"a/b/x": b"x", "a/c/x": b"x", "y": bytes(50_000), "z": b"x"})
+    assert outcome.job["jobStatus"] == "COMPLETED"
+
+
+def test_a_file_beyond_its_limit_fails(switched):
+    outcome = run(switched, {"a.dcm": bytes(50_001), "b.dcm": make_object()})
+    assert [f["exception"]["message"] for f in outcome.failure] == ["File is larger than the limit"]
+    assert len(outcome.success) == 1
+
+
+def test_metadata_beyond_the_limit_is_not_imported(switched):
+    shared = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+    first = run(switched, {"a.dcm": make_object(**shared, ImageComments="c" * 3000)})
+    second = run(switched, {"b.dcm": make_object(**shared, ImageComments="c" * 3000), "c.dcm": make_object()})
+    assert len(second.success) == 1
+    assert "larger than the limit" in second.failure[0]["exception"]["message"]
+    assert switched.get(first.success[0]["importResponse"]["imageSetId"])["versionId"] == "1"
+
+
+def test_a_job_takes_the_time_of_the_model(switched):
+    job = switched.start(switched.put({"a.dcm": make_object(), "b.dcm": make_object()}))["jobId"]
+    switched.stack.wait_for(lambda: switched.job(job)["jobStatus"] == "IN_PROGRESS")
+    switched.stack.control("POST", "clock", {"advance": 1})
+    done = switched.ended(job)
+    assert 1 <= (done["endedAt"] - done["submittedAt"]).total_seconds() < 3
+
+
+def test_jobs_are_listed_for_90_days(switched):
+    job = run(switched, {"a.dcm": make_object()}).job["jobId"]
+
+    def listed():
+        pages = switched.api.get_paginator("list_dicom_import_jobs").paginate(datastoreId=switched.datastore)
+        return job in [j["jobId"] for page in pages for j in page["jobSummaries"]]
+
+    assert listed()
+    switched.stack.control("POST", "clock", {"advance": 91 * 86_400})
+    assert not listed()
+    assert switched.job(job)["jobStatus"] == "COMPLETED"
+
+
+# -- DICOM JSON metadata ----------------------------------------------------------------------------------------------
+
+
+def json_import(imaging, objects, files, mappings, run_it=None):
+    """A job with mapped files; `mappings` of (study, series or None, path)."""
+    members = [
+        {"studyInstanceUID": study, "metadataFilePath": path} | ({"seriesInstanceUID": series} if series else {})
+        for study, series, path in mappings
+    ]
+    configuration = {"dicomJsonMetadataImportConfiguration": {"dicomMetadataMappings": members}}
+    everything = objects | {path: json.dumps(value).encode() for path, value in files.items()}
+    if run_it:
+        return run_it(imaging, everything, importConfiguration=configuration)
+    return imaging.outcome(imaging.start(imaging.put(everything), importConfiguration=configuration)["jobId"])
+
+
+ENHANCED = {
+    "00100010": {"vr": "PN", "Value": [{"Alphabetic": "New^Name", "Ideographic": "新"}]},
+    "00101030": {"vr": "DS", "Value": [70.5]},
+    "00081030": {"vr": "LO", "Value": ["From JSON"]},
+    "00280010": {"vr": "US", "Value": [4]},
+    "00204000": {"vr": "LT"},
+    "00280030": {"vr": "DS", "Value": [1, 2.5]},
+    "00081032": {"vr": "SQ", "Value": [{"00080100": {"vr": "SH", "Value": ["X"]}}]},
+    "00090010": {"vr": "LO", "Value": ["ACME"]},
+    "00091001": {"vr": "OB", "InlineBinary": "AAE="},
+    "0020000D": {"vr": "UI", "Value": ["1.2.3"]},
+}
+
+
+def test_json_metadata_enhances_a_study_and_a_series(imaging):
+    study, one, two = generate_uid(), generate_uid(), generate_uid()
+    objects = {
+        f"{n}.dcm": make_object(StudyInstanceUID=study, SeriesInstanceUID=series, StudyDescription="From DICOM")
+        for n, series in enumerate((one, two))
+    }
+    objects["other.dcm"] = make_object()
+    series_file = {"0008103E": {"vr": "LO", "Value": ["Of one"]}}
+    outcome = json_import(
+        imaging,
+        objects,
+        {"meta/study.json": ENHANCED, "series.json": [series_file]},
+        [(study, None, "meta/study.json"), (study, one, "series.json")],
+    )
+    assert outcome.manifest["numberOfScannedFiles"] == 3
+    assert outcome.failure == []
+    documents = {d["inputFile"][-5:]: imaging.document(d["importResponse"]["imageSetId"]) for d in outcome.success}
+    for name, series, description in (("0.dcm", one, "Of one"), ("1.dcm", two, None)):
+        document = documents[name]
+        levels = document["Study"]["Series"][series]
+        [instance] = levels["Instances"].values()
+        assert document["Patient"]["DICOM"]["PatientName"] == "New^Name=新"
+        assert document["Study"]["DICOM"]["StudyInstanceUID"] == study
+        assert document["Study"]["DICOM"]["StudyDescription"] == "From JSON"
+        assert document["Study"]["DICOM"]["PatientWeight"] == "70.5"
+        assert document["Study"]["DICOM"]["ProcedureCodeSequence"] == [{"CodeValue": "X"}]
+        assert levels["DICOM"].get("SeriesDescription") == description
+        assert instance["DICOM"]["PixelSpacing"] == ["1", "2.5"]
+        assert instance["DICOM"]["ImageComments"] is None
+        assert instance["DICOM"]["Rows"] == 4
+        assert instance["DICOM"]["00091001"] == "AAE="
+        assert instance["DICOMVRs"] == {"00090010": "LO", "00091001": "OB"}
+    assert documents["r.dcm"]["Patient"]["DICOM"]["PatientName"] == "Test^Name"
+    found = imaging.job(outcome.job["jobId"])["importConfiguration"]["dicomJsonMetadataImportConfiguration"]
+    assert found["dicomMetadataMappings"][1]["seriesInstanceUID"] == one
+
+
+def test_json_metadata_may_only_fill_in(switched):
+    study = generate_uid()
+    body = make_object(StudyInstanceUID=study, StudyDescription="From DICOM", PatientSex="")
+    file = ENHANCED | {"00100040": {"vr": "CS", "Value": ["F"]}}
+    outcome = json_import(switched, {"a.dcm": body}, {"m.json": file}, [(study, None, "m.json")], run)
+    document = switched.document(outcome.success[0]["importResponse"]["imageSetId"])
+    assert document["Patient"]["DICOM"] == {"PatientName": "Test^Name", "PatientID": "P1", "PatientSex": "F"}
+    assert document["Study"]["DICOM"]["StudyDescription"] == "From DICOM"
+    assert document["Study"]["DICOM"]["PatientWeight"] == "70.5"
+
+
+@pytest.mark.parametrize("content", [b"no JSON", b'{"00100010": 7}', b'[["x"]]', b'{"zz": {"vr": "LO"}}', None])
+def test_an_unreadable_metadata_file_fails_the_job(imaging, content):
+    study = generate_uid()
+    objects = {"a.dcm": make_object(StudyInstanceUID=study)} | ({"m.json": content} if content else {})
+    outcome = json_import(imaging, objects, {}, [(study, None, "m.json")])
+    assert outcome.job["jobStatus"] == "FAILED"
+    assert outcome.job["message"].startswith("DICOM import job has failed. Metadata file 1 ")
+
+
+def test_the_input_may_lie_in_another_account(imaging):
+    import boto3
+    from botocore.config import Config
+
+    other = "210987654321"
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=imaging.stack.env["AWS_ENDPOINT_URL"],
+        region_name=imaging.stack.env["AWS_REGION"],
+        aws_access_key_id=other,
+        aws_secret_access_key="x",
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    s3.create_bucket(Bucket="theirs")
+    s3.put_object(Bucket="theirs", Key="in/a.dcm", Body=make_object())
+    without = imaging.ended(imaging.start("s3://theirs/in/")["jobId"])
+    assert without["jobStatus"] == "FAILED"
+    outcome = imaging.outcome(imaging.start("s3://theirs/in/", inputOwnerAccountId=other)["jobId"])
+    assert [line["inputFile"] for line in outcome.success] == ["in/a.dcm"]
