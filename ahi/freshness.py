@@ -1,7 +1,7 @@
 """Freshness: how long each hop from arrival to a queryable row takes.
 
 Belongs here: percentiles of the hops over objects that arrived lately. Does not belong here: which hops there are (the
-view `freshness`, in `ahi.index.views`), and the clock of an object, which each stage writes into the ledger.
+view `freshness`, in `ahi.index.operational`), and the clock of an object, which each stage writes into the ledger.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.index import catalog
-from ahi.index.views import HOPS
+from ahi.index.operational import HOPS
 
 SAMPLE = 20_000
 """Newest objects that percentiles are taken over."""

@@ -24,11 +24,12 @@ from ahi.index import catalog as c
 from ahi.index.commit import STAMPED
 from ahi.index.engine import locked
 from ahi.index.mirror import MIRRORS, STAMPS, in_delta, mirror_files, newest_select, put_state, read_parts
+from ahi.index.operational import INFO_COLUMNS
 from ahi.index.parquet import files_select, spilling
 from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.slices import DELTA_ROWS, is_bulk, keep_until_replaced, slice_bulk, slice_delta, write_delta
 from ahi.index.sql import quoted, text
-from ahi.index.views import INFO_COLUMNS, template_statements
+from ahi.index.views import template_statements
 from ahi.index.writer import DataFile, sync_folder, table_hash
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from datetime import date
 
 import duckdb
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from ahi.index.store import Index
 VIEWS = {
     *("patients", "studies", "series", "series_all", "instances", "instances_all", "frames", "frames_all", "headers"),
     *("objects", "import_jobs", "image_sets", "quarantine", "events", "freshness", "closure", "index_info"),
+    *("conflicts", "tombstones", "image_set_versions"),
 }
 
 
@@ -223,3 +225,27 @@ def test_jobs_quarantine_and_events_are_shown(index: Index) -> None:
     assert index.query("SELECT item_id, first_seen FROM quarantine").rows == [("q", moment)]
     assert index.query("SELECT event_id, outcome FROM events").rows == [("e", "recorded")]
     assert index.query("SELECT job_key, in_place, n_objects, run_s FROM import_jobs").rows == [("j", False, 1, None)]
+
+
+def test_conflicts_show_both_sides(index: Index, put) -> None:
+    put("one", {"a": 1}, PatientID="P1", StudyDescription="CHEST", StudyDate=date(2026, 1, 1))
+    put("two", {"b": 1}, PatientID="P2", StudyDescription="CHEST", StudyDate=None, is_primary=False)
+    index.publish()
+    found = index.query("SELECT entity, attribute, sides FROM conflicts WHERE entity = 'study'").rows
+    (entity, attribute, sides), *others = found
+    assert (entity, attribute, others) == ("study", "PatientID", [])
+    assert sides == [
+        {"value": "P1", "is_primary": True, "image_set_ids": ["a"]},
+        {"value": "P2", "is_primary": False, "image_set_ids": ["b"]},
+    ]
+
+
+def test_a_deleted_image_set_leaves_a_tombstone(index: Index, put) -> None:
+    put("one", {"a": 2})
+    with index.commit(kind="test") as commit:
+        commit.bury("store", "a", version=None, reason="deleted in HealthImaging", at=now())
+    index.publish()
+    assert index.query("SELECT image_set_id, last_version, delete_reason FROM tombstones").rows == [
+        ("a", 2, "deleted in HealthImaging")
+    ]
+    assert index.query("FROM series_all").rows == []
