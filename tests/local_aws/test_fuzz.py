@@ -320,7 +320,8 @@ def check(target: Target, name: str, data: st.DataObject) -> None:
     if status >= 400 and "x-amzn-errortype" in headers and with_tricks.get("method") != "HEAD":
         assert isinstance(json.loads(body)["message"], str)
         modelled = {shape.name for shape in MODEL.operation_model(name).error_shapes}
-        assert headers["x-amzn-errortype"] in modelled or status in {404, 405, 413}
+        # With these it may be another operation, or none.
+        assert headers["x-amzn-errortype"] in modelled or {"method", "safe", "tail"} & set(with_tricks)
     if status < 300 and name not in {"GetImageSetMetadata", "GetImageFrame"}:
         json.loads(body or b"{}")
 
@@ -333,7 +334,7 @@ def test_no_request_breaks_the_service(make_aws_stack):
 
         @seed(number)
         @settings(
-            max_examples=90 if name in {"UpdateImageSetMetadata", "CopyImageSet", "SearchImageSets"} else 25,
+            max_examples=1500 if name in {"UpdateImageSetMetadata", "CopyImageSet", "SearchImageSets"} else 500,
             deadline=None,
             database=None,
             phases=[Phase.generate, Phase.shrink],

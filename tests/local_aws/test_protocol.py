@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import re
+import socket
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 import pytest
-from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from local_aws.protocol import restjson
 from local_aws.protocol.validate import problems
+from tests.local_aws.conftest import make_object
 
 MODEL = restjson.load_model("medical-imaging")
 ZERO = "0" * 32
@@ -61,31 +64,149 @@ def test_what_is_not_there_is_a_typed_404(imaging, operation, more):
     assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 404
 
 
-def test_operations_that_are_not_emulated_say_so(imaging):
-    with pytest.raises(ClientError, match="not emulated yet"):
-        imaging.api.get_image_frame(
-            datastoreId=imaging.datastore, imageSetId=ZERO, imageFrameInformation={"imageFrameId": ZERO}
-        )
+SCOPE = "AWS4-HMAC-SHA256 Credential=123456789012/20260101/us-east-1/medical-imaging/aws4_request, Signature=0"
+Answer = tuple[int, http.client.HTTPMessage, bytes]
+
+
+@pytest.fixture
+def raw(aws_stack):
+    """Requests as bytes on the wire, signed in form."""
+
+    def send(method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", aws_stack.port, timeout=10)
+        try:
+            connection.request(method, path, body, {"Authorization": SCOPE} | headers)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        finally:
+            connection.close()
+
+    return send
+
+
+IMPORT = f"/startDICOMImportJob/datastore/{ZERO}"
+SEARCH = f"/datastore/{ZERO}/searchImageSets"
+UPDATE = f"/datastore/{ZERO}/imageSet/{ZERO}/updateImageSetMetadata"
+UNION = b'{"DICOMUpdates": {"updatableAttributes": "eA=="}, "revertToVersionId": "1"}'
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status"),
+    ("method", "path", "body", "status", "text"),
     [
-        ("GET", "/nowhere", b"", 404),
-        ("POST", "/startDICOMImportJob/datastore/x", b"{not json", 400),
-        ("POST", f"/startDICOMImportJob/datastore/{ZERO}", b"[]", 400),
-        ("POST", "/datastore", b'{"clientToken": 5}', 400),
+        ("GET", "/nowhere", b"", 404, "No operation"),
+        ("GET", "/datastore/", b"", 404, "No operation"),
+        ("PUT", "/datastore", b"", 405, "No operation"),
+        ("POST", IMPORT, b"{not json", 400, "not JSON"),
+        ("POST", IMPORT, b"\xff\xfe", 400, "not JSON"),
+        ("POST", IMPORT, b"\x1f\x8b\x08", 400, "not JSON"),
+        ("POST", IMPORT, b"[" * 100_000, 400, "not JSON"),
+        ("POST", IMPORT, b'{"jobName": NaN}', 400, "not JSON"),
+        ("POST", IMPORT, b'{"jobName": "\\ud800"}', 400, "not JSON"),
+        ("POST", IMPORT, b"[]", 400, "not a structure"),
+        ("POST", IMPORT, b"{}", 400, "'clientToken' failed to satisfy constraint: Member must not be null"),
+        ("POST", IMPORT, b" " * (9 * 2**20), 413, "longer than"),
+        ("POST", "/datastore", b'{"clientToken": 5}', 400, "Member must be a string"),
+        ("POST", "/datastore", b'{"clientToken": "t", "tags": []}', 400, "not a map"),
+        ("POST", "/datastore", b'{"clientToken": "t", "tags": {"a": null}}', 400, "Member must be a string"),
+        ("POST", "/datastore", b'{"clientToken": "t", "losslessStorageFormat": "PNG"}', 400, "enum value set"),
+        ("POST", "/datastore", '{"clientToken": "\u0663"}'.encode(), 400, "regular expression pattern"),
+        ("POST", SEARCH + "?maxResults=1&maxResults=2", b"{}", 400, "more than once"),
+        ("POST", SEARCH + "?maxResults=1_0", b"{}", 400, "not an integer"),
+        ("POST", SEARCH + "?maxResults=", b"{}", 400, "not an integer"),
+        ("POST", SEARCH, b'{"filters": {}}', 400, "not a list"),
+        ("POST", SEARCH, b'{"filters": [{"operator": "EQUAL", "values": [{}]}]}', 400, "Exactly one member"),
+        ("POST", SEARCH, b'{"filters": [{"operator": "EQUAL", "values": [{"updatedAt": true}]}]}', 400, "timestamp"),
+        ("POST", SEARCH, b'{"filters": [{"operator": "EQUAL", "values": [{"updatedAt": 1e300}]}]}', 400, "timestamp"),
+        ("POST", UPDATE + "?latestVersion=1&force=maybe", UNION, 400, "not a boolean"),
+        ("POST", UPDATE + "?latestVersion=1", UNION, 400, "Exactly one member"),
+        ("POST", UPDATE + "?latestVersion=one", b'{"revertToVersionId": "1"}', 400, "regular expression pattern"),
+        ("POST", UPDATE + "?latestVersion=1", b'{"DICOMUpdates": {"updatableAttributes": "%"}}', 400, "not base64"),
+        ("GET", f"/datastore/{ZERO}%2F..", b"", 400, "regular expression pattern"),
+        ("GET", "/tags/arn%3Aaws%3As3%3A%3A%3Ab", b"", 400, "regular expression pattern"),
     ],
-)
-def test_raw_nonsense_is_answered(aws_stack, method, path, body, status):
+)  # fmt: skip
+def test_raw_nonsense_is_answered(raw, method, path, body, status, text):
+    got, headers, answer = raw(method, path, body)
+    assert got == status
+    assert headers["x-amzn-ErrorType"]
+    assert text in json.loads(answer)["message"]
+
+
+def test_a_wrong_method_is_told_the_right_ones(raw):
+    _, headers, _ = raw("PATCH", f"/datastore/{ZERO}")
+    assert headers["Allow"] == "DELETE, GET"
+
+
+def test_every_answer_has_a_request_id_of_its_own(raw):
+    ids = [
+        raw("GET", path)[1]["x-amzn-RequestId"] for path in ("/datastore", "/datastore", "/nowhere", f"/tags/{ZERO}")
+    ]
+    assert len(set(ids)) == len(ids)
+    assert all(ids)
+
+
+def test_times_go_out_as_epoch_seconds_and_versions_as_they_are_modelled(imaging, raw):
+    image_set = imaging.run({"a": make_object()}).success[0]["importResponse"]["imageSetId"]
+    here = f"/datastore/{imaging.datastore}"
+    found = json.loads(raw("POST", f"{here}/searchImageSets", b"{}")[2])["imageSetsMetadataSummaries"]
+    [summary] = [s for s in found if s["imageSetId"] == image_set]
+    assert summary["version"] == 1
+    head = json.loads(raw("POST", f"{here}/imageSet/{image_set}/getImageSet")[2])
+    assert (head["versionId"], head["imageSetWorkflowStatus"]) == ("1", "CREATED")
+    assert abs(head["createdAt"] - summary["createdAt"]) < 0.001
+    assert isinstance(head["createdAt"], float)
+    [version] = json.loads(raw("POST", f"{here}/imageSet/{image_set}/listImageSetVersions")[2])[
+        "imageSetPropertiesList"
+    ]
+    assert version["ImageSetWorkflowStatus"] == "CREATED"
+    status, headers, body = raw("POST", f"{here}/imageSet/{image_set}/getImageSetMetadata?version=1")
+    assert (status, headers["Content-Type"], headers["Content-Encoding"]) == (200, "application/json", "gzip")
+    assert json.loads(gzip.decompress(body))["ImageSetID"] == image_set
+
+
+def test_an_arn_is_percent_encoded_in_the_path(imaging, raw):
+    arn = imaging.api.get_datastore(datastoreId=imaging.datastore)["datastoreProperties"]["datastoreArn"]
+    assert raw("GET", f"/tags/{quote(arn, safe='')}")[0] == 200
+    assert raw("DELETE", f"/tags/{quote(arn, safe='')}?tagKeys=a&tagKeys=b")[0] == 200
+
+
+def test_the_runtime_host_is_answered_when_a_client_dials_it(aws_stack, monkeypatch):
+    """Without AWS_DISABLE_HOST_PREFIX_INJECTION, by whoever resolves `runtime-` names."""
+    import boto3
+
+    resolve = socket.getaddrinfo
+    dialled = []
+
+    def getaddrinfo(host, *more, **named):
+        dialled.append(host)
+        return resolve(host.removeprefix("runtime-"), *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    client = boto3.client(
+        "medical-imaging", endpoint_url=aws_stack.env["AWS_ENDPOINT_URL"], region_name="us-east-1",
+        aws_access_key_id="123456789012", aws_secret_access_key="local",
+    )  # fmt: skip
+    store = aws_stack.env["AHI_DATASTORE_ID"]
+    assert client.search_image_sets(datastoreId=store)["sort"]
+    assert client.get_datastore(datastoreId=store)
+    client.close()
+    assert dialled == ["runtime-127.0.0.1", "127.0.0.1"]
+
+
+def test_an_unsigned_request_to_a_host_of_the_service_is_refused(aws_stack):
     connection = http.client.HTTPConnection("127.0.0.1", aws_stack.port, timeout=10)
-    scope = "Credential=123456789012/20260101/us-east-1/medical-imaging/aws4_request"
-    connection.request(method, path, body, {"Authorization": f"AWS4-HMAC-SHA256 {scope}, Signature=0"})
+    connection.request("GET", "/datastore", headers={"Host": "medical-imaging.us-east-1.amazonaws.com"})
     answer = connection.getresponse()
-    assert answer.status == status
-    assert answer.getheader("x-amzn-ErrorType")
-    assert json.loads(answer.read())["message"]
+    assert (answer.status, answer.getheader("x-amzn-ErrorType")) == (403, "MissingAuthenticationTokenException")
+    answer.read()
     connection.close()
+
+
+def test_no_pattern_takes_long_on_a_value_made_for_it():
+    """One pattern of the model takes exponential time as it stands."""
+    shape = MODEL.shape_for("MetadataFilePath")
+    for text, right in (("a" * 1023 + "\n", False), ("a b" * 300, True), (" a", False), ("a ", False), ("a", True)):
+        assert (list(problems(shape, text)) == []) == right
 
 
 def test_every_operation_has_a_route():
