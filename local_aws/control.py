@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from local_aws import fault_forms
-from local_aws.faults import FaultError, HoldJobs, StuckJobs
+from local_aws.fault_kinds import FaultError, HoldJobs, StuckJobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from local_aws.fault_forms import make_all
-from local_aws.faults import FaultError
+from local_aws.fault_kinds import FaultError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ from local_aws.dicomweb.errors import DicomWebError, bad_request, not_found
 from local_aws.dicomweb.media import JSON
 from local_aws.dicomweb.query import pairs, parse
 from local_aws.dicomweb.retrieve import check_json
-from local_aws.faults import LoseResponse
+from local_aws.fault_kinds import LoseResponse
 from local_aws.protocol.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ class DicomWeb:
         throttled = self._faults.throttled("medical-imaging", route.operation, line + request.body)
         if throttled or not self._limits.allow(route.operation):
             raise DicomWebError(429, "ThrottlingException", "Rate exceeded")
+        self._trouble(route, "before")
         found = _OURS.fullmatch(request.path)
         datastore_id = found[1] if found else ""
         datastore = self._datastores.row(datastore_id)
@@ -186,7 +187,14 @@ class DicomWeb:
         answer = self._act(route, datastore_id, path, request)
         if self._faults.take(LoseResponse, lambda fault: fault.operation == route.operation):
             raise _broken()
+        self._trouble(route, "after")
         return answer
+
+    def _trouble(self, route: Route, when: str) -> None:
+        """Fail a call that is to fail."""
+        fault = self._faults.failing(route.operation, when)
+        if fault:
+            raise DicomWebError(fault.status, fault.error, fault.text)
 
     def _act(self, route: Route, datastore_id: str, path: dict[str, str], request: Request) -> Answer:
         accept = request.headers.get("accept", "")

@@ -6,7 +6,7 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from local_aws.faults import FailDatastore
+from local_aws.fault_kinds import FailDatastore
 from local_aws.healthimaging import paging
 from local_aws.protocol.errors import ServiceError, conflict, not_found, validation
 

@@ -14,13 +14,14 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from local_aws.faults import DelayEvents, DropEvents, DuplicateEvents, Fault, Faults, ShuffleEvents
+from local_aws.fault_kinds import DelayEvents, DropEvents, DuplicateEvents, Fault, ShuffleEvents
 from local_aws.ministack_bridge import put_aws_events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from local_aws.clock import Clock
+    from local_aws.faults import Faults
     from local_aws.healthimaging.store import ImageSet, Job
     from local_aws.settings import LocalSettings
 

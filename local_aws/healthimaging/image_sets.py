@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from typing import TYPE_CHECKING, Any
 
-from local_aws.faults import LockMetadata
+from local_aws.fault_kinds import LockMetadata
 from local_aws.healthimaging import document, paging
 from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import conflict, not_found

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from local_aws.faults import FailFiles, FailJob, HoldJobs, LateManifest, SlowJobs, StuckJobs
+from local_aws.fault_kinds import FailFiles, FailJob, HoldJobs, LateManifest, SlowJobs, StuckJobs
 from local_aws.healthimaging import dicom, instances
 from local_aws.healthimaging.commits import TOO_LARGE, Commits, Placed
 from local_aws.healthimaging.events import job_folder
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from local_aws.clock import Clock
-    from local_aws.faults import Fault, Faults
+    from local_aws.fault_kinds import Fault
+    from local_aws.faults import Faults
     from local_aws.healthimaging.events import Events
     from local_aws.healthimaging.pixel_store import PixelStore, PixelWriter
     from local_aws.healthimaging.store import Job, Store

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from local_aws.faults import LagSearch
+from local_aws.fault_kinds import LagSearch
 from local_aws.healthimaging import paging
 from local_aws.healthimaging.image_sets import last_access, tier
 from local_aws.protocol.errors import validation

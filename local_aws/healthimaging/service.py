@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from local_aws.faults import COMMON_ERRORS, LoseResponse
+from local_aws.fault_kinds import LoseResponse
 from local_aws.protocol import restjson
 from local_aws.protocol.errors import ServiceError, render, validation
 from local_aws.protocol.validate import problems
@@ -26,13 +26,6 @@ log = logging.getLogger(__name__)
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
 Answer = tuple[str, int, dict[str, str], bytes]
-ERROR_TEXTS = {
-    "AccessDeniedException": "User is not authorized to perform this action.",
-    "ExpiredTokenException": "The security token included in the request is expired",
-    "InternalServerException": "Internal server error",
-    "ThrottlingException": "Rate exceeded",
-    "UnrecognizedClientException": "The security token included in the request is invalid.",
-}
 NOT_YET = "This operation is not emulated yet. Emulated: {}."
 
 
@@ -83,8 +76,7 @@ class HealthImaging:
         """
         fault = self._faults.failing(name, when)
         if fault:
-            text = fault.message or ERROR_TEXTS.get(fault.error, "The request cannot be served.")
-            raise ServiceError(fault.error, text, COMMON_ERRORS.get(fault.error, 500))
+            raise ServiceError(fault.error, fault.text, fault.status)
 
     def _answer(
         self, operation: Any, path: dict[str, str], query: str, body: bytes, line: str

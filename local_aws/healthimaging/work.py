@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from local_aws.faults import FailChange
+from local_aws.fault_kinds import FailChange
 from local_aws.protocol.errors import ServiceError
 
 if TYPE_CHECKING:
