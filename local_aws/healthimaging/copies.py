@@ -128,8 +128,8 @@ class Copies:
                 | {"Instances": {s: b for s, b in every[uid]["Instances"].items() if s in (wanted.instances or (s,))}}
                 for uid, wanted in payload.series.items()
             }
-            if not document.instances(whole):
-                raise validation("copiableAttributes names no instance.")
+        if not document.instances(whole):
+            raise validation("There is no instance to copy.")
         frames = sum(len(body.get("ImageFrames") or ()) for body in document.instances(whole).values())
         if frames > self._settings.max_copy_frames:
             limit = self._settings.max_copy_frames
@@ -197,13 +197,13 @@ class Copies:
         before = self._image_sets.document(source)
         if body["new"]:
             after = before | {"ImageSetID": target.id, "Study": copy.deepcopy(before["Study"])}
-            for series in after["Study"]["Series"].values():
-                series["Instances"] = {}
+            chosen = set(body["instances"])
+            kept = {u: s for u, s in after["Study"]["Series"].items() if chosen & set(s["Instances"])}
+            after["Study"]["Series"] = {uid: series | {"Instances": {}} for uid, series in kept.items()}
         else:
             after = self._image_sets.document(target)
         if message is None:
             self._merge(before, after, body)
-            after["Study"]["Series"] = {u: s for u, s in after["Study"]["Series"].items() if s["Instances"]}
             packed = document.pack(after)
             self._image_sets.check_size(packed)
             target.workflow = "COPIED"
