@@ -190,8 +190,9 @@ class LocalAws:
             return "", 413, 0
         raw_path = (scope.get("raw_path") or scope["path"].encode()).split(b"?")[0].decode("latin-1")
         query = scope.get("query_string", b"").decode("latin-1")
+        accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
         name, status, headers, answer = await asyncio.to_thread(
-            self.health_imaging.handle, scope["method"], raw_path, query, body, account, region
+            self.health_imaging.handle, scope["method"], raw_path, query, body, account, region, accept
         )
         await respond(send, status, headers, answer)
         return name, status, len(answer)

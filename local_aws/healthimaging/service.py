@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from local_aws.fault_kinds import LoseResponse
@@ -39,13 +40,27 @@ class HealthImaging:
         self._limits = limits
         self._faults = faults
 
-    def handle(self, method: str, raw_path: str, query: str, body: bytes, account: str, region: str) -> Answer:  # noqa: ARG002
+    def handle(
+        self,
+        method: str,
+        raw_path: str,
+        query: str,
+        body: bytes,
+        account: str,  # noqa: ARG002
+        region: str,  # noqa: ARG002
+        accept: str = "",
+    ) -> Answer:
         """Answer one request.
 
         Returns:
             Operation name, status, headers and body.
         """
         name, status, headers, answer = self._handle(method, raw_path, query, body)
+        if status == HTTPStatus.OK and "NotAcceptableException" in self._errors(name):
+            kind = headers["Content-Type"]
+            if not acceptable(accept, kind):
+                text = f"The answer is {kind}, which the Accept header does not allow."
+                status, headers, answer = render(self._model, ServiceError("NotAcceptableException", text))
         return name, status, {**headers, "x-amzn-RequestId": str(uuid.uuid4())}, answer
 
     def _handle(self, method: str, raw_path: str, query: str, body: bytes) -> Answer:
@@ -68,6 +83,10 @@ class HealthImaging:
                 self._model, ServiceError("InternalServerException", "Internal server error")
             )
 
+    def _errors(self, name: str) -> set[str]:
+        """Names of the errors that the model gives an operation."""
+        return {shape.name for shape in self._model.operation_model(name).error_shapes}
+
     def _trouble(self, name: str, when: str) -> None:
         """Fail a call that is to fail.
 
@@ -86,7 +105,12 @@ class HealthImaging:
         if throttled or not self._limits.allow(name):
             raise ServiceError("ThrottlingException", "Rate exceeded")
         self._trouble(name, "before")
-        request = restjson.parse(operation, path, query, body)
+        try:
+            request = restjson.parse(operation, path, query, body)
+        except ServiceError as error:
+            if "BadRequestException" in self._errors(name):
+                raise ServiceError("BadRequestException", error.message) from error
+            raise
         if operation.input_shape is not None:
             wrong = list(problems(operation.input_shape, request))
             if wrong:
@@ -104,3 +128,12 @@ class HealthImaging:
             raise ServiceError("InternalServerException", "Internal server error")
         self._trouble(name, "after")
         return restjson.serialize(operation, output)
+
+
+def acceptable(accept: str, kind: str) -> bool:
+    """Whether an Accept header allows a content type. Octets are always right, and so is no header."""
+    ranges = {part.split(";")[0].strip().lower() for part in accept.split(",")} - {""}
+    if not ranges:
+        return True
+    fitting = {"*/*", "application/octet-stream", kind.lower(), f"{kind.lower().partition('/')[0]}/*"}
+    return bool(ranges & fitting)

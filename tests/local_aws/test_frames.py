@@ -10,11 +10,12 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+import requests
 from botocore.exceptions import ClientError
 from openjpeg.utils import decode as openjpeg
 
 from tests.conftest import wait_for
-from tests.local_aws.conftest import make_object
+from tests.local_aws.conftest import Imaging, make_object
 from tests.local_aws.pixels import J2K, JPEG, encapsulated, htj2k, j2k, native, noise
 
 HTJ2K = "1.2.840.10008.1.2.4.202"
@@ -257,6 +258,40 @@ def test_a_frame_belongs_to_its_image_set(imaging):
     assert code_of(fetch, imaging, sets["one"], "No-Id") == "ValidationException"
 
 
+@pytest.mark.parametrize(
+    ("accept", "body", "code"),
+    [
+        ("", b'{"imageFrameId": "%s"}', None),
+        ("image/jph", b'{"imageFrameId": "%s"}', None),
+        ("text/html, image/*;q=0.5", b'{"imageFrameId": "%s"}', None),
+        ("image/png", b'{"imageFrameId": "%s"}', (406, "NotAcceptableException")),
+        ("", b'{"imageFrameId": ', (400, "BadRequestException")),
+        ("", b"", (400, "ValidationException")),
+    ],
+)
+def test_the_accept_header_and_the_body_must_fit(imaging, one_frame, accept, body, code):
+    image_set, frame_id = one_frame
+    url = f"{imaging.stack.env['AWS_ENDPOINT_URL']}/datastore/{imaging.datastore}/imageSet/{image_set}/getImageFrame"
+    scope = f"Credential={imaging.stack.env['AWS_ACCESS_KEY_ID']}/20260101/us-east-1/medical-imaging/aws4_request"
+    answer = requests.post(
+        url,
+        data=body.replace(b"%s", frame_id.encode()),
+        headers={"Authorization": f"AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0", "Accept": accept},
+        timeout=30,
+    )
+    found = None if answer.ok else (answer.status_code, answer.headers["x-amzn-ErrorType"])
+    assert found == code
+
+
+@pytest.fixture(scope="module")
+def one_frame(aws_stack):
+    """Image set and frame of an object."""
+    imaging = Imaging(aws_stack)
+    sets, _ = imported(imaging, {"a": make_object()})
+    [frame] = only_instance(imaging, sets["a"])["ImageFrames"]
+    return sets["a"], frame["ID"]
+
+
 def test_frames_of_older_versions_stay(imaging):
     uids = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": f"1.2.{uuid.uuid4().int}", "SOPInstanceUID": "1.2.4"}
     first, _ = imported(imaging, {"a": make_object(**uids, PatientID=uids["SeriesInstanceUID"])})
@@ -305,8 +340,6 @@ def delete(imaging, image_set: str) -> None:
 
 
 def test_settings_of_frames(make_aws_stack):
-    from tests.local_aws.conftest import Imaging
-
     stack = make_aws_stack(
         LOCAL_AWS_CHECKED_FRAME_BYTES="0", LOCAL_AWS_JPEG_2000_CONTENT_TYPE="image/jp2", LOCAL_AWS_FRAME_CACHE_BYTES="0"
     )
