@@ -61,7 +61,7 @@ def _value(vr: str, value: Any) -> Any:
         return value
     text = str(value)
     if vr == "PN":
-        groups = [g.rstrip(" ^") for g in text.split("=")]
+        groups = [g.rstrip(" ") for g in text.split("=")]
         return {name: group for name, group in zip(_GROUPS, groups, strict=False) if group} or None
     if vr in _NUMBERS_AS_TEXT:
         return _number(vr, text.strip())
