@@ -1,0 +1,51 @@
+"""The cookbook's answers: each question is asked of an index of the samples, and the answer is the one that is printed.
+
+`AHI_WRITE_COOKBOOK=1 pytest tests/docs` writes the answers of the present code into the page; read the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from tests.site_fixtures import SAMPLES, make_site
+
+__all__ = ["make_site"]
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "cookbook.md"
+QUESTION = re.compile(r"### (?P<title>[^\n]+)\n\n```sql\n(?P<sql>.*?)\n```\n\n(?P<answer>(?:\|[^\n]*\n)+)", re.DOTALL)
+
+
+def cell(value: object) -> str:
+    """A value as the page prints it."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(cell(one) or "none" for one in value)
+    return str(value)
+
+
+def table(columns: list[str], rows: list[tuple[object, ...]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([cell(value) for value in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def test_every_answer_is_the_one_printed(make_site):
+    page = PAGE.read_text()
+    questions = list(QUESTION.finditer(page))
+    assert len(questions) == page.count("\n### ") >= 30
+    site = make_site()
+    site.send(sorted(str(path.relative_to(SAMPLES)) for path in SAMPLES.rglob("*") if path.is_file()))
+    assert site.drive(seconds=120).closes
+    answers = {}
+    for question in questions:
+        answer = site.pipeline.index.query(question["sql"])
+        answers[question["title"]] = table(list(answer.columns), list(answer.rows))
+    if os.environ.get("AHI_WRITE_COOKBOOK"):
+        for question in reversed(questions):
+            page = page[: question.start("answer")] + answers[question["title"]] + page[question.end("answer") :]
+        PAGE.write_text(page)
+    else:
+        assert {question["title"]: question["answer"] for question in questions} == answers
