@@ -55,7 +55,7 @@ def test_tags_of_image_sets(imaging):
     api.tag_resource(resourceArn=arn, tags={"7": "y"})
     with pytest.raises(api.exceptions.ValidationException, match="50"):
         api.tag_resource(resourceArn=arn, tags={"more": ""})
-    api.untag_resource(resourceArn=arn, tagKeys=[str(n) for n in range(49) if n != 7] + ["not there"])
+    api.untag_resource(resourceArn=arn, tagKeys=[str(n) for n in range(49) if n != 7] + ["absent"])
     assert api.list_tags_for_resource(resourceArn=arn)["tags"] == {"7": "y", "49": "x"}
     api.delete_image_set(datastoreId=imaging.datastore, imageSetId=image_set)
     imaging.stack.wait_for(lambda: imaging.get(image_set)["imageSetState"] == "DELETED")
