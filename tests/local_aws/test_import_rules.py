@@ -113,6 +113,7 @@ def switched(tmp_path_factory):
         "MAX_BYTES_PER_FILE": "50000",
         "MAX_METADATA_BYTES": "6000",
         "SECONDS_PER_INSTANCE": "0.5",
+        "UPDATE_SECONDS": "100",
     }
     options = {f"LOCAL_AWS_{name}": value for name, value in options.items()}
     stack = AwsStack(tmp_path_factory.mktemp("switched") / "home", options).start()
@@ -188,6 +189,27 @@ def test_a_job_takes_the_time_of_the_model(switched):
     switched.stack.control("POST", "clock", {"advance": 1})
     done = switched.ended(job)
     assert 1 <= (done["endedAt"] - done["submittedAt"]).total_seconds() < 3
+
+
+def test_an_import_waits_for_a_locked_image_set(switched):
+    shared = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+    name = run(switched, {"a.dcm": make_object(**shared)}).success[0]["importResponse"]["imageSetId"]
+    change = {"SchemaVersion": 1.1, "Patient": {"DICOM": {"PatientName": "Changed^Name"}}}
+    switched.api.update_image_set_metadata(
+        datastoreId=switched.datastore,
+        imageSetId=name,
+        latestVersionId="1",
+        updateImageSetMetadataUpdates={"DICOMUpdates": {"updatableAttributes": json.dumps(change).encode()}},
+    )
+    job = switched.start(switched.put({"b.dcm": make_object(**shared)}))["jobId"]
+    switched.stack.wait_for(lambda: switched.job(job)["jobStatus"] == "IN_PROGRESS")
+    switched.stack.control("POST", "clock", {"advance": 10})
+    assert switched.get(name)["imageSetState"] == "LOCKED"
+    assert switched.job(job)["jobStatus"] == "IN_PROGRESS"
+    switched.stack.control("POST", "clock", {"advance": 100})
+    assert switched.outcome(job).manifest["imageSetsSummary"][0]["imageSetVersion"] == 3
+    assert switched.document(name)["Patient"]["DICOM"]["PatientName"] == "Changed^Name"
+    assert switched.document(name, versionId="2")["Patient"]["DICOM"]["PatientName"] == "Changed^Name"
 
 
 def test_jobs_are_listed_for_90_days(switched):
