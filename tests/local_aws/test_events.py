@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.parse
+from pathlib import Path
 
 import pytest
 
 from tests.local_aws.conftest import Imaging, make_object
 
+DEVGUIDE = Path(__file__).parents[1] / "data" / "healthimaging" / "ahi-events.devguide.json"
 ENVELOPE = {"version", "id", "source", "account", "time", "region", "resources", "detail-type", "detail"}
 # Fields of `detail` in the developer guide's 19 samples; imageSetId stands there as imagesetId.
 JOB_DETAIL = {"imagingVersion", "datastoreId", "jobId", "jobName", "jobStatus", "inputS3Uri", "outputS3Uri"}
@@ -99,23 +102,88 @@ def test_users_cannot_speak_for_aws(imaging):
     assert answer["Entries"][0]["ErrorCode"] == "NotAuthorizedForSourceException"
 
 
-def test_data_store_events_have_their_own_rule_if_anybody_wants_them(imaging):
+@pytest.fixture
+def bus(imaging):
+    """Reads every event of HealthImaging by a rule and a queue of its own."""
     events, sqs = imaging.stack.client("events"), imaging.stack.client("sqs")
-    url = sqs.create_queue(QueueName="stores")["QueueUrl"]
+    url = sqs.create_queue(QueueName="everything")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    pattern = {"source": ["aws.medical-imaging"], "detail-type": [{"prefix": "Data Store "}]}
-    events.put_rule(Name="stores", EventPattern=json.dumps(pattern))
-    events.put_targets(Rule="stores", Targets=[{"Id": "1", "Arn": arn}])
-    try:
-        made = imaging.api.create_datastore(datastoreName="second")
-        assert made["datastoreStatus"] == "CREATING"
-        imaging.api.delete_datastore(datastoreId=made["datastoreId"])
-        got = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
-        kinds = [json.loads(m["Body"])["detail-type"] for m in got]
-        assert kinds == ["Data Store Creating", "Data Store Created", "Data Store Deleting", "Data Store Deleted"]
-        detail = json.loads(got[0]["Body"])["detail"]
-        assert set(detail) == {"imagingVersion", "datastoreId", "datastoreName", "datastoreStatus"}
-    finally:
-        events.remove_targets(Rule="stores", Ids=["1"])
-        events.delete_rule(Name="stores")
-        sqs.delete_queue(QueueUrl=url)
+    events.put_rule(Name="everything", EventPattern=json.dumps({"source": ["aws.medical-imaging"]}))
+    events.put_targets(Rule="everything", Targets=[{"Id": "1", "Arn": arn}])
+
+    def read():
+        found = []
+        while got := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", []):
+            for message in got:
+                sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                found.append(json.loads(message["Body"]))
+        return found
+
+    yield read
+    events.remove_targets(Rule="everything", Ids=["1"])
+    events.delete_rule(Name="everything")
+    sqs.delete_queue(QueueUrl=url)
+
+
+def provoke_everything(imaging):
+    """One of each of the 19."""
+    api, stack = imaging.api, imaging.stack
+    stack.fault("fail_datastore")
+    for name in ("fails", "works"):
+        store = api.create_datastore(datastoreName=name)["datastoreId"]
+        api.delete_datastore(datastoreId=store)
+    stack.fault("fail_job")
+    imaging.ended(imaging.start(imaging.put({"a": make_object()}))["jobId"])
+    image_set = imaging.run({"a": make_object()}).manifest["imageSetsSummary"][0]["imageSetId"]
+    wanted = {"datastoreId": imaging.datastore, "imageSetId": image_set}
+    text = json.dumps({"SchemaVersion": 1.1, "Patient": {"DICOM": {"PatientID": "x"}}}).encode()
+
+    def settled(name=image_set):
+        stack.wait_for(lambda: imaging.get(name)["imageSetState"] != "LOCKED", what="the image set")
+
+    for version, fails in (("1", False), ("2", True)):
+        if fails:
+            stack.fault("fail_change", operation="update")
+        updates = {"DICOMUpdates": {"updatableAttributes": text}}
+        api.update_image_set_metadata(**wanted, latestVersionId=version, updateImageSetMetadataUpdates=updates)
+        settled()
+    for fails in (False, True):
+        if fails:
+            stack.fault("fail_change", operation="copy")
+        made = api.copy_image_set(
+            datastoreId=imaging.datastore,
+            sourceImageSetId=image_set,
+            copyImageSetInformation={"sourceImageSet": {"latestVersionId": "3"}},
+        )
+        settled(made["destinationImageSetProperties"]["imageSetId"])
+        settled()
+    api.delete_image_set(**wanted)
+    settled()
+
+
+def test_all_nineteen_are_those_of_the_developer_guide(imaging, bus):
+    samples = {e["detail-type"]: e for e in json.loads(DEVGUIDE.read_text())}
+    assert len(samples) == 19
+    provoke_everything(imaging)
+    seen = {}
+    imaging.stack.wait_for(
+        lambda: seen.update({e["detail-type"]: e for e in bus()}) or set(seen) >= set(samples), what="all 19"
+    )
+    assert set(seen) == set(samples)
+    for kind, sample in samples.items():
+        event, detail = seen[kind], dict(sample["detail"])
+        if "imagesetId" in detail:  # the developer guide's spelling; EVENT_ID_KEY has the choice
+            detail["imageSetId"] = detail.pop("imagesetId")
+        assert set(event) == set(sample), kind
+        assert set(event["detail"]) == set(detail), kind
+        assert {k: type(v) for k, v in event["detail"].items()} == {k: type(v) for k, v in detail.items()}, kind
+        for key, value in detail.items():
+            if key.endswith(("Status", "State")) or key == "imagingVersion":
+                assert event["detail"][key] == value, kind
+        assert event["version"] == sample["version"]
+        assert event["source"] == sample["source"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", event["time"])
+        form = re.sub(r"[0-9a-f]{32}", "[0-9a-f]{32}", sample["resources"][0])
+        assert re.fullmatch(
+            re.sub(r":[a-z0-9-]+:\d{12}:", f":{event['region']}:{event['account']}:", form), event["resources"][0]
+        )
