@@ -9,6 +9,7 @@ masking of bits, sign extended where the object says that samples are signed.
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,9 @@ _DECODERS = {
 _EXACT = {HTJ2K: 32, JPEG_2000: 16}
 _SUBSAMPLED = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
 _END_OF_CODESTREAM = b"\xff\xd9"
+_SIZE_OF_CODESTREAM = b"\xff\x4f\xff\x51"
+# SOF0 to SOF15 without DHT, JPG and DAC; SOF55 is JPEG-LS.
+_STARTS_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 COLOURS = 3
 
 
@@ -239,6 +243,10 @@ def _compressed(frame: StoredFrame) -> Array:
     name = _DECODERS.get(frame.syntax)
     if name is None:
         raise CodecError(f"transfer syntax {frame.syntax} cannot be decoded here")
+    stated = _stated_size(frame.data)
+    if stated and stated != (frame.rows, frame.columns):
+        # Before a decoder makes room for it: a few bytes can ask for gigabytes.
+        raise CodecError(f"the stream is of {stated}, the object says {(frame.rows, frame.columns)}")
     options: dict[str, Any] = {}
     if name == "jpeg8" and frame.samples == COLOURS:
         # Said to be RGB on both sides, the samples pass as they are coded.
@@ -253,6 +261,25 @@ def _compressed(frame: StoredFrame) -> Array:
     if array.ndim == COLOURS and array.shape[-1] == 1:
         array = array[:, :, 0]
     return array
+
+
+def _stated_size(stream: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream says it has; None when they are not found."""
+    codestream = stream.find(_SIZE_OF_CODESTREAM, 0, 4096)
+    if codestream >= 0 and len(stream) >= codestream + 24:
+        width, height, left, top = struct.unpack_from(">4I", stream, codestream + 8)
+        return height - top, width - left
+    position = 2
+    while stream[:2] == b"\xff\xd8" and position + 9 <= len(stream) and stream[position] == 0xFF:  # noqa: PLR2004
+        marker = stream[position + 1]
+        if marker == 0xFF:  # noqa: PLR2004 -- a fill byte
+            position += 1
+            continue
+        if marker in _STARTS_OF_FRAME:
+            height, width = struct.unpack_from(">2H", stream, position + 5)
+            return height, width
+        position += 2 + struct.unpack_from(">H", stream, position + 2)[0]
+    return None
 
 
 def _fitted(frame: StoredFrame, array: Array) -> Array:

@@ -44,6 +44,8 @@ PIXEL_DATA = 0x7FE00010
 SUBSAMPLED = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
 # A frame that must be in memory at once, to be decoded or put in order, is not larger than this.
 MAX_FRAME = 256 * 2**20
+# Frames whose description alone is beyond the 50 MB that an image set's metadata may have.
+MAX_FRAMES = 250_000
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ def describe(parsed: Parsed, seed: str, writer: PixelWriter, *, fetch: Fetch | N
     instance = _Instance(parsed, seed, writer, fetch)
     begin = writer.position
     try:
+        if _count(parsed) > MAX_FRAMES:
+            raise _BlobError("FRAMES_EXTRACTION_FAILURE")  # noqa: TRY301
         if is_supported(parsed):
             return instance.encapsulated() if parsed.encapsulated else instance.native()
         problem = "UNSUPPORTED_TRANSFER_SYNTAX"

@@ -306,8 +306,9 @@ def check(stack: Any, folder: Path, manifest: Path) -> None:
     assert [text for row in rows.values() for text in row.differences] == []
 
 
-def test_the_samples_come_out_as_they_went_in(make_aws_stack):
-    check(make_aws_stack(), SAMPLES / "dicom", SAMPLES / "MANIFEST.csv")
+def test_the_samples_come_out_as_they_went_in(aws_stack):
+    aws_stack.reset()
+    check(aws_stack, SAMPLES / "dicom", SAMPLES / "MANIFEST.csv")
 
 
 @pytest.mark.drill
