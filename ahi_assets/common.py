@@ -70,7 +70,12 @@ def domain_errors() -> Iterator[None]:
 
 
 def stage(
-    name: str, deps: Sequence[dg.AssetsDefinition | dg.AssetSpec], kinds: set[str], schema: dg.TableSchema
+    name: str,
+    deps: Sequence[dg.AssetsDefinition | dg.AssetSpec],
+    kinds: set[str],
+    schema: dg.TableSchema,
+    *,
+    code_version: str | None = None,
 ) -> Callable[[Callable[..., dg.MaterializeResult[None]]], dg.AssetsDefinition]:
     """Decorator of one stage of the ingest: an asset by arrival day, whose table in the index is `name`."""
     return dg.asset(
@@ -82,6 +87,7 @@ def stage(
         backfill_policy=dg.BackfillPolicy.single_run(),
         retry_policy=SERVICE_RETRY,
         metadata=described(name, schema),
+        code_version=code_version,
     )
 
 

@@ -3,8 +3,10 @@
 import dagster as dg
 
 from ahi import uploads
+from ahi.dicom.headers import PARSER_VERSION
 from ahi.inbox import Queue
 from ahi.index import catalog
+from ahi.index.registry import SCHEMA_VERSION
 from ahi.pipeline import Pipeline
 from ahi_assets.common import (
     OWNERS,
@@ -34,7 +36,10 @@ landing_objects = dg.AssetSpec(
 )
 
 
-@stage("headers", [landing_objects], {"s3", "dicom", "parquet"}, column_schema("headers"))
+_CODE = f"{SCHEMA_VERSION}/{PARSER_VERSION}"
+
+
+@stage("headers", [landing_objects], {"s3", "dicom", "parquet"}, column_schema("headers"), code_version=_CODE)
 def dicom_objects(
     context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.MaterializeResult[None]:

@@ -8,9 +8,10 @@ import dagster as dg
 from ahi import image_sets as domain
 from ahi import indexing, service_events
 from ahi.closure import rows_shown
+from ahi.documents import PARSER_VERSION
 from ahi.inbox import Queue
 from ahi.index import catalog
-from ahi.index.registry import TABLES
+from ahi.index.registry import SCHEMA_VERSION, TABLES
 from ahi.pipeline import Pipeline
 from ahi_assets.common import (
     ARRIVAL_DAY,
@@ -67,7 +68,7 @@ _DESCRIPTIONS = {
             kinds={"parquet", "duckdb"},
             owners=OWNERS,
             description=_DESCRIPTIONS[name],
-            code_version="1",
+            code_version=f"{SCHEMA_VERSION}/{PARSER_VERSION}",
             metadata=described(name, column_schema(name) if name in TABLES else view_schema(name)),
         )
         for name in TABLE_ASSETS

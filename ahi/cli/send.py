@@ -137,7 +137,7 @@ def upload(s3: S3Client, bucket: str, found: Found, *, home: Path, name: str = "
         )
     config = TransferConfig(use_threads=False)  # the threads are ours, one file each
     skipped, sent, n_bytes = list(found.skipped), 0, 0
-    with ThreadPoolExecutor(THREADS) as pool, _bar(progress, len(found.files)) as advance:
+    with ThreadPoolExecutor(THREADS) as pool, common.progress("sending", len(found.files), shown=progress) as advance:
         tasks = [
             pool.submit(s3.upload_file, str(file), bucket, key, Config=config)
             for key, (file, _) in zip(keys, found.files, strict=True)
@@ -154,28 +154,6 @@ def upload(s3: S3Client, bucket: str, found: Found, *, home: Path, name: str = "
             pool.shutdown(cancel_futures=True)
             raise
     return Upload(upload_id, bucket, sent, n_bytes, skipped)
-
-
-class _bar:  # noqa: N801 (used as a function)
-    """A progress bar, or nothing."""
-
-    def __init__(self, shown: bool, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
-        self._task = self._progress.add_task("sending", total=total)
-
-    def __enter__(self) -> _bar:
-        self._progress.start()
-        return self
-
-    def __call__(self) -> None:
-        self._progress.advance(self._task)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
 
 def _print_json(done: Upload) -> None:

@@ -42,14 +42,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["send", "status", "wait", "query", "failures"])
+@pytest.mark.parametrize("command", ["send", "status", "wait", "query", "failures", "schema", "reindex"])
 def test_help_teaches_by_example(command: str) -> None:
     said = CliRunner().invoke(app, [command, "--help"])
     assert said.exit_code == 0
     assert "Example" in said.output
 
 
-@pytest.mark.parametrize("arguments", [("send", "."), ("wait",), ("status",), ("failures",), ("query", "SELECT 1")])
+@pytest.mark.parametrize(
+    "arguments", [("send", "."), ("wait",), ("status",), ("failures",), ("query", "SELECT 1"), ("reindex",)]
+)
 def test_without_a_stack_it_says_so_and_makes_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     said = ahi(tmp_path / "none", *arguments)
     assert said.returncode == 2
