@@ -90,7 +90,16 @@ class Parts:
         app.health_imaging = HealthImaging(operations, limits, faults)
         app.control = Control(faults, app.log, limits, clock, settings)
         app.dicom_web = self._dicom_web = build(
-            settings, self._store, self._datastores, self._pixels, frames, self._imports, limits, faults, clock
+            settings,
+            store=self._store,
+            datastores=self._datastores,
+            pixels=self._pixels,
+            frames=frames,
+            native=search,
+            imports=self._imports,
+            limits=limits,
+            faults=faults,
+            clock=clock,
         )
         app.sqs_gaps = SqsGaps(app.ministack)
         app.faults = faults

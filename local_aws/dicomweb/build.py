@@ -23,16 +23,19 @@ if TYPE_CHECKING:
     from local_aws.healthimaging.limits import Limits
     from local_aws.healthimaging.pixel_store import PixelStore
     from local_aws.healthimaging.retrieve import Frames
+    from local_aws.healthimaging.search import Search as NativeSearch
     from local_aws.healthimaging.store import Store
     from local_aws.settings import LocalSettings
 
 
 def build(
     settings: LocalSettings,
+    *,
     store: Store,
     datastores: Datastores,
     pixels: PixelStore,
     frames: Frames,
+    native: NativeSearch,
     imports: Imports,
     limits: Limits,
     faults: Faults,
@@ -40,7 +43,7 @@ def build(
 ) -> DicomWeb:
     """The endpoint over the parts of the native service."""
     documents = Documents(store)
-    index = Index(settings.aws_dir / "healthimaging" / "dicomweb.sqlite", store, documents)
+    index = Index(settings.aws_dir / "healthimaging" / "dicomweb.sqlite", store, documents, native.table)
     search = Search(index, documents)
     retrieval = Retrieval(Locator(store, documents, clock), pixels, frames)
     return DicomWeb(settings, datastores, index, search, retrieval, Storing(imports), limits, faults)

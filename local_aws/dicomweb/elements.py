@@ -166,6 +166,11 @@ def _fitting(vr: str, given: list[Any]) -> tuple[str, list[Any]]:
     return vr, ["" if v is None else str(v) for v in given]
 
 
+def large(instance: Mapping[str, Any]) -> dict[int, str]:
+    """Private values that are kept beside the pixels for their size: ids there, by tag."""
+    return {tag: str(i) for key, i in (instance.get("BulkData") or {}).items() if (tag := tag_of(key)) is not None}
+
+
 def walk(items: list[Element], path: str = "") -> Iterator[tuple[str, Element]]:
     """Every element with its path, such as `00081140[0].00081155`; sequences before their items."""
     for element in items:

@@ -19,7 +19,7 @@ from local_aws.dicomweb.elements import Document, elements
 from local_aws.dicomweb.json_model import DataSet, data_set
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from local_aws.dicomweb.documents import Documents
@@ -51,8 +51,8 @@ class Series:
         series: Those of the series.
         count: Number of instances.
         sop_classes: SOP classes of the instances.
-        is_primary: Whether the image set is primary; not stored.
         updated: When the image set changed last; not stored.
+        study_uid: Study Instance UID; not stored.
     """
 
     image_set_id: str
@@ -63,13 +63,12 @@ class Series:
     series: DataSet
     count: int
     sop_classes: list[str]
-    is_primary: bool = True
     updated: float = 0.0
+    study_uid: str = ""
 
-    @property
-    def study_uid(self) -> str:
-        """Study Instance UID."""
-        return self.values.get("StudyInstanceUID", [""])[0]
+    def __post_init__(self) -> None:
+        """Read the study's UID out of the values."""
+        self.study_uid = self.values.get("StudyInstanceUID", [""])[0]
 
     def packed(self) -> str:
         """What is stored."""
@@ -100,9 +99,18 @@ class _Known:
 class Index:
     """The attributes of all data stores. Safe from several threads."""
 
-    def __init__(self, file: Path, store: Store, documents: Documents) -> None:
+    def __init__(self, file: Path, store: Store, documents: Documents, heads: Callable[[], str]) -> None:
+        """Open the index.
+
+        Args:
+            file: Where it lies.
+            store: The image sets.
+            documents: Their documents.
+            heads: Name of the table of image sets that searches see: it may lag behind.
+        """
         self._store = store
         self._documents = documents
+        self._heads = heads
         self._lock = threading.RLock()
         self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -124,16 +132,16 @@ class Index:
             datastore_id: The data store.
             image_set_id: One image set, primary or not.
         """
-        sql = "SELECT id, version, is_primary, updated FROM image_sets WHERE datastore_id = ? AND state <> 'DELETED'"
-        heads = self._store.rows(sql, (datastore_id,))
+        sql = f"SELECT id, version, is_primary, updated FROM {self._heads()}"  # noqa: S608 -- a table's name
+        heads = self._store.rows(f"{sql} WHERE datastore_id = ? AND state <> 'DELETED'", (datastore_id,))
         with self._lock:
             known = self._known.get(datastore_id) or self._load(datastore_id)
             self._follow(datastore_id, known, heads)
             out = []
-            for head in heads:
-                if head["id"] == image_set_id or (not image_set_id and head["is_primary"]):
-                    for entry in known.sets.get(head["id"], ()):
-                        entry.is_primary, entry.updated = bool(head["is_primary"]), head["updated"]
+            for found, _, is_primary, updated in heads:
+                if found == image_set_id or (not image_set_id and is_primary):
+                    for entry in known.sets.get(found, ()):
+                        entry.updated = updated
                         out.append(entry)
             return out
 

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb import part10
-from local_aws.dicomweb.elements import PIXEL_DATA, Element, elements, merged, walk
+from local_aws.dicomweb.elements import PIXEL_DATA, Element, elements, large, merged, walk
 from local_aws.dicomweb.errors import bad_request, not_acceptable, not_found
 from local_aws.dicomweb.json_model import DataSet, data_set
 from local_aws.dicomweb.media import DICOM, JSON, OCTETS, accepted
@@ -73,6 +73,9 @@ class Retrieval:
         wanted = path["BulkData"]
         if bulk_url("", f"{PIXEL_DATA:08X}").endswith(f"/{wanted}") and found.instance.get("ImageFrames"):
             return self.frames(datastore_id, path, image_set_id, accept, everything=True)
+        for tag, identity in large(found.instance).items():
+            if bulk_url("", f"{tag:08X}").endswith(f"/{wanted}"):
+                return _octets(self._beside(found, identity), accept)
         values = merged(found.document, found.series_uid, found.sop_uid)
         for where, element in walk(elements(values, found.instance.get("DICOMVRs") or {})):
             if element.vr in BINARY and element.values and bulk_url("", where).endswith(f"/{wanted}"):
@@ -117,8 +120,24 @@ class Retrieval:
             if made is not None:
                 uid = EXPLICIT_LITTLE_ENDIAN if form.native else syntax
                 named = f"{DICOM}; transfer-syntax={uid}"
-                return _answer([(named, _file(found, stored, made, uid))], form)
+                return _answer([(named, _file(found, self._elements(found), stored, made, uid))], form)
         raise not_acceptable(refusal(syntax))
+
+    def _elements(self, found: Found) -> list[Element]:
+        """All of an instance but its pixels."""
+        values = merged(found.document, found.series_uid, found.sop_uid)
+        beside = large(found.instance)
+        return [
+            Element(e.tag, e.vr, [self._beside(found, beside[e.tag])]) if e.tag in beside else e
+            for e in elements(values, found.instance.get("DICOMVRs") or {})
+        ]
+
+    def _beside(self, found: Found, identity: str) -> bytes:
+        """A private value that is kept beside the pixels."""
+        kept = self._pixels.read(found.head.datastore_id, found.head.id, identity)
+        if kept is None:
+            raise not_found("The bulk data is not stored.")
+        return kept.data
 
     def _read(self, found: Found, described: Iterable[dict[str, Any]]) -> list[StoredFrame]:
         head = found.head
@@ -181,6 +200,8 @@ def _metadata(found: Found, sop_uid: str, url: str) -> DataSet:
     items = elements(values, instance.get("DICOMVRs") or {})
     out: DataSet = {"00020010": {"vr": "UI", "Value": [_stored_syntax(instance)]}}
     out |= data_set(items, lambda path: bulk_url(url, path))
+    for tag in large(instance):
+        out[f"{tag:08X}"] = {"vr": out[f"{tag:08X}"]["vr"], "BulkDataURI": bulk_url(url, f"{tag:08X}")}
     if instance.get("ImageFrames"):
         vr = "OW" if (values.get("BitsAllocated") or 0) > BYTE else "OB"
         out["7FE00010"] = {"vr": vr, "BulkDataURI": bulk_url(url, f"{PIXEL_DATA:08X}")}
@@ -209,17 +230,15 @@ def _answer(parts: list[tuple[str, bytes]], form: Form) -> Answer:
     return 200, {"Content-Type": content_type}, body
 
 
-def _file(found: Found, stored: list[StoredFrame], frames: list[bytes], syntax: str) -> bytes:
+def _file(found: Found, items: list[Element], stored: list[StoredFrame], frames: list[bytes], syntax: str) -> bytes:
     """A DICOM file of an instance."""
     from local_aws.healthimaging import codecs
 
-    values = merged(found.document, found.series_uid, found.sop_uid)
-    items = elements(values, found.instance.get("DICOMVRs") or {})
     if not stored:
         return part10.file(items, b"", syntax)
     first = stored[0]
     if first.blob:
-        return part10.file(items, _blob(first.data, values), syntax)
+        return part10.file(items, _blob(first.data, found.instance["DICOM"]), syntax)
     replaced = {PHOTOMETRIC: Element(PHOTOMETRIC, "CS", [codecs.photometric(first)])}
     if first.samples > 1:
         replaced[PLANAR] = Element(PLANAR, "US", [0])

@@ -7,7 +7,6 @@ Belongs here: from a query to data sets. Does not belong here: reading the query
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb import attributes
@@ -25,24 +24,24 @@ if TYPE_CHECKING:
 
 UTF8 = {"vr": "CS", "Value": ["ISO_IR 192"]}
 SOP_CLASSES = 0x00080062
+# Keys that no single series decides.
+ELSEWHERE = frozenset({"ModalitiesInStudy", *attributes.INSTANCE_KEYS})
 ONLINE = {"vr": "CS", "Value": ["ONLINE"]}
 
 
-@dataclass
 class Study:
-    """A study: the series of its image sets."""
+    """A study: the series of its image sets.
 
-    series: list[Series]
+    Attributes:
+        series: The series.
+        head: The one whose patient and study attributes stand for the study: the latest changed.
+        updated: When one of its image sets changed last.
+    """
 
-    @property
-    def head(self) -> Series:
-        """The series whose patient and study attributes stand for the study: the latest changed."""
-        return max(self.series, key=lambda s: (s.updated, s.series_uid))
-
-    @property
-    def updated(self) -> float:
-        """When one of its image sets changed last."""
-        return max(s.updated for s in self.series)
+    def __init__(self, series: list[Series]) -> None:
+        self.series = series
+        self.head = series[0] if len(series) == 1 else max(series, key=lambda s: (s.updated, s.series_uid))
+        self.updated = self.head.updated
 
     @property
     def modalities(self) -> list[str]:
@@ -96,7 +95,6 @@ class Search:
         for entry in self._index.series(datastore_id, query.image_set_id):
             if wanted is None or entry.study_uid == wanted:
                 by_uid.setdefault(entry.study_uid, []).append(entry)
-        own = {k: m for k, m in matchers.items() if k in attributes.KEYS["study"] and k != "ModalitiesInStudy"}
         modality = matchers.get("ModalitiesInStudy")
         out = []
         for series in by_uid.values():
@@ -104,7 +102,7 @@ class Search:
             if modality and not modality(study.modalities):
                 continue
             # At a lower level each series speaks for itself: primary image sets of one study may differ in a name.
-            if deep or _matches(study.head, own):
+            if deep or _matches(study.head, matchers):
                 out.append(study)
         return out
 
@@ -259,11 +257,10 @@ def _pruned(element: Element, tree: Tree | None) -> Element:
 
 
 def _matches(series: Series, matchers: dict[str, Matcher]) -> bool:
-    return all(
-        match(series.values.get(keyword, ()))
-        for keyword, match in matchers.items()
-        if keyword != "ModalitiesInStudy" and keyword not in attributes.INSTANCE_KEYS
-    )
+    for keyword, match in matchers.items():
+        if keyword not in ELSEWHERE and not match(series.values.get(keyword, ())):
+            return False
+    return True
 
 
 def _row_matches(row: InstanceRow, matchers: dict[str, Matcher]) -> bool:

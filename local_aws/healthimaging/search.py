@@ -68,7 +68,7 @@ class Search:
         if after:
             where += f" AND ({key}, id) {'>' if order == 'ASC' else '<'} (?, ?)"
             values += after
-        table = self._table()
+        table = self.table()
         found = self._store.rows(
             f"SELECT id, {key} AS place FROM {table} WHERE {where}"  # noqa: S608 -- all of it is ours
             f" ORDER BY {key} {order}, id {order} LIMIT {paging.size(request) + 1}",
@@ -117,7 +117,7 @@ class Search:
 
     # -- the index ------------------------------------------------------------------------------------------------
 
-    def _table(self) -> str:
+    def table(self) -> str:
         """The table to search: the image sets themselves, or a copy that is as old as the index lags behind."""
         fault = self._faults.take(LagSearch)
         lag = fault.seconds if fault else self._settings.search_lag_seconds
