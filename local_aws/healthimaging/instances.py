@@ -146,6 +146,10 @@ def instance(
     if apart:
         body["BulkData"] = apart
     problems |= set(images.problems or (() if frames.is_supported(parsed) else ("UNSUPPORTED_TRANSFER_SYNTAX",)))
+    if problems:
+        # "HealthImaging uses the DICOM element (0008,1196) to persist import warning codes" (Searching for instances).
+        codes = [CODES[kind][0] for kind in CODES if kind in problems]
+        own["WarningReason"] = codes if len(codes) > 1 else codes[0]
     return Instance(
         sop_uid=parsed.text(0x00080018),
         sop_class_uid=parsed.text(0x00080016),

@@ -252,6 +252,20 @@ def test_bulk_data_beyond_a_megabyte(empty: Plane) -> None:
     assert read(empty.get(path_of(data)).content).EncapsulatedDocument == value
 
 
+def test_large_private_values_are_bulk_data_too(empty: Plane) -> None:
+    value = bytes(range(256)) * 4097
+    data = read(make_object())
+    data.private_block(0x0045, "MAKER", create=True).add_new(0x26, "OB", value)
+    buffer = io.BytesIO()
+    data.save_as(buffer)
+    assert empty.store(buffer.getvalue()).status_code == 200
+    found = empty.json(f"{path_of(data)}/metadata")[0]["00451026"]
+    assert found.keys() == {"vr", "BulkDataURI"}
+    answer = requests.get(found["BulkDataURI"], headers={"Accept": "application/octet-stream"}, timeout=30)
+    assert answer.content == value
+    assert read(empty.get(path_of(data)).content)[0x00451026].value == value
+
+
 def test_image_sets_that_are_not_primary_answer_when_named(empty: Plane) -> None:
     same = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
     first, other = make_object(**same), make_object(**same, PatientID="other")

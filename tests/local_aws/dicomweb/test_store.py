@@ -80,6 +80,7 @@ def test_an_object_of_another_study_is_refused(empty: Plane) -> None:
 
 
 def test_a_warning_is_told(empty: Plane) -> None:
+    assert empty.store(make_object()).status_code == 200
     data = bytearray(make_object())
     unknown = b"1.2.840.10008.1.2.4.55"
     position = data.index(b"1.2.840.10008.1.2.1\0")
@@ -91,6 +92,11 @@ def test_a_warning_is_told(empty: Plane) -> None:
     assert answer.status_code == 202, answer.text
     [item] = answer.json()[GOOD]["Value"]
     assert item["00081196"]["Value"][0] == 45344
+    series = item["00081190"]["Value"][0].removeprefix(f"{empty.base}/").rpartition("/")[0]
+    for query, count in (("45344", 1), ("453*", 1), ("*", 1), ("45330", 0), ("45330,45344", 1)):
+        found = empty.json(f"{series}?WarningReason={query}")
+        assert len(found) == count, query
+        assert all(one["00081196"]["Value"] == [45344] for one in found)
 
 
 def test_the_same_rules_as_an_import(empty: Plane) -> None:
