@@ -117,6 +117,7 @@ class Parts:
             datastore_id = answer["datastoreId"]
         self._imports.resume()
         self._work.resume()
+        self._datastores.resume()
         return bootstrap.environment(self._settings, port, outputs, datastore_id)
 
     def warm_up(self) -> None:

@@ -209,7 +209,7 @@ class Copies:
             target.workflow = "COPIED"
             self._image_sets.describe(target, after)
             bodies = document.instances(before)
-            frames = {f["ID"] for s in body["instances"] for f in bodies[s].get("ImageFrames") or ()}
+            frames = {one for sop in body["instances"] for one in _stored_apart(bodies[sop])}
             self._pixels.copy(source.datastore_id, source.id, target.id, frames)
         else:
             packed = document.pack(after)
@@ -244,6 +244,11 @@ class Copies:
             if fill:
                 _fill(home["DICOM"], series["DICOM"])
             home["Instances"] |= copy.deepcopy(picked)
+
+
+def _stored_apart(instance: dict[str, Any]) -> list[str]:
+    """Ids of what the pixel store has of an instance: its frames, and its large private values."""
+    return [*(f["ID"] for f in instance.get("ImageFrames") or ()), *instance.get("BulkData", {}).values()]
 
 
 def mismatch(source: Document, target: Document) -> str | None:

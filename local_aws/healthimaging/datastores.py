@@ -121,6 +121,12 @@ class Datastores:
         self._change(row["id"], row["name"], "DELETING")
         return {"datastoreId": row["id"], "datastoreStatus": "DELETING"}
 
+    def resume(self) -> None:
+        """Let those go on that a kill left between two statuses, with nothing remembered of them."""
+        for row in self._store.rows("SELECT * FROM datastores WHERE status IN ('CREATING', 'DELETING')"):
+            if not self._store.rows("SELECT 1 FROM work WHERE kind = 'datastore' AND body LIKE ?", (f"%{row['id']}%",)):
+                self._change(row["id"], row["name"], row["status"])
+
     def _used(self, datastore_id: str) -> bool:
         return bool(
             self._store.rows(

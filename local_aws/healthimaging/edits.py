@@ -17,10 +17,10 @@ from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import validation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from local_aws.healthimaging.document import Document
-    from local_aws.healthimaging.payload import InstancePart, Payload
+    from local_aws.healthimaging.payload import Payload
 
 UIDS = {"Study": "StudyInstanceUID", "Series": "SeriesInstanceUID", "Instance": "SOPInstanceUID"}
 # Made by HealthImaging, never to be changed.
@@ -47,8 +47,8 @@ FORMS = {
     "CS": re.compile(r"[A-Z0-9 _]*"),
 }
 LENGTHS = {"AE": 16, "AS": 4, "CS": 16, "DS": 16, "IS": 12, "LO": 64, "PN": 3 * 64 + 2, "SH": 16, "UI": 64}
-# One level of a document: its name, its DICOM object, what is wanted of it, and the instance part if it is one.
-Part = tuple[str, dict[str, Any], dict[str, Any], "InstancePart | None"]
+# One level of a document: its name, its DICOM object, what is wanted of it, and the whole instance if it is one.
+Part = tuple[str, dict[str, Any], dict[str, Any], dict[str, Any] | None]
 
 
 def plain(message: str) -> str:
@@ -68,7 +68,8 @@ def remove(current: Document, wanted: Payload, *, force: bool) -> None:
             if key in UIDS.values():
                 raise validation("UIDs cannot be removed.")
             existing.pop(key, None)
-        _vrs_without(current, existing, own, attributes)
+        if own:
+            _forget(own, attributes, ("DICOMVRs", "BulkData"))
     for uid, series in wanted.series.items():
         instances = current["Study"]["Series"][uid]["Instances"]
         gone = [sop for sop, item in series.instances.items() if item.whole]
@@ -87,13 +88,16 @@ def update(current: Document, wanted: Payload, *, force: bool, is_primary: bool)
         ServiceError: ValidationException, with what cannot be changed.
         ChangeFailedError: Two instances or series would have one UID.
     """
-    for level, existing, attributes, _own in _parts(current, wanted):
+    for level, existing, attributes, own in _parts(current, wanted):
         for key, value in attributes.items():
             _check_key(level, key, force=force)
             if key in UIDS.values() and (is_primary or not isinstance(value, str) or not value):
                 raise validation("UIDs can be changed on image sets only that are not primary, and not to nothing.")
             _check_value(key, value, force=force)
             existing[key] = value
+        if own:
+            # A large private value that lay beside the pixels is replaced by what the text says.
+            _forget(own, attributes, ("BulkData",))
     for series in wanted.series.values():
         for item in series.instances.values():
             if item.whole:
@@ -122,7 +126,8 @@ def _parts(current: Document, wanted: Payload) -> Iterator[Part]:
         for sop, item in series.instances.items():
             if sop not in existing["Instances"]:
                 raise validation("An instance is named that the image set does not have.")
-            yield "Instance", existing["Instances"][sop]["DICOM"], item.attributes, item
+            body = existing["Instances"][sop]
+            yield "Instance", body["DICOM"], item.attributes, body
 
 
 # -- attributes ---------------------------------------------------------------------------------------------------
@@ -212,17 +217,12 @@ def _fits(key: str, vr: str, value: Any) -> bool:
 # -- private attributes and UIDs ----------------------------------------------------------------------------------
 
 
-def _instance(current: Document, existing: dict[str, Any]) -> dict[str, Any] | None:
-    every = (i for s in current["Study"]["Series"].values() for i in s["Instances"].values())
-    return next((item for item in every if item["DICOM"] is existing), None)
-
-
-def _vrs_without(
-    current: Document, existing: dict[str, Any], own: InstancePart | None, attributes: dict[str, Any]
-) -> None:
-    item = _instance(current, existing) if own else None
-    if item is not None:
-        item["DICOMVRs"] = {key: vr for key, vr in item.get("DICOMVRs", {}).items() if key not in attributes}
+def _forget(body: dict[str, Any], keys: Iterable[str], members: tuple[str, ...]) -> None:
+    """Take attributes out of members of an instance that speak of them."""
+    for member in members:
+        body[member] = {key: value for key, value in body.get(member, {}).items() if key not in keys}
+    if not body.get("BulkData"):
+        body.pop("BulkData", None)
 
 
 def _private_vrs(current: Document, wanted: Payload) -> None:

@@ -45,7 +45,7 @@ class Jobs:
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
         """StartDICOMImportJob. The same client token with the same parameters is the same job."""
         datastore_id = request["datastoreId"]
-        self._datastores.row(datastore_id)
+        self._datastores.active(datastore_id)
         if not request["dataAccessRoleArn"].startswith("arn:aws"):
             raise validation("dataAccessRoleArn is not an ARN.")
         wanted = json.dumps({k: v for k, v in request.items() if k != "clientToken"}, sort_keys=True)
