@@ -60,7 +60,12 @@ class Commits:
         with self._store.transaction():
             self._store.put_job(job)
             numbers = self._store.add_to_outbox([self._events.job_entry(job)])
-        self._send(numbers)
+        self.tell(numbers)
+
+    def tell(self, numbers: list[int]) -> None:
+        """Send events of the outbox, once the transaction that put them there is true."""
+        wanted = set(numbers)
+        self._deliver([(number, entry) for number, entry in self._store.outbox() if number in wanted])
 
     def commit(
         self,
@@ -95,7 +100,7 @@ class Commits:
             self._clock.wait_until(self._clock.now() + LOCK_SECONDS, stop)
         else:
             return []
-        self._send(numbers)
+        self.tell(numbers)
         return placed
 
     def _make_true(
@@ -152,10 +157,6 @@ class Commits:
         series = {g.first.series_uid for g in groups}
         locked = self._store.image_sets("datastore_id = ? AND is_primary = 1 AND state = 'LOCKED'", (datastore_id,))
         return any(head.series_uid in series for head in locked)
-
-    def _send(self, numbers: list[int]) -> None:
-        wanted = set(numbers)
-        self._deliver([(number, entry) for number, entry in self._store.outbox() if number in wanted])
 
     def _deliver(self, entries: list[tuple[int, dict[str, Any]]]) -> None:
         self._events.send([entry for _, entry in entries])

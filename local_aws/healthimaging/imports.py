@@ -112,6 +112,10 @@ class Imports:
         for job in self._store.jobs("status IN (?, ?)", ACTIVE_JOBS, "ORDER BY submitted"):
             self.submit(job.id)
 
+    def tell(self, numbers: list[int]) -> None:
+        """Send events of the outbox, once the transaction that put them there is true."""
+        self._commits.tell(numbers)
+
     def submit(self, job_id: str) -> None:
         """Run a job soon."""
         self._pool.submit(self._run, job_id)

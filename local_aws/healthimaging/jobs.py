@@ -78,7 +78,8 @@ class Jobs:
                 configuration=json.dumps(request["importConfiguration"]) if "importConfiguration" in request else None,
             )
             self._store.put_job(job)
-        self._events.job(job)
+            numbers = self._store.add_to_outbox([self._events.job_entry(job)])
+        self._imports.tell(numbers)
         self._imports.submit(job.id)
         return self._started(job)
 

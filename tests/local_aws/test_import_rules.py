@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import random
 
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 
 from tests.local_aws.conftest import Imaging, make_object
@@ -94,6 +98,56 @@ def test_a_file_may_have_several_warnings(imaging):
     [line] = imaging.run({"a.dcm": changed(other_class, StationName="S" * 17, FrameOfReferenceUID="1..2")}).warning
     codes = [w["warning_reason_code"] for w in line["importResponse"]["warnings"]]
     assert codes == [45063, 45570, 45571]
+
+
+def spoiled(body, draw):
+    """An object with a few bytes changed, put in or taken out before its pixels."""
+    body = bytearray(body)
+    for _ in range(draw.choice((1, 2, 5))):
+        at = draw.randrange(128, len(body) - 8)
+        kind = draw.randrange(4)
+        if kind == 0:
+            body[at] = draw.randrange(256)
+        elif kind == 1:
+            body[at : at + 4] = draw.choice((b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", bytes(4)))
+        elif kind == 2:
+            del body[at : at + draw.randrange(1, 9)]
+        else:
+            body[at : at + 2] = draw.choice((b"SQ", b"UN", b"OB", b"US", b"FD", b"PN", b"UI", b"AT", b"IS"))
+    return bytes(body)
+
+
+def test_spoiled_objects_are_refused_or_imported_and_nothing_breaks(imaging):
+    draw = random.Random(1)
+    nested = Dataset()
+    nested.CodeValue = "X"
+    whole = make_object(ProcedureCodeSequence=Sequence([nested]))
+    outcome = imaging.run({f"{n:03}.dcm": spoiled(whole, draw) for n in range(400)})
+    assert outcome.job["jobStatus"] == "COMPLETED"
+    assert outcome.manifest["numberOfFilesWithServerError"] == 0
+    assert len(outcome.success) + len(outcome.failure) == 400
+    assert outcome.success
+    assert outcome.failure
+    for entry in outcome.manifest["imageSetsSummary"][:5]:
+        assert imaging.document(entry["imageSetId"])["SchemaVersion"] == "1.1"
+
+
+def test_a_large_private_value_lies_apart(imaging):
+    small, large = bytes(range(256)) * 4, bytes(range(256)) * 4097
+
+    def change(read):
+        block = read.private_block(0x0029, "ACME", create=True)
+        block.add_new(0x01, "OB", small)
+        block.add_new(0x02, "OB", large)
+
+    outcome = imaging.run({"a.dcm": changed(change)})
+    name = outcome.success[0]["importResponse"]["imageSetId"]
+    [series] = imaging.document(name)["Study"]["Series"].values()
+    [instance] = series["Instances"].values()
+    assert base64.b64decode(instance["DICOM"]["00291001"]) == small
+    assert instance["DICOM"]["00291002"] is None
+    assert instance["DICOMVRs"] == {"00290010": "LO", "00291001": "OB", "00291002": "OB"}
+    assert list(instance["BulkData"]) == ["00291002"]
 
 
 @pytest.fixture(scope="module")
