@@ -35,7 +35,7 @@ def published_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResul
             "seq": publication.seq,
             "dagster/uri": str(pipeline.index.path),
             "is_new": publication.is_new,
-            "dagster/row_count": sum(rows.values()),
+            "dagster/row_count": rows["instances"],
             **counts(rows, "rows: "),
         }
     )
