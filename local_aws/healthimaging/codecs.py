@@ -30,8 +30,9 @@ _JPEG = "1.2.840.10008.1.2.4."
 _DECODERS = {
     **dict.fromkeys((_JPEG + n for n in ("50", "51", "57", "70")), "jpeg8"),
     **dict.fromkeys((_JPEG + n for n in ("80", "81")), "jpegls"),
-    **dict.fromkeys((_JPEG + n for n in ("90", "91", "92", "93")), "jpeg2k"),
-    **dict.fromkeys((_JPEG + n for n in ("201", "202", "203")), "htj2k"),
+    # OpenJPH lets lossy samples beyond white come out black; OpenJPEG, slower, does not.
+    **dict.fromkeys((_JPEG + n for n in ("90", "91", "92", "93", "203")), "jpeg2k"),
+    **dict.fromkeys((_JPEG + n for n in ("201", "202")), "htj2k"),
     _JPEG + "112": "jpegxl",
 }
 # Largest samples, in bits, that the encoder of a format keeps exactly (checked in test_frames.py).
