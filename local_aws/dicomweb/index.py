@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb import attributes
 from local_aws.dicomweb.elements import Document, elements
-from local_aws.dicomweb.json_model import DataSet, data_set
+from local_aws.dicomweb.json_model import Written, data_set, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from local_aws.healthimaging.store import Store
 
 # Raised with every change of what the tables hold; an index of another number is made anew.
-FORM = 1
+FORM = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS series (datastore_id TEXT, image_set_id TEXT, series_uid TEXT, version INTEGER, entry TEXT,
   PRIMARY KEY (datastore_id, image_set_id, series_uid)) WITHOUT ROWID;
@@ -59,8 +59,8 @@ class Series:
     version: int
     series_uid: str
     values: dict[str, list[str]]
-    study: DataSet
-    series: DataSet
+    study: Written
+    series: Written
     count: int
     sop_classes: list[str]
     updated: float = 0.0
@@ -234,10 +234,10 @@ def texts(value: Any) -> list[str]:
     return [text for v in given if v is not None and (text := str(v).strip())]
 
 
-def _fragment(values: Mapping[str, Any], keywords: Iterable[str]) -> DataSet:
+def _fragment(values: Mapping[str, Any], keywords: Iterable[str]) -> Written:
     """The attributes of a default answer."""
     wanted = [k for k in keywords if k not in attributes.OPTIONAL or k in values]
-    return data_set(elements({k: values.get(k) for k in wanted}, {}), lambda _: "")
+    return written(data_set(elements({k: values.get(k) for k in wanted}, {}), lambda _: ""))
 
 
 def _series(image_set_id: str, version: int, series_uid: str, document: Document) -> Series:

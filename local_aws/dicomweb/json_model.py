@@ -6,6 +6,7 @@ Belongs here: one element, one data set. Does not belong here: which elements an
 from __future__ import annotations
 
 import base64
+import json
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging.values import BINARY, NUMERIC
@@ -17,12 +18,30 @@ if TYPE_CHECKING:
 
 JsonElement = dict[str, Any]
 DataSet = dict[str, JsonElement]
+# The same with elements as JSON text: what stays as it is need not be written again for every answer.
+Written = dict[str, str]
 # "Binary attributes larger than 1MB will be represented by a BulkDataURI" (Getting DICOM bulkdata).
 MAX_INLINE = 2**20
 CHARACTER_SET = 0x00080005
 _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 # Kept in JSON as they came: backslashes in them separate nothing.
 _NUMBERS_AS_TEXT = frozenset({"DS", "IS"})
+
+
+def write(element: JsonElement) -> str:
+    """JSON text of an element."""
+    return json.dumps(element, separators=(",", ":"))
+
+
+def written(elements: DataSet) -> Written:
+    """JSON text of each element."""
+    return {tag: write(element) for tag, element in elements.items()}
+
+
+def join(data_sets: Iterable[Written]) -> bytes:
+    """An array of data sets, elements by ascending tag (PS3.18, F.2.2)."""
+    texts = (",".join(f'"{tag}":{text}' for tag, text in sorted(one.items())) for one in data_sets)
+    return f"[{','.join(f'{{{text}}}' for text in texts)}]".encode()
 
 
 def data_set(items: Iterable[Element], bulk_uri: Callable[[str], str], path: str = "") -> DataSet:

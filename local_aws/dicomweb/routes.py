@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from local_aws.app import read_body, respond
 from local_aws.dicomweb import access
 from local_aws.dicomweb.errors import DicomWebError, bad_request, not_found
+from local_aws.dicomweb.json_model import join
 from local_aws.dicomweb.media import JSON
 from local_aws.dicomweb.query import pairs, parse
 from local_aws.dicomweb.retrieve import check_json
@@ -71,6 +72,15 @@ ROUTES = (
     _route("POST", "/studies", "StoreDICOM", "store"),
     _route("POST", _STUDY, "StoreDICOMStudy", "store"),
 )
+# Of errors that come from the native service or from a fault.
+STATUSES = {
+    "AccessDeniedException": 403,
+    "ResourceNotFoundException": 404,
+    "NotAcceptableException": 406,
+    "ConflictException": 409,
+    "ThrottlingException": 429,
+    "InternalServerException": 500,
+}
 _UID = re.compile(r"[0-9.]{1,256}")
 
 
@@ -166,8 +176,7 @@ class DicomWeb:
         except DicomWebError as error:
             return operation, error.answer()
         except ServiceError as error:
-            statuses = {"ResourceNotFoundException": 404, "ConflictException": 409, "ThrottlingException": 429}
-            return operation, DicomWebError(statuses.get(error.code, 400), error.code, error.message).answer()
+            return operation, DicomWebError(STATUSES.get(error.code, 400), error.code, error.message).answer()
         except Exception:
             log.exception("%s broke", operation)
             return operation, _broken().answer()
@@ -215,8 +224,6 @@ class DicomWeb:
         return actions[route.kind](datastore_id, path, image_set_id, accept)
 
     def _found(self, level: str, datastore_id: str, path: dict[str, str], request: Request) -> Answer:
-        import json
-
         check_json(request.headers.get("accept", ""))
         query = parse(level, request.query, ignore_unknown=self._settings.dicomweb_unknown_keys == "ignore")
         results = self._search.find(level, datastore_id, path, query, request.base)
@@ -228,7 +235,7 @@ class DicomWeb:
             )
         if not results and self._settings.dicomweb_empty_status == 204:  # noqa: PLR2004
             return 204, headers, b""
-        return 200, headers, json.dumps(results, separators=(",", ":")).encode()
+        return 200, headers, join(results)
 
 
 def _server(scope: Scope, headers: dict[str, str]) -> str:

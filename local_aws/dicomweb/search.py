@@ -7,12 +7,12 @@ Belongs here: from a query to data sets. Does not belong here: reading the query
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from local_aws.dicomweb import attributes
 from local_aws.dicomweb.elements import Element, elements, merged
 from local_aws.dicomweb.index import texts
-from local_aws.dicomweb.json_model import DataSet, data_set
+from local_aws.dicomweb.json_model import Written, data_set, write, written
 from local_aws.dicomweb.matching import Matcher, matcher
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from local_aws.dicomweb.index import Index, InstanceRow, Series
     from local_aws.dicomweb.query import Query, Tree
 
-UTF8 = {"vr": "CS", "Value": ["ISO_IR 192"]}
+UTF8 = write({"vr": "CS", "Value": ["ISO_IR 192"]})
 SOP_CLASSES = 0x00080062
 # Keys that no single series decides.
 ELSEWHERE = frozenset({"ModalitiesInStudy", *attributes.INSTANCE_KEYS})
-ONLINE = {"vr": "CS", "Value": ["ONLINE"]}
+ONLINE = write({"vr": "CS", "Value": ["ONLINE"]})
 
 
 class Study:
@@ -61,7 +61,7 @@ class Search:
         self._index = index
         self._documents = documents
 
-    def find(self, level: str, datastore_id: str, path: dict[str, str], query: Query, base: str) -> list[DataSet]:
+    def find(self, level: str, datastore_id: str, path: dict[str, str], query: Query, base: str) -> list[Written]:
         """Results of a search, in the documented order.
 
         Args:
@@ -108,17 +108,17 @@ class Search:
 
     # -- data sets ------------------------------------------------------------------------------------------------
 
-    def _study(self, datastore_id: str, study: Study, query: Query, base: str) -> DataSet:
+    def _study(self, datastore_id: str, study: Study, query: Query, base: str) -> Written:
         out = self._more("study", datastore_id, study.head, None, query, base)
         out |= _study_part(study) | {"00081190": _url(f"{base}/studies/{study.head.study_uid}")}
         if query.everything or SOP_CLASSES in query.include:
             classes = sorted({c for s in study.series for c in s.sop_classes})
-            out["00080062"] = {"vr": "UI", "Value": classes}
-        return dict(sorted(out.items()))
+            out["00080062"] = write({"vr": "UI", "Value": classes})
+        return out
 
     def _series(
         self, datastore_id: str, series: Series, study: Study, path: dict[str, str], query: Query, base: str
-    ) -> DataSet:
+    ) -> Written:
         out = self._more("series", datastore_id, series, None, query, base)
         if "StudyInstanceUID" not in path or query.everything:
             out |= _study_part(study) | series.study
@@ -128,9 +128,9 @@ class Search:
             "00080056": ONLINE,
             "00081190": _url(url),
             "0020000D": series.study["0020000D"],
-            "00201209": {"vr": "IS", "Value": [series.count]},
+            "00201209": _count(series.count),
         }
-        return dict(sorted(out.items()))
+        return out
 
     def _instances(
         self,
@@ -140,7 +140,7 @@ class Search:
         query: Query,
         matchers: dict[str, Matcher],
         base: str,
-    ) -> list[DataSet]:
+    ) -> list[Written]:
         wanted = path.get("SeriesInstanceUID")
         found = {
             (s.image_set_id, s.series_uid): (s, study)
@@ -181,12 +181,12 @@ class Search:
         path: dict[str, str],
         query: Query,
         base: str,
-    ) -> DataSet:
+    ) -> Written:
         out = self._more("instance", datastore_id, series, row.sop_uid, query, base)
         if "StudyInstanceUID" not in path:
             out |= _study_part(study) | series.study
         if "SeriesInstanceUID" not in path:
-            out |= series.series | {"00201209": {"vr": "IS", "Value": [series.count]}}
+            out |= series.series | {"00201209": _count(series.count)}
         url = f"{base}/studies/{series.study_uid}/series/{series.series_uid}/instances/{row.sop_uid}"
         out |= json.loads(row.entry) | {
             "00080005": UTF8,
@@ -195,11 +195,11 @@ class Search:
             "0020000D": series.study["0020000D"],
             "0020000E": series.series["0020000E"],
         }
-        return dict(sorted(out.items()))
+        return out
 
     def _more(
         self, level: str, datastore_id: str, series: Series, sop_uid: str | None, query: Query, base: str
-    ) -> DataSet:
+    ) -> Written:
         """What `includefield` asks for, from the document."""
         if not query.everything and not query.include:
             return {}
@@ -213,7 +213,7 @@ class Search:
         values = merged(found[1], series.series_uid, uid)
         items = elements(values, instances[uid].get("DICOMVRs") or {})
         url = f"{base}/studies/{series.study_uid}/series/{series.series_uid}/instances/{uid}"
-        return data_set(_chosen(level, items, query), lambda path: bulk_url(url, path))
+        return written(data_set(_chosen(level, items, query), lambda path: bulk_url(url, path)))
 
 
 def bulk_url(instance_url: str, path: str) -> str:
@@ -278,17 +278,20 @@ def _number(series: Series) -> tuple[bool, int]:
     return (False, int(text)) if text.lstrip("+-").isdecimal() else (True, 0)
 
 
-def _study_part(study: Study) -> DataSet:
-    head: dict[str, Any] = dict(study.head.study)
+def _study_part(study: Study) -> Written:
     modalities = study.modalities
-    return head | {
+    return study.head.study | {
         "00080005": UTF8,
         "00080056": ONLINE,
-        "00080061": {"vr": "CS", "Value": modalities} if modalities else {"vr": "CS"},
-        "00201206": {"vr": "IS", "Value": [len({s.series_uid for s in study.series})]},
-        "00201208": {"vr": "IS", "Value": [study.count]},
+        "00080061": write({"vr": "CS", "Value": modalities} if modalities else {"vr": "CS"}),
+        "00201206": _count(len({s.series_uid for s in study.series})),
+        "00201208": _count(study.count),
     }
 
 
-def _url(address: str) -> DataSet | dict[str, Any]:
-    return {"vr": "UR", "Value": [address]}
+def _count(number: int) -> str:
+    return f'{{"vr":"IS","Value":[{number}]}}'
+
+
+def _url(address: str) -> str:
+    return write({"vr": "UR", "Value": [address]})

@@ -175,6 +175,18 @@ def test_throttling_on_demand(empty: Plane) -> None:
         empty.stack.reset()
 
 
+def test_calls_that_fail_on_demand(empty: Plane) -> None:
+    empty.stack.fault("fail_call", operation="StoreDICOM", when="after", error="InternalServerException")
+    empty.stack.fault("fail_call", operation="SearchDICOMStudies", error="AccessDeniedException")
+    try:
+        assert empty.store(make_object()).status_code == 500
+        refused = empty.get("studies")
+        assert (refused.status_code, refused.headers["x-amzn-ErrorType"]) == (403, "AccessDeniedException")
+        assert len(empty.json("studies")) == 1, "the store had done its work"
+    finally:
+        empty.stack.reset()
+
+
 def test_documented_rates(empty: Plane) -> None:
     data = read(make_object())
     assert empty.store(make_object(SOPInstanceUID=data.SOPInstanceUID)).status_code == 200
