@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     from local_aws.healthimaging.store import Store
 
 # Raised with every change of what the tables hold; an index of another number is made anew.
-FORM = 2
+FORM = 3
+# Stands for no Instance Number, so that those come last.
+LAST = 2**40
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS series (datastore_id TEXT, image_set_id TEXT, series_uid TEXT, version INTEGER, entry TEXT,
   PRIMARY KEY (datastore_id, image_set_id, series_uid)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS instances (datastore_id TEXT, image_set_id TEXT, series_uid TEXT, sop_uid TEXT,
   sop_class TEXT, number INTEGER, warning TEXT, entry TEXT,
   PRIMARY KEY (datastore_id, image_set_id, series_uid, sop_uid)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS instances_number ON instances (datastore_id, number, sop_uid);
+CREATE INDEX IF NOT EXISTS instances_number ON instances (datastore_id, number, sop_uid, sop_class, warning);
 """
 _MATCHED = (*attributes.STUDY_KEYS, *attributes.SERIES_KEYS)
 
@@ -84,9 +86,7 @@ class InstanceRow:
     series_uid: str
     sop_uid: str
     sop_class: str
-    number: int | None
     warning: str
-    entry: str
 
 
 @dataclass
@@ -155,17 +155,26 @@ class Index:
             image_sets: Only those of these image sets.
             sop_uids: Only those of these UIDs.
         """
-        names = "image_set_id, series_uid, sop_uid, sop_class, number, warning, entry"
+        names = "image_set_id, series_uid, sop_uid, sop_class, warning"
         where, given = "datastore_id = ?", [datastore_id]
         for column, wanted in (("image_set_id", image_sets), ("sop_uid", sop_uids)):
             if wanted is not None:
                 where += f" AND {column} IN (SELECT value FROM json_each(?))"  # noqa: S608 -- names of our own
                 given.append(json.dumps(sorted(wanted)))
-        order = "ORDER BY number IS NULL, number, sop_uid"
+        order = "ORDER BY number, sop_uid"
         sql = f"SELECT {names} FROM instances WHERE {where} {order}"  # noqa: S608
         with self._lock:
             rows = self._db.execute(sql, given).fetchall()
         return (InstanceRow(*row) for row in rows)
+
+    def entry(self, datastore_id: str, row: InstanceRow) -> Written:
+        """The default answer's attributes of an instance; nothing when it has gone since."""
+        key = (datastore_id, row.image_set_id, row.series_uid, row.sop_uid)
+        where = "datastore_id = ? AND image_set_id = ? AND series_uid = ? AND sop_uid = ?"
+        with self._lock:
+            found = self._db.execute(f"SELECT entry FROM instances WHERE {where}", key).fetchone()  # noqa: S608
+        loaded: Written = json.loads(found[0]) if found else {}
+        return loaded
 
     # -- keeping in step ------------------------------------------------------------------------------------------
 
@@ -268,7 +277,7 @@ def _instance(sop_uid: str, body: Mapping[str, Any]) -> tuple[Any, ...]:
     return (
         sop_uid,
         next(iter(texts(values.get("SOPClassUID"))), ""),
-        int(number) if number.lstrip("+-").isdecimal() and len(number) < 13 else None,  # noqa: PLR2004 -- longest IS
+        int(number) if number.lstrip("+-").isdecimal() and len(number) < 13 else LAST,  # noqa: PLR2004 -- longest IS
         ",".join(texts(values.get("WarningReason"))),
         entry,
     )

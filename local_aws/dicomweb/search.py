@@ -6,7 +6,6 @@ Belongs here: from a query to data sets. Does not belong here: reading the query
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from local_aws.dicomweb import attributes
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from local_aws.dicomweb.query import Query, Tree
 
 UTF8 = write({"vr": "CS", "Value": ["ISO_IR 192"]})
+MANY = 200
 SOP_CLASSES = 0x00080062
 # Keys that no single series decides.
 ELSEWHERE = frozenset({"ModalitiesInStudy", *attributes.INSTANCE_KEYS})
@@ -170,7 +170,9 @@ class Search:
                 rows = self._index.instances(datastore_id, [series.image_set_id], listed)
                 yield from (r for r in rows if r.series_uid == series.series_uid)
             return
-        yield from self._index.instances(datastore_id, {image_set_id for image_set_id, _ in found}, listed)
+        wanted = {image_set_id for image_set_id, _ in found}
+        # Above some number it costs less to read all rows and to pass over the others.
+        yield from self._index.instances(datastore_id, wanted if len(wanted) < MANY else None, listed)
 
     def _instance(
         self,
@@ -188,7 +190,7 @@ class Search:
         if "SeriesInstanceUID" not in path:
             out |= series.series | {"00201209": _count(series.count)}
         url = f"{base}/studies/{series.study_uid}/series/{series.series_uid}/instances/{row.sop_uid}"
-        out |= json.loads(row.entry) | {
+        out |= self._index.entry(datastore_id, row) | {
             "00080005": UTF8,
             "00080056": ONLINE,
             "00081190": _url(url),
