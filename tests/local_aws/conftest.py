@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,13 @@ class Imaging:
 
     def __init__(self, stack: Any) -> None:
         self.stack = stack
-        self.api = stack.client("medical-imaging")
-        self.s3 = stack.client("s3")
+        self.connect()
         self.datastore: str = stack.env["AHI_DATASTORE_ID"]
+
+    def connect(self) -> None:
+        """Make clients, also after a restart of the server."""
+        self.api = self.stack.client("medical-imaging")
+        self.s3 = self.stack.client("s3")
 
     def put(self, objects: dict[str, bytes]) -> str:
         """Objects under a new prefix; returns its URI."""
@@ -144,6 +149,61 @@ class Imaging:
     def get(self, image_set_id: str) -> dict[str, Any]:
         """GetImageSet."""
         return dict(self.api.get_image_set(datastoreId=self.datastore, imageSetId=image_set_id))
+
+    def gone(self, image_set_id: str) -> None:
+        """Wait until a deleted image set is not found."""
+        from tests.conftest import wait_for
+
+        def found() -> bool:
+            try:
+                return bool(self.get(image_set_id))
+            except self.api.exceptions.ResourceNotFoundException:
+                return False
+
+        wait_for(lambda: not found(), what="the end of the image set")
+
+    def pass_time(self, seconds: float = 61) -> None:
+        """Put the service's clock forward."""
+        self.stack.control("POST", "clock", {"advance": seconds})
+
+
+# Not the default of anything: what is undocumented decided the other way, a minute for every change, low quotas.
+OTHER_CHOICES = {
+    **dict.fromkeys(("UPDATE_SECONDS", "COPY_SECONDS", "DELETE_SECONDS", "DATASTORE_SECONDS"), "60"),
+    "MAX_CONCURRENT_CHANGES": "2",
+    "MAX_COPY_FRAMES": "2",
+    "MAX_DATASTORES": "2",
+    "MAX_METADATA_BYTES": "6000",
+    "COPY_FIRST_VERSION": "2",
+    "PROMOTE_INTO_PRIMARY": "refuse",
+    "UPDATE_ERRORS": "later",
+    "SEARCH_BETWEEN": "half-open",
+    "SEARCH_CASE_SENSITIVE": "off",
+    "SEARCH_TWO_ATTRIBUTES": "on",
+    "EVENT_ID_KEY": "imagesetId",
+    "EVENT_VERSION_FIELDS": "off",
+    "EVENT_OUTPUT_URI": "request",
+    "MERGE_DETAIL_TYPE": "Image Set Created",
+    "EMPTY_RESULT_FILES": "on",
+    "GET_DELETED": "off",
+}
+
+
+@pytest.fixture(scope="session")
+def _other_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from tests.conftest import AwsStack
+
+    options = {f"LOCAL_AWS_{name}": value for name, value in OTHER_CHOICES.items()}
+    stack = AwsStack(tmp_path_factory.mktemp("other") / "home", options).start()
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture
+def slow(_other_stack: Any) -> Imaging:
+    """HealthImaging with all other choices, where every change takes a minute of the service's clock."""
+    _other_stack.reset()
+    return Imaging(_other_stack)
 
 
 @pytest.fixture

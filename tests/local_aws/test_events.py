@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.local_aws.conftest import Imaging, make_object
+from tests.local_aws.conftest import make_object
 
 DEVGUIDE = Path(__file__).parents[1] / "data" / "healthimaging" / "ahi-events.devguide.json"
 ENVELOPE = {"version", "id", "source", "account", "time", "region", "resources", "detail-type", "detail"}
@@ -68,32 +68,23 @@ def test_an_import_tells_of_job_and_image_sets(imaging):
     }
 
 
-def test_the_switches_of_what_is_undocumented(make_aws_stack):
-    stack = make_aws_stack(
-        LOCAL_AWS_EVENT_ID_KEY="imagesetId",
-        LOCAL_AWS_EVENT_VERSION_FIELDS="off",
-        LOCAL_AWS_EVENT_OUTPUT_URI="request",
-        LOCAL_AWS_MERGE_DETAIL_TYPE="Image Set Created",
-        LOCAL_AWS_EMPTY_RESULT_FILES="on",
-        LOCAL_AWS_GET_DELETED="off",
-    )
-    imaging = Imaging(stack)
+def test_the_switches_of_what_is_undocumented(slow):
     body = make_object()
-    first = imaging.run({"a.dcm": body})
-    imaging.run({"a.dcm": body})
-    events = stack.drain("IMAGE_SET")
+    first = slow.run({"a.dcm": body})
+    slow.run({"a.dcm": body})
+    events = slow.stack.drain("IMAGE_SET")
     assert [e["detail-type"] for e in events] == ["Image Set Created"] * 2
     assert set(events[0]["detail"]) == (IMAGE_SET_DETAIL | {"imagesetId"}) - {
         "imageSetId",
         "isPrimary",
         "imageSetVersion",
     }
-    assert stack.drain("IMPORT")[-1]["detail"]["outputS3Uri"].endswith("/jobs/")
-    assert imaging.result(first.job, "WARNING/warning.ndjson") == b""
+    assert slow.stack.drain("IMPORT")[-1]["detail"]["outputS3Uri"].endswith("/jobs/")
+    assert slow.result(first.job, "WARNING/warning.ndjson") == b""
     image_set = first.success[0]["importResponse"]["imageSetId"]
-    imaging.api.delete_image_set(datastoreId=imaging.datastore, imageSetId=image_set)
-    with pytest.raises(imaging.api.exceptions.ResourceNotFoundException):
-        imaging.get(image_set)
+    slow.api.delete_image_set(datastoreId=slow.datastore, imageSetId=image_set)
+    slow.pass_time()
+    slow.gone(image_set)
 
 
 def test_users_cannot_speak_for_aws(imaging):

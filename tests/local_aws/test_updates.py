@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from pydicom.uid import generate_uid
 
-from tests.conftest import AwsStack, wait_for
+from tests.conftest import wait_for
 from tests.local_aws.conftest import Imaging, make_object
 from tests.local_aws.test_copies import copy, events, instances, make, new_series, unlocked
 
@@ -283,29 +281,6 @@ def test_the_whole_study(imaging):
 # -- a slow server --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imaging]:
-    """A server on which everything takes a minute, with low quotas and the other choice of every switch."""
-    home: Path = tmp_path_factory.mktemp("slow") / "home"
-    seconds = {f"LOCAL_AWS_{n}_SECONDS": "60" for n in ("UPDATE", "COPY", "DELETE", "DATASTORE")}
-    others = {
-        "MAX_CONCURRENT_CHANGES": "2",
-        "MAX_COPY_FRAMES": "2",
-        "MAX_DATASTORES": "2",
-        "MAX_METADATA_BYTES": "6000",
-        "COPY_FIRST_VERSION": "2",
-        "PROMOTE_INTO_PRIMARY": "refuse",
-        "UPDATE_ERRORS": "later",
-    }
-    stack = AwsStack(home, seconds | {f"LOCAL_AWS_{k}": v for k, v in others.items()}).start()
-    yield Imaging(stack)
-    stack.stop()
-
-
-def pass_time(imaging, seconds=61):
-    imaging.stack.control("POST", "clock", {"advance": seconds})
-
-
 PATIENT = {"Patient": {"DICOM": {"PatientID": "LATER"}}}
 
 
@@ -323,9 +298,9 @@ def test_locked_windows(slow):
     ):
         with pytest.raises(error.ConflictException):
             write()
-    pass_time(slow, 30)
+    slow.pass_time(30)
     assert slow.get(source)["imageSetState"] == "LOCKED"
-    pass_time(slow, 31)
+    slow.pass_time(31)
     assert unlocked(slow, source)["imageSetWorkflowStatus"] == "UPDATED"
     made = copy(slow, source, "2")["destinationImageSetProperties"]
     assert made["latestVersionId"] == "2"
@@ -334,15 +309,15 @@ def test_locked_windows(slow):
     assert slow.get(made["imageSetId"])["imageSetWorkflowStatus"] == "COPYING"
     with pytest.raises(error.ConflictException):
         slow.document(made["imageSetId"])
-    pass_time(slow)
+    slow.pass_time()
     assert unlocked(slow, made["imageSetId"])["imageSetWorkflowStatus"] == "COPIED"
     assert unlocked(slow, source)["imageSetWorkflowStatus"] == "UPDATED"
     slow.api.delete_image_set(datastoreId=slow.datastore, imageSetId=source)
     assert slow.get(source)["imageSetWorkflowStatus"] == "DELETING"
     with pytest.raises(error.ConflictException):
         slow.api.delete_image_set(datastoreId=slow.datastore, imageSetId=source)
-    pass_time(slow)
-    assert unlocked(slow, source)["imageSetState"] == "DELETED"
+    slow.pass_time()
+    slow.gone(source)
     with pytest.raises(error.ResourceNotFoundException):
         slow.api.delete_image_set(datastoreId=slow.datastore, imageSetId=source)
 
@@ -353,7 +328,7 @@ def test_an_import_waits_for_a_locked_set(slow):
     update(slow, image_set, change={"Study": {"DICOM": {"StudyDescription": "x"}}})
     job = slow.start(slow.put({"a": make_object(**shared)}))["jobId"]
     assert slow.get(image_set)["versionId"] == "2"
-    pass_time(slow)
+    slow.pass_time()
     [summary] = slow.outcome(job).manifest["imageSetsSummary"]
     assert (summary["imageSetId"], summary["imageSetVersion"], summary["isPrimary"]) == (image_set, 3, True)
     document = slow.document(image_set)
@@ -368,7 +343,7 @@ def test_quotas(slow):
     with pytest.raises(error):
         update(slow, three, change=PATIENT)
     made = copy(slow, three)["destinationImageSetProperties"]["imageSetId"]
-    pass_time(slow)
+    slow.pass_time()
     for image_set in (one, two, three, made):
         unlocked(slow, image_set)
     many = make(slow, new_series(), 3)
@@ -381,7 +356,7 @@ def test_metadata_that_grows_too_large(slow):
     image_set = make(slow, shared, 3)
     [sop, *_] = instances(slow.document(image_set))
     update(slow, image_set, change=attributes("Instance", shared, sop, {"ImageComments": "x" * 5000}))
-    pass_time(slow)
+    slow.pass_time()
     state = unlocked(slow, image_set)
     assert (state["imageSetWorkflowStatus"], state["versionId"]) == ("UPDATE_FAILED", "2")
     assert "too large" in state["message"]
@@ -395,7 +370,7 @@ def test_the_other_choices(slow):
         copy(slow, other, promoteToPrimary=True)
     # With UPDATE_ERRORS=later the service takes what breaks a rule, and fails.
     assert update(slow, primary, change={"Patient": {"DICOM": {"Modality": "MR"}}})["latestVersionId"] == "2"
-    pass_time(slow)
+    slow.pass_time()
     state = unlocked(slow, primary)
     assert state["imageSetWorkflowStatus"] == "UPDATE_FAILED"
     assert "Modality" in state["message"]
@@ -411,16 +386,16 @@ def test_operations_survive_a_kill(slow):
         slow.api.create_datastore(datastoreName="more")
     assert slow.api.get_datastore(datastoreId=store)["datastoreProperties"]["datastoreStatus"] == "CREATING"
     slow.stack.stop(kill=True)
-    again = Imaging(slow.stack.start())
-    slow.api, slow.s3 = again.api, again.s3
+    slow.stack.start()
+    slow.connect()
     assert slow.get(updated)["imageSetState"] == "LOCKED"
-    pass_time(slow)
+    slow.pass_time()
     state = unlocked(slow, updated)
     assert state["imageSetWorkflowStatus"] == "UPDATED", state.get("message")
     assert slow.document(updated)["Patient"]["DICOM"]["PatientID"] == "LATER"
     assert unlocked(slow, made)["imageSetWorkflowStatus"] == "COPIED"
     assert unlocked(slow, copied)["imageSetWorkflowStatus"] == "CREATED"
-    assert unlocked(slow, deleted)["imageSetState"] == "DELETED"
+    slow.gone(deleted)
 
     def status():
         return slow.api.get_datastore(datastoreId=store)["datastoreProperties"]["datastoreStatus"]
@@ -428,6 +403,6 @@ def test_operations_survive_a_kill(slow):
     wait_for(lambda: status() == "ACTIVE", what="the data store")
     slow.api.delete_datastore(datastoreId=store)
     assert status() == "DELETING"
-    pass_time(slow)
+    slow.pass_time()
     listed = slow.api.list_datastores
     wait_for(lambda: store in [d["datastoreId"] for d in listed(datastoreStatus="DELETED")["datastoreSummaries"]])
