@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from local_aws.healthimaging.image_sets import ImageSets
     from local_aws.healthimaging.pixel_store import PixelStore
     from local_aws.healthimaging.store import Store
-    from local_aws.healthimaging.work import Work
+    from local_aws.healthimaging.work import Finish, Work
     from local_aws.settings import LocalSettings
 
 KIND = "copy"
@@ -88,14 +88,15 @@ class Copies:
             source.updated = source.accessed = target.updated = now
             target.state, target.workflow = "LOCKED", "COPYING"
             target.version += 0 if remembered["new"] else 1
-            self._store.put_image_set(source)
-            self._store.put_image_set(target, forced=force)
             arn = self._image_sets.arn(source)
             told = [
                 self._events.image_set_entry("Image Set Copying", target, sourceImageSetArn=arn),
                 self._events.image_set_entry("Image Set Copying With Read Only Access", source),
             ]
-            begun = self._work.begin(KIND, remembered, told)
+            with self._store.transaction():
+                self._store.put_image_set(source)
+                self._store.put_image_set(target, forced=force)
+                begun = self._work.begin(KIND, remembered, told)
         self._work.go_on(begun)
         return {
             "datastoreId": source.datastore_id,
@@ -188,41 +189,37 @@ class Copies:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def _settle(self, body: dict[str, Any], message: str | None) -> list[Entry]:
-        now = self._clock.now()
+    def _settle(self, body: dict[str, Any], message: str | None) -> Finish:
         source = self._store.image_set(body["datastore"], body["source"])
         target = self._store.image_set(body["datastore"], body["destination"])
         if source is None or target is None:
-            return []
+            return list
         before = self._image_sets.document(source)
-        if body["new"]:
-            after = before | {"ImageSetID": target.id, "Study": copy.deepcopy(before["Study"])}
-            chosen = set(body["instances"])
-            kept = {u: s for u, s in after["Study"]["Series"].items() if chosen & set(s["Instances"])}
-            after["Study"]["Series"] = {uid: series | {"Instances": {}} for uid, series in kept.items()}
-        else:
-            after = self._image_sets.document(target)
+        after = _without_instances(before, target, body) if body["new"] else self._image_sets.document(target)
         if message is None:
             self._merge(before, after, body)
-            packed = document.pack(after)
+        packed = document.pack(after)
+        if message is None:
             self._image_sets.check_size(packed)
-            target.workflow = "COPIED"
             self._image_sets.describe(target, after)
-            bodies = document.instances(before)
-            frames = {one for sop in body["instances"] for one in _stored_apart(bodies[sop])}
-            self._pixels.copy(source.datastore_id, source.id, target.id, frames)
         else:
-            packed = document.pack(after)
-            target.workflow = "COPY_FAILED"
             target.is_primary = target.is_primary and not body["new"]
         self._store.write_document(target.datastore_id, target.id, target.version, packed)
         source.state, source.workflow = "ACTIVE", body["before"]
-        target.state = "ACTIVE"
-        source.updated = target.updated = target.accessed = now
-        self._store.put_image_set(source)
-        self._store.put_image_set(target, message=message)
-        kind = "Image Set Copied" if message is None else "Image Set Copy Failed"
-        return [self._events.image_set_entry(kind, target)]
+        target.state, target.workflow = "ACTIVE", "COPIED" if message is None else "COPY_FAILED"
+        source.updated = target.updated = target.accessed = self._clock.now()
+        bodies = document.instances(before)
+        apart = {one for sop in body["instances"] for one in _stored_apart(bodies[sop])}
+
+        def finish() -> list[Entry]:
+            if message is None:
+                self._pixels.copy(source.datastore_id, source.id, target.id, apart)
+            self._store.put_image_set(source)
+            self._store.put_image_set(target, message=message)
+            kind = "Image Set Copied" if message is None else "Image Set Copy Failed"
+            return [self._events.image_set_entry(kind, target)]
+
+        return finish
 
     def _merge(self, source: Document, target: Document, body: dict[str, Any]) -> None:
         """Put the chosen instances of the source into the target's document."""
@@ -244,6 +241,17 @@ class Copies:
             if fill:
                 _fill(home["DICOM"], series["DICOM"])
             home["Instances"] |= copy.deepcopy(picked)
+
+
+def _without_instances(source: Document, target: ImageSet, body: dict[str, Any]) -> Document:
+    """The document of a new set before its instances are put in: what the source says above them."""
+    chosen = set(body["instances"])
+    series = {
+        uid: one | {"DICOM": dict(one["DICOM"]), "Instances": {}}
+        for uid, one in source["Study"]["Series"].items()
+        if chosen & set(one["Instances"])
+    }
+    return source | {"ImageSetID": target.id, "Study": source["Study"] | {"Series": series}}
 
 
 def _stored_apart(instance: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from local_aws.faults import Faults
     from local_aws.healthimaging.events import Entry, Events
     from local_aws.healthimaging.store import Store
-    from local_aws.healthimaging.work import Work
+    from local_aws.healthimaging.work import Finish, Work
     from local_aws.settings import LocalSettings
 
 MAX_TAGS = 50
@@ -147,20 +147,24 @@ class Datastores:
         told = [self._events.datastore_entry(datastore_id, name, status)]
         body = {"id": datastore_id, "name": name, "status": status}
         if self._work is None or at_once or self._settings.datastore_seconds <= 0:
-            self._events.send([*told, *self._settle(body, None)])
+            self._events.send([*told, *self._settle(body, None)()])
             return
         with self._store.transaction():
             begun = self._work.begin("datastore", body, told)
         self._work.go_on(begun)
 
-    def _settle(self, body: dict[str, Any], _message: str | None) -> list[Entry]:
+    def _settle(self, body: dict[str, Any], _message: str | None) -> Finish:
         status = _ENDS[body["status"]]
         if status == "ACTIVE" and self._faults.take(FailDatastore):
             status = "CREATE_FAILED"
-        self._put_status(body["id"], status)
-        if status == "DELETED":
-            self._store.execute("DELETE FROM tags WHERE arn = ?", (self.arn(body["id"]),))
-        return [self._events.datastore_entry(body["id"], body["name"], status)]
+
+        def finish() -> list[Entry]:
+            self._put_status(body["id"], status)
+            if status == "DELETED":
+                self._store.execute("DELETE FROM tags WHERE arn = ?", (self.arn(body["id"]),))
+            return [self._events.datastore_entry(body["id"], body["name"], status)]
+
+        return finish
 
     # -- get and list ---------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from local_aws.healthimaging.image_sets import ImageSets
     from local_aws.healthimaging.pixel_store import PixelStore
     from local_aws.healthimaging.store import ImageSet, Store
-    from local_aws.healthimaging.work import Work
+    from local_aws.healthimaging.work import Finish, Work
     from local_aws.settings import LocalSettings
 
 # Documented quota of the payload of an update.
@@ -54,13 +54,14 @@ class Updates:
 
     def delete(self, request: dict[str, Any]) -> dict[str, Any]:
         """DeleteImageSet."""
-        with self._work.merging, self._store.transaction():
+        with self._work.merging:
             head = self._image_sets.writable(request["datastoreId"], request["imageSetId"], None)
             self._work.allow("delete", self._settings.max_concurrent_changes)
             head.state, head.workflow, head.updated = "LOCKED", "DELETING", self._clock.now()
-            self._store.put_image_set(head)
             told = [self._events.image_set_entry("Image Set Deleting", head)]
-            begun = self._work.begin("delete", {"datastore": head.datastore_id, "id": head.id}, told)
+            with self._store.transaction():
+                self._store.put_image_set(head)
+                begun = self._work.begin("delete", {"datastore": head.datastore_id, "id": head.id}, told)
         self._work.go_on(begun)
         return {
             "datastoreId": head.datastore_id,
@@ -69,22 +70,26 @@ class Updates:
             "imageSetWorkflowStatus": head.workflow,
         }
 
-    def _deleted(self, body: dict[str, Any], _message: str | None) -> list[Entry]:
+    def _deleted(self, body: dict[str, Any], _message: str | None) -> Finish:
         head = self._store.image_set(body["datastore"], body["id"])
         if head is None:
-            return []
+            return list
         now = self._clock.now()
         head.state, head.workflow, head.updated, head.deleted = "DELETED", "DELETED", now, now
-        self._store.put_image_set(head)
-        self._store.execute(
-            "DELETE FROM versions WHERE datastore_id = ? AND id = ? AND version < ?",
-            (head.datastore_id, head.id, head.version),
-        )
-        self._store.execute("DELETE FROM tags WHERE arn = ?", (self._image_sets.arn(head),))
         # Before the commit: a kill in between leaves a set that is being deleted, and this runs again.
         self._store.drop_documents(head.datastore_id, head.id)
-        self._pixels.drop(head.datastore_id, head.id)
-        return [self._events.image_set_entry("Image Set Deleted", head)]
+
+        def finish() -> list[Entry]:
+            self._store.put_image_set(head)
+            self._store.execute(
+                "DELETE FROM versions WHERE datastore_id = ? AND id = ? AND version < ?",
+                (head.datastore_id, head.id, head.version),
+            )
+            self._store.execute("DELETE FROM tags WHERE arn = ?", (self._image_sets.arn(head),))
+            self._pixels.drop(head.datastore_id, head.id)
+            return [self._events.image_set_entry("Image Set Deleted", head)]
+
+        return finish
 
     # -- update ---------------------------------------------------------------------------------------------------
 
@@ -96,7 +101,7 @@ class Updates:
         if revert and studywide:
             raise validation("includeStudyImageSets cannot be used with revertToVersionId.")
         texts = {} if revert else _texts(changes["DICOMUpdates"])
-        with self._work.merging, self._store.transaction():
+        with self._work.merging:
             head = self._image_sets.writable(request["datastoreId"], request["imageSetId"], request["latestVersionId"])
             self._work.allow("update", self._settings.max_concurrent_changes)
             heads = [head, *(self._others(head, texts) if studywide else ())]
@@ -113,9 +118,11 @@ class Updates:
             for one in heads:
                 one.version, one.state, one.updated = one.version + 1, "LOCKED", now
                 one.workflow = "UPDATING" if one is head else "UPDATING_FOR_STUDY_CONSISTENCY"
-                self._store.put_image_set(one, forced=force)
             told = [self._events.image_set_entry("Image Set Updating", one) for one in heads]
-            begun = self._work.begin("update", remembered, told)
+            with self._store.transaction():
+                for one in heads:
+                    self._store.put_image_set(one, forced=force)
+                begun = self._work.begin("update", remembered, told)
         self._work.go_on(begun)
         return {
             "datastoreId": head.datastore_id,
@@ -150,31 +157,42 @@ class Updates:
         except ChangeFailedError:
             return
 
-    def _updated(self, body: dict[str, Any], message: str | None) -> list[Entry]:
+    def _updated(self, body: dict[str, Any], message: str | None) -> Finish:
         """All sets of an update together, or none."""
         now = self._clock.now()
-        entries = []
-        for item in body["sets"]:
-            head = self._store.image_set(body["datastore"], item["id"])
-            if head is None:
-                continue
+        heads = [h for item in body["sets"] if (h := self._store.image_set(body["datastore"], item["id"])) is not None]
+        before = {item["id"]: item["version"] for item in body["sets"]}
+        for head in heads:
             if message is None:
-                try:
-                    new = self._changed(head, item["version"], body)
-                except ServiceError as error:
-                    raise ChangeFailedError(f"INVALID_REQUEST:  {edits.plain(error.message)}") from error
-                packed = document.pack(new)
-                self._image_sets.check_size(packed)
-                self._image_sets.describe(head, new)
+                packed = self._packed(head, before[head.id], body)
             else:
-                packed = document.pack(self._image_sets.document(head, item["version"]))
+                packed = document.pack(self._image_sets.document(head, before[head.id]))
             self._store.write_document(head.datastore_id, head.id, head.version, packed)
             head.state, head.updated, head.accessed = "ACTIVE", now, now
             head.workflow = "UPDATED" if message is None else "UPDATE_FAILED"
-            self._store.put_image_set(head, message=message)
+
+        def finish() -> list[Entry]:
+            for head in heads:
+                self._store.put_image_set(head, message=message)
             kind = "Image Set Updated" if message is None else "Image Set Update Failed"
-            entries.append(self._events.image_set_entry(kind, head))
-        return entries
+            return [self._events.image_set_entry(kind, head) for head in heads]
+
+        return finish
+
+    def _packed(self, head: ImageSet, version: int, body: dict[str, Any]) -> bytes:
+        """The new document of one set, of which the set then says what it says.
+
+        Raises:
+            ChangeFailedError: It breaks a rule.
+        """
+        try:
+            new = self._changed(head, version, body)
+        except ServiceError as error:
+            raise ChangeFailedError(f"INVALID_REQUEST:  {edits.plain(error.message)}") from error
+        packed = document.pack(new)
+        self._image_sets.check_size(packed)
+        self._image_sets.describe(head, new)
+        return packed
 
     def _changed(self, head: ImageSet, version: int, body: dict[str, Any]) -> Document:
         """The document after the update of one set that was at a version."""

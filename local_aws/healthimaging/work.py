@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Gets what the operation has remembered and why it failed (None: it did not, yet); returns the events of its end.
-Settle = Callable[[dict[str, Any], str | None], "list[Entry]"]
+# Writes the end of an operation and returns its events; runs inside a transaction, so it is short.
+Finish = Callable[[], "list[Entry]"]
+# Gets what the operation has remembered and why it failed (None: it did not, yet), and does the long part of it.
+Settle = Callable[[dict[str, Any], str | None], Finish]
 Begun = tuple[str, list[int]]
 
 
@@ -119,8 +121,9 @@ class Work:
 
     def _end(self, name: str, kind: str, body: dict[str, Any], message: str | None) -> None:
         with self.merging:
+            finish = self._settlers[kind][0](body, message)
             with self._store.transaction():
-                numbers = self._store.add_to_outbox(self._settlers[kind][0](body, message))
+                numbers = self._store.add_to_outbox(finish())
                 self._store.execute("DELETE FROM work WHERE id = ?", (name,))
             # Still the one writer: the next operation on the set tells nothing before this one has.
             self.tell(numbers)
