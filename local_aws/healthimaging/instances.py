@@ -185,7 +185,11 @@ def _check(parsed: Parsed, rules: Rules) -> set[str]:
                 raise DicomError(f"DICOM attribute {keyword} is not a valid UID")
             problems.add("INVALID_UID_FORMAT")
     for tag, vr in parsed.vrs.items():
-        if vr in LENGTHS and parsed.values[tag] and _is_wrong(vr, parsed.values[tag]):
+        most, value = LENGTHS.get(vr), parsed.values[tag]
+        # Nearly every value is one short text; only UIDs are looked at more closely then.
+        if most is None or not value or (vr != "UI" and isinstance(value, str) and len(value) <= most):
+            continue
+        if _is_wrong(vr, value):
             problems.add("INVALID_UID_FORMAT" if vr == "UI" else "INVALID_DICOM_VALUE_LENGTH")
     if parsed.text(0x00020002) not in {"", parsed.text(0x00080016)}:
         problems.add("SOP_CLASS_DATA_MISMATCH")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging.dicom import PIXELS
 from local_aws.healthimaging.sources import JobFailedError
-from local_aws.healthimaging.values import BINARY, entry, name, shape
+from local_aws.healthimaging.values import BINARY, NUMERIC, entry, name, shape
 from local_aws.inprocess import CallError
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ def _element(tag: int, element: dict[str, Any]) -> Element:
     vr = element["vr"]
     known = entry(tag)
     many = known[2] if known else None
-    values = element.get("Value") or []
+    values = element.get("Value", [])
+    if not isinstance(values, list):
+        raise TypeError(vr)
     if vr == "SQ":
         items = [{name(int(t, 16)): _element(int(t, 16), e)[1] for t, e in item.items()} for item in values]
         return vr, items
@@ -91,6 +93,6 @@ def _element(tag: int, element: dict[str, Any]) -> Element:
     if vr == "PN":
         groups = ("Alphabetic", "Ideographic", "Phonetic")
         values = ["=".join(v.get(g, "") for g in groups).rstrip("=") if v else "" for v in values]
-    elif vr in {"DS", "IS"}:
+    elif vr not in NUMERIC:
         values = ["" if v is None else str(v) for v in values]
     return vr, shape(values, many)

@@ -48,6 +48,7 @@ def load_libraries() -> None:
 @lru_cache(maxsize=16384)
 def entry(tag: int) -> tuple[str, str, bool] | None:
     """VR, keyword and whether the dictionary allows several values; None for what it does not know."""
+    load_libraries()
     from pydicom.datadict import get_entry
 
     try:

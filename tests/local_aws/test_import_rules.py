@@ -357,7 +357,17 @@ def test_json_metadata_may_only_fill_in(switched):
     assert document["Study"]["DICOM"]["PatientWeight"] == "70.5"
 
 
-@pytest.mark.parametrize("content", [b"no JSON", b'{"00100010": 7}', b'[["x"]]', b'{"zz": {"vr": "LO"}}', None])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no JSON",
+        b'{"00100010": 7}',
+        b'[["x"]]',
+        b'{"zz": {"vr": "LO"}}',
+        b'{"00100010": {"vr": "LO", "Value": "x"}}',
+        None,
+    ],
+)
 def test_an_unreadable_metadata_file_fails_the_job(imaging, content):
     study = generate_uid()
     objects = {"a.dcm": make_object(StudyInstanceUID=study)} | ({"m.json": content} if content else {})
