@@ -52,7 +52,7 @@ class Parts:
         faults = Faults()
         for fault in fault_forms.make_all(settings.faults) if settings.faults else ():
             faults.add(fault)
-        limits = Limits(clock, enabled=settings.rate_limits)
+        limits = Limits(clock, enabled=settings.rate_limits, others=settings.undocumented_rate)
         events = Events(settings, loop, faults, clock)
         self._datastores = Datastores(settings, self._store, events, clock, faults)
         self._pixels = PixelStore(
@@ -87,7 +87,7 @@ class Parts:
             "CopyImageSet": copies.copy,
             "DeleteImageSet": updates.delete,
         }
-        app.health_imaging = HealthImaging(operations, limits, faults)
+        app.health_imaging = HealthImaging(operations, limits, faults, settings.page_size)
         app.control = Control(faults, app.log, limits, clock, settings)
         app.dicom_web = self._dicom_web = build(
             settings,

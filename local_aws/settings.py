@@ -27,6 +27,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "invalid_uids": ("warn", "fail"),
     "update_errors": ("now", "later"),
     "promote_into_primary": ("merge", "refuse"),
+    "import_workflow": ("created", "imported"),
+    "idempotency_mismatch": ("conflict", "validation", "first"),
+    "dicomweb_unknown_keys": ("refuse", "ignore"),
+    "dicomweb_auth": ("open", "required"),
     "search_between": ("inclusive", "half-open"),
 }
 
@@ -76,6 +80,22 @@ class LocalSettings:
     empty_result_files: bool = False
     # Whether GetImageSet still answers after a delete (state DELETED) or says ResourceNotFound.
     get_deleted: bool = True
+    # Whether Import Job Completed comes before the events of its image sets.
+    job_event_first: bool = False
+    # Workflow status of image sets after an import: "created" (CREATED, and UPDATED after a merge, as in the events of
+    # the developer guide) or "imported" (IMPORTED, which the service model has and no page shows).
+    import_workflow: str = "created"
+    # Whether lines of SUCCESS carry imageSetVersion, as those of WARNING do.
+    success_versions: bool = False
+    # Seconds after which a client token is forgotten (0: never), and what a token with other parameters gets:
+    # "conflict", "validation", or "first" (the answer of the first request).
+    token_seconds: float = 0.0
+    idempotency_mismatch: str = "conflict"
+    # Items of a page when maxResults is not given.
+    page_size: int = 50
+    # Calls a second, with a burst of twice that, of operations without a documented rate (QIDO, STOW, bulk data);
+    # 0: as many as they like.
+    undocumented_rate: float = 0.0
     # CloudFormation template to apply at start: a path, "none", or "auto" for infra/template.yaml of a checkout.
     template: str = "auto"
     # Faults that are set from the start, a JSON list as the control API takes them.

@@ -124,7 +124,7 @@ class Commits:
                 entries = [self._entry(one.head) for one in true]
                 if job:
                     self._store.put_job(job)
-                    entries.append(self._events.job_entry(job))
+                    entries.insert(0 if self._settings.job_event_first else len(entries), self._events.job_entry(job))
                 self._store.keep_pending_documents()
                 numbers = self._store.add_to_outbox(entries)
         except BaseException:
@@ -138,6 +138,8 @@ class Commits:
         """Write the documents, one of them in memory at a time."""
         for change in Grouping(self._store, datastore_id, self._clock).place(groups):
             head = change.head
+            if self._settings.import_workflow == "imported":
+                head.workflow = "IMPORTED"
             refused = change.draft.size() > self._settings.max_metadata_bytes
             if not refused:
                 self._store.note_pending_document(head.datastore_id, head.id, head.version)

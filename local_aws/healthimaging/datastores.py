@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from local_aws.fault_kinds import FailDatastore
 from local_aws.healthimaging import paging
+from local_aws.healthimaging.tokens import check_token
 from local_aws.protocol.errors import ServiceError, conflict, not_found, validation
 
 if TYPE_CHECKING:
@@ -79,10 +80,14 @@ class Datastores:
         if len(request.get("tags") or ()) > MAX_TAGS:
             raise validation(f"A resource has {MAX_TAGS} tags at most.")
         with self._store.transaction():
-            same = self._store.rows("SELECT id, request FROM datastores WHERE token = ?", (token,)) if token else []
+            since = self._clock.now() - self._settings.token_seconds if self._settings.token_seconds else 0.0
+            same = self._store.rows(
+                "SELECT id, request FROM datastores WHERE token = ? AND created > ? ORDER BY created DESC",
+                (token, since),
+            )
             if same:
                 if same[0]["request"] != wanted:
-                    raise conflict("The client token was used with other parameters.")
+                    check_token(self._settings)
                 return {"datastoreId": same[0]["id"], "datastoreStatus": "CREATING"}
             most = self._settings.max_datastores
             if len(self._store.rows("SELECT 1 FROM datastores WHERE status <> 'DELETED'")) >= most:

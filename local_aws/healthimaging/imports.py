@@ -173,7 +173,7 @@ class Imports:
             if job.status == "SUBMITTED":
                 job.status = "IN_PROGRESS"
                 self._commits.put_job(job)
-            results = Results()
+            results = Results(versions=self._settings.success_versions)
             try:
                 self._import(job, results)
             except JobFailedError as error:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from local_aws.healthimaging import paging
 from local_aws.healthimaging.events import job_folder
 from local_aws.healthimaging.store import Job
-from local_aws.protocol.errors import ServiceError, conflict, not_found, validation
+from local_aws.healthimaging.tokens import check_token
+from local_aws.protocol.errors import ServiceError, not_found, validation
 
 if TYPE_CHECKING:
     from local_aws.clock import Clock
@@ -51,9 +52,16 @@ class Jobs:
         wanted = json.dumps({k: v for k, v in request.items() if k != "clientToken"}, sort_keys=True)
         fingerprint = hashlib.sha256(wanted.encode()).hexdigest()
         with self._store.transaction():
+            if self._settings.token_seconds:
+                self._store.execute(
+                    # A blank stands in no token.
+                    "UPDATE jobs SET token = token || ' ' || id"
+                    " WHERE datastore_id = ? AND token = ? AND submitted <= ?",
+                    (datastore_id, request["clientToken"], self._clock.now() - self._settings.token_seconds),
+                )
             same = self._store.jobs("datastore_id = ? AND token = ?", (datastore_id, request["clientToken"]))
             if same and same[0].request != fingerprint:
-                raise conflict("The client token was used with other parameters.")
+                check_token(self._settings)
             if same:
                 return self._started(same[0])
             active = self._store.rows(

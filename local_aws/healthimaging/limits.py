@@ -46,10 +46,18 @@ class _Bucket:
 class Limits:
     """Buckets of one account. Safe from several threads."""
 
-    def __init__(self, clock: Clock, *, enabled: bool) -> None:
+    def __init__(self, clock: Clock, *, enabled: bool, others: float = 0.0) -> None:
+        """Full buckets.
+
+        Args:
+            clock: The time.
+            enabled: Whether they count.
+            others: Calls a second of operations without a documented rate; 0 for no limit.
+        """
         self._clock = clock
         self.enabled = enabled
         self._lock = threading.Lock()
+        self._others = others
         self._buckets = {name: _Bucket(rate, burst, burst, clock.now()) for name, (rate, burst) in RATES.items()}
 
     def enable(self, *, on: bool) -> None:
@@ -58,11 +66,15 @@ class Limits:
 
     def allow(self, operation: str) -> bool:
         """Take one token. False when the bucket is empty."""
-        bucket = self._buckets.get(operation)
-        if not self.enabled or bucket is None:
+        if not self.enabled:
             return True
         with self._lock:
             now = self._clock.now()
+            if operation not in self._buckets and self._others:
+                self._buckets[operation] = _Bucket(self._others, 2 * self._others, 2 * self._others, now)
+            bucket = self._buckets.get(operation)
+            if bucket is None:
+                return True
             bucket.tokens = min(bucket.burst, bucket.tokens + (now - bucket.at) * bucket.rate)
             bucket.at = now
             if bucket.tokens < 1:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class Results:
     """The outcome of one job, file by file."""
 
+    # Whether a line of SUCCESS tells the version.
+    versions: bool = False
     scanned: int = 0
     success: list[dict[str, Any]] = field(default_factory=list)
     failure: list[dict[str, Any]] = field(default_factory=list)
@@ -39,7 +41,8 @@ class Results:
         self.image_sets[head.id] = (head.version, head.is_primary, known[2] + len(files))
         for file in files:
             answer = {"imageSetId": head.id, "isPrimary": head.is_primary}
-            self.success.append({"inputFile": file.name, "importResponse": answer})
+            told = answer | ({"imageSetVersion": head.version} if self.versions else {})
+            self.success.append({"inputFile": file.name, "importResponse": told})
             if file.warnings:
                 full = answer | {"imageSetVersion": head.version, "warnings": list(file.warnings)}
                 self.warning.append({"inputFile": file.name, "importResponse": full})

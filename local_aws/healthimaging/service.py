@@ -33,12 +33,13 @@ NOT_YET = "This operation is not emulated yet. Emulated: {}."
 class HealthImaging:
     """Answers requests by the service model and a table of operations."""
 
-    def __init__(self, operations: Mapping[str, Operation], limits: Limits, faults: Faults) -> None:
+    def __init__(self, operations: Mapping[str, Operation], limits: Limits, faults: Faults, page_size: int) -> None:
         self._model = restjson.load_model("medical-imaging")
         self._router = restjson.Router(self._model)
         self._operations = operations
         self._limits = limits
         self._faults = faults
+        self._page_size = page_size
 
     def handle(
         self,
@@ -97,6 +98,27 @@ class HealthImaging:
         if fault:
             raise ServiceError(fault.error, fault.text, fault.status)
 
+    def _request(self, operation: Any, path: dict[str, str], query: str, body: bytes) -> dict[str, Any]:
+        """Members of a request that is right in form.
+
+        Raises:
+            ServiceError: ValidationException, BadRequestException.
+        """
+        try:
+            request = restjson.parse(operation, path, query, body)
+        except ServiceError as error:
+            if "BadRequestException" in self._errors(operation.name):
+                raise ServiceError("BadRequestException", error.message) from error
+            raise
+        shape = operation.input_shape
+        wrong = list(problems(shape, request)) if shape is not None else []
+        if wrong:
+            count = len(wrong)
+            raise validation(f"{count} validation error{'s' * (count > 1)} detected: {'; '.join(wrong)}"[:1024])
+        if shape is not None and "maxResults" in shape.members:
+            request.setdefault("maxResults", self._page_size)
+        return request
+
     def _answer(
         self, operation: Any, path: dict[str, str], query: str, body: bytes, line: str
     ) -> tuple[int, dict[str, str], bytes]:
@@ -105,17 +127,7 @@ class HealthImaging:
         if throttled or not self._limits.allow(name):
             raise ServiceError("ThrottlingException", "Rate exceeded")
         self._trouble(name, "before")
-        try:
-            request = restjson.parse(operation, path, query, body)
-        except ServiceError as error:
-            if "BadRequestException" in self._errors(name):
-                raise ServiceError("BadRequestException", error.message) from error
-            raise
-        if operation.input_shape is not None:
-            wrong = list(problems(operation.input_shape, request))
-            if wrong:
-                count = len(wrong)
-                raise validation(f"{count} validation error{'s' * (count > 1)} detected: {'; '.join(wrong)}"[:1024])
+        request = self._request(operation, path, query, body)
         handler = self._operations.get(name)
         if handler is None:
             raise validation(NOT_YET.format(", ".join(sorted(self._operations))))

@@ -1,0 +1,96 @@
+"""Switches of what is undocumented, away from their defaults; those of one part alone are tested with it."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from local_aws.healthimaging.tokens import check_token
+from local_aws.protocol.errors import ServiceError
+from local_aws.settings import CHOICES, LocalSettings
+from tests.conftest import wait_for
+from tests.local_aws.conftest import Imaging, make_object
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "emulator.md").read_text()
+# Where it listens and lies, whose it is, what ministack serves: no behaviour of the service.
+PLACE = {"home", "port", "region", "account", "services"}
+
+
+def test_every_switch_stands_in_the_page():
+    assert [f.name for f in fields(LocalSettings) if f.name not in PLACE and f.name.upper() not in PAGE] == []
+
+
+def test_every_choice_is_one_of_a_setting():
+    defaults = {f.name: f.default for f in fields(LocalSettings)}
+    assert [name for name, values in CHOICES.items() if defaults[name] not in values] == []
+
+
+def test_switches(make_aws_stack):
+    stack = make_aws_stack(
+        LOCAL_AWS_TOKEN_SECONDS="3600",
+        LOCAL_AWS_IDEMPOTENCY_MISMATCH="first",
+        LOCAL_AWS_PAGE_SIZE="1",
+        LOCAL_AWS_JOB_EVENT_FIRST="on",
+        LOCAL_AWS_IMPORT_WORKFLOW="imported",
+        LOCAL_AWS_SUCCESS_VERSIONS="on",
+        LOCAL_AWS_UNDOCUMENTED_RATE="1",
+    )
+    imaging = Imaging(stack)
+    sqs, events = stack.client("sqs"), stack.client("events")
+    url = sqs.create_queue(QueueName="all")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    events.put_rule(Name="all", EventPattern=json.dumps({"source": ["aws.medical-imaging"]}))
+    events.put_targets(Rule="all", Targets=[{"Id": "1", "Arn": arn}])
+
+    uri = imaging.put({"a.dcm": make_object(), "b.dcm": make_object()})
+    job = imaging.start(uri, clientToken="one")["jobId"]
+    outcome = imaging.outcome(job)
+    assert [line["importResponse"]["imageSetVersion"] for line in outcome.success] == [1, 1]
+    got: list[str] = []
+
+    def arrived() -> bool:
+        found = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+        got.extend(json.loads(m["Body"])["detail-type"] for m in found)
+        return len(got) == 5
+
+    wait_for(arrived, what="five events")
+    assert got.index("Import Job Completed") < got.index("Image Set Created")
+    page = imaging.api.search_image_sets(datastoreId=imaging.datastore)
+    [item] = page["imageSetsMetadataSummaries"]
+    assert page["nextToken"]
+    assert imaging.get(item["imageSetId"])["imageSetWorkflowStatus"] == "IMPORTED"
+
+    assert imaging.start(uri, clientToken="one", jobName="other")["jobId"] == job
+    stores = [imaging.api.create_datastore(datastoreName=n, clientToken="two")["datastoreId"] for n in "ab"]
+    stack.control("POST", "clock", {"advance": 3600})
+    assert imaging.start(uri, clientToken="one", jobName="other")["jobId"] != job
+    assert imaging.api.create_datastore(datastoreName="a", clientToken="two")["datastoreId"] != stores[0] == stores[1]
+
+    stack.control("POST", "rate-limits", {"enabled": True})
+    statuses = [searched(stack, imaging.datastore) for _ in range(4)]
+    assert statuses[:2] == [200, 200]
+    assert 429 in statuses
+
+
+def searched(stack, datastore: str) -> int:
+    """Status of a search for studies."""
+    try:
+        with urllib.request.urlopen(
+            f"{stack.env['AWS_ENDPOINT_URL']}/datastore/{datastore}/studies", timeout=10
+        ) as got:
+            return int(got.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return int(error.code)
+
+
+@pytest.mark.parametrize("way", ["conflict", "validation"])
+def test_a_token_with_other_parameters(way):
+    with pytest.raises(ServiceError) as error:
+        check_token(LocalSettings(home=Path(), idempotency_mismatch=way))
+    assert error.value.code.lower().startswith(way)
