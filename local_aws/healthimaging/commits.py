@@ -155,10 +155,10 @@ class Commits:
         return self._events.image_set_entry("Image Set Created" if created else self._settings.merge_detail_type, head)
 
     def _locked(self, datastore_id: str, groups: list[Group]) -> bool:
-        """Whether a primary image set of one of these series is being changed by somebody else."""
-        series = {g.first.series_uid for g in groups}
+        """Whether a primary image set of one of these studies is being changed by somebody else."""
+        studies = {g.first.study_uid for g in groups}
         locked = self._store.image_sets("datastore_id = ? AND is_primary = 1 AND state = 'LOCKED'", (datastore_id,))
-        return any(head.series_uid in series for head in locked)
+        return any(head.study_uid in studies for head in locked)
 
     def _deliver(self, entries: list[tuple[int, dict[str, Any]]]) -> None:
         self._events.send([entry for _, entry in entries])

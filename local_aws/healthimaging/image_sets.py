@@ -126,14 +126,12 @@ class ImageSets:
         """GetImageSet."""
         head = self.find(request, deleted=self._settings.get_deleted)
         out = {
-            **self.properties(self._version(head, request.get("versionId"))),
+            **self.properties(head, self._version(head, request.get("versionId"))),
             "datastoreId": head.datastore_id,
             "imageSetArn": self.arn(head),
             "lastAccessedAt": last_access(head),
             "storageTier": tier(head, self._clock.now()),
         }
-        # One set has one creation; ListImageSetVersions shows that of each version.
-        out["createdAt"] = head.created
         out["imageSetWorkflowStatus"] = out.pop("ImageSetWorkflowStatus", None)
         return out
 
@@ -147,14 +145,14 @@ class ImageSets:
         return dict(rows[0])
 
     @staticmethod
-    def properties(row: dict[str, Any]) -> dict[str, Any]:
-        """One version as ListImageSetVersions shows it, with the model's capital I."""
+    def properties(head: ImageSet, row: dict[str, Any]) -> dict[str, Any]:
+        """One version as ListImageSetVersions shows it, with the model's capital I and the creation of the set."""
         out = {
             "imageSetId": row["id"],
             "versionId": str(row["version"]),
             "imageSetState": row["state"],
             "ImageSetWorkflowStatus": row["workflow"],
-            "createdAt": row["created"],
+            "createdAt": head.created,
             "updatedAt": row["updated"],
             "deletedAt": row["deleted"],
             "message": row["message"],
@@ -172,7 +170,7 @@ class ImageSets:
             (head.datastore_id, head.id, after[0] if after else 2**62, paging.size(request) + 1),
         )
         items, following = paging.turn(request, "versions", [dict(r) for r in rows], lambda row: [row["version"]])
-        return {"imageSetPropertiesList": [self.properties(r) for r in items], "nextToken": following}
+        return {"imageSetPropertiesList": [self.properties(head, r) for r in items], "nextToken": following}
 
     def metadata(self, request: dict[str, Any]) -> dict[str, Any]:
         """GetImageSetMetadata: gzip-compressed JSON. Counts as an access."""

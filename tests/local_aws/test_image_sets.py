@@ -150,6 +150,11 @@ def test_reverting(imaging, one):
     versions = listed["imageSetPropertiesList"]
     assert [v["versionId"] for v in versions] == ["3", "2", "1"]
     assert versions[0]["ImageSetWorkflowStatus"] == "UPDATED"
+    assert len({v["createdAt"] for v in versions}) == 1, "the creation is that of the set"
+    first = imaging.api.get_image_set(datastoreId=imaging.datastore, imageSetId=image_set, versionId="1")
+    assert (first["versionId"], first["imageSetWorkflowStatus"]) == ("1", "CREATED")
+    with pytest.raises(imaging.api.exceptions.ResourceNotFoundException):
+        imaging.api.get_image_set(datastoreId=imaging.datastore, imageSetId=image_set, versionId="9")
 
 
 def test_a_stale_version_is_not_found(imaging, one):
