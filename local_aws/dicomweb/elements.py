@@ -57,6 +57,11 @@ def tag_of(key: str) -> int | None:
         return None
 
 
+def in_data_set(tag: int) -> bool:
+    """Whether an element belongs to a data set without pixels: file meta information does not."""
+    return tag >> 16 != FILE_META and tag not in PIXELS
+
+
 @lru_cache(maxsize=16384)
 def dictionary_vr(tag: int) -> str:
     """VR of the dictionary, such as `US or SS`; empty for what it does not know."""
@@ -98,14 +103,15 @@ def elements(values: Mapping[str, Any], private: Mapping[str, str], *, signed: b
     out = []
     for key, value in values.items():
         tag = tag_of(key)
-        if tag is None or tag >> 16 == FILE_META or tag in PIXELS:
+        if tag is None or not in_data_set(tag):
             continue
-        out.append(_element(tag, private.get(key, ""), value, private, signed=signed))
+        out.append(element(tag, private.get(key, ""), value, private, signed=signed))
     out.sort(key=lambda e: e.tag)
     return out
 
 
-def _element(tag: int, declared: str, value: Any, private: Mapping[str, str], *, signed: bool) -> Element:
+def element(tag: int, declared: str, value: Any, private: Mapping[str, str], *, signed: bool) -> Element:
+    """One data element; `declared` is its VR where the document says it, else empty."""
     given = [] if value is None else value if isinstance(value, list) else [value]
     vr = _vr(tag, declared, given, signed=signed)
     if vr == "SQ":
@@ -173,9 +179,9 @@ def large(instance: Mapping[str, Any]) -> dict[int, str]:
 
 def walk(items: list[Element], path: str = "") -> Iterator[tuple[str, Element]]:
     """Every element with its path, such as `00081140[0].00081155`; sequences before their items."""
-    for element in items:
-        here = f"{path}{element.tag:08X}"
-        yield here, element
-        if element.vr == "SQ":
-            for index, item in enumerate(element.values):
+    for one in items:
+        here = f"{path}{one.tag:08X}"
+        yield here, one
+        if one.vr == "SQ":
+            for index, item in enumerate(one.values):
                 yield from walk(item, f"{here}[{index}].")

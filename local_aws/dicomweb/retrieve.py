@@ -6,15 +6,15 @@ form (`negotiation.py`).
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb import part10
 from local_aws.dicomweb.elements import PIXEL_DATA, Element, elements, large, merged, walk
 from local_aws.dicomweb.errors import bad_request, not_acceptable, not_found
-from local_aws.dicomweb.json_model import DataSet, data_set
+from local_aws.dicomweb.json_model import join
 from local_aws.dicomweb.media import DICOM, JSON, OCTETS, accepted
+from local_aws.dicomweb.metadata import Metadata
 from local_aws.dicomweb.multipart import encode
 from local_aws.dicomweb.negotiation import Form, forms, instance_forms, refusal
 from local_aws.dicomweb.part10 import EXPLICIT_LITTLE_ENDIAN
@@ -58,8 +58,8 @@ class Retrieval:
         found = self._locator.find(datastore_id, path, image_set_id)
         uids = [found.sop_uid] if found.sop_uid else list(found.series["Instances"])
         url = f"{base}/studies/{path['StudyInstanceUID']}/series/{found.series_uid}/instances"
-        body = json.dumps([_metadata(found, uid, f"{url}/{uid}") for uid in uids], separators=(",", ":"))
-        return 200, {"Content-Type": JSON}, body.encode()
+        metadata = Metadata(found.document, found.series_uid, url)
+        return 200, {"Content-Type": JSON}, join(metadata.written(uid) for uid in uids)
 
     # -- bulk data ------------------------------------------------------------------------------------------------
 
@@ -192,28 +192,6 @@ def frame_numbers(text: str) -> list[int]:
     if len(set(parts)) < len(parts):
         raise bad_request("The frame list must not name a frame twice.")
     return [int(p) for p in parts]
-
-
-def _metadata(found: Found, sop_uid: str, url: str) -> DataSet:
-    instance = found.series["Instances"][sop_uid]
-    values = merged(found.document, found.series_uid, sop_uid)
-    items = elements(values, instance.get("DICOMVRs") or {})
-    out: DataSet = {"00020010": {"vr": "UI", "Value": [_stored_syntax(instance)]}}
-    out |= data_set(items, lambda path: bulk_url(url, path))
-    for tag in large(instance):
-        out[f"{tag:08X}"] = {"vr": out[f"{tag:08X}"]["vr"], "BulkDataURI": bulk_url(url, f"{tag:08X}")}
-    if instance.get("ImageFrames"):
-        vr = "OW" if (values.get("BitsAllocated") or 0) > BYTE else "OB"
-        out["7FE00010"] = {"vr": vr, "BulkDataURI": bulk_url(url, f"{PIXEL_DATA:08X}")}
-    return out
-
-
-def _stored_syntax(instance: dict[str, Any]) -> str:
-    """The metadata name the stored transfer syntax, not the object's own ("Getting DICOM instance metadata")."""
-    if not instance.get("ImageFrames"):
-        return EXPLICIT_LITTLE_ENDIAN
-    # No such key means the default lossless format ("Getting image set metadata").
-    return str(instance.get("StoredTransferSyntaxUID") or "1.2.840.10008.1.2.4.202")
 
 
 def _octets(data: bytes, accept: str) -> Answer:

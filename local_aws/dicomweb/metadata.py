@@ -1,0 +1,87 @@
+"""Metadata of instances: everything but the pixels, in the DICOM JSON Model.
+
+Belongs here: what WADO-RS says of an instance. Does not belong here: finding it (`locate.py`), the form of an element
+(`json_model.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from local_aws.dicomweb.elements import PIXEL_DATA, Document, element, in_data_set, large, merged, tag_of
+from local_aws.dicomweb.json_model import Written, json_element, write
+from local_aws.dicomweb.part10 import EXPLICIT_LITTLE_ENDIAN
+from local_aws.dicomweb.search import bulk_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HTJ2K = "1.2.840.10008.1.2.4.202"
+BYTE = 8
+PIXEL_PATH = f"{PIXEL_DATA:08X}"
+
+
+class Metadata:
+    """Writes the metadata of the instances of one series.
+
+    Instances of a series say the same in most attributes, so each different value is written once.
+    """
+
+    def __init__(self, document: Document, series_uid: str, url: str) -> None:
+        """Prepare.
+
+        Args:
+            document: The document of the image set.
+            series_uid: The series.
+            url: Address of its instances.
+        """
+        self._document = document
+        self._series_uid = series_uid
+        self._instances: dict[str, Any] = document["Study"]["Series"][series_uid]["Instances"]
+        self._url = url
+        self._known: dict[tuple[Any, ...], str] = {}
+
+    def written(self, sop_uid: str) -> Written:
+        """The data set of one instance."""
+        instance = self._instances[sop_uid]
+        url = f"{self._url}/{sop_uid}"
+        values = merged(self._document, self._series_uid, sop_uid)
+        private = instance.get("DICOMVRs") or {}
+        signed = values.get("PixelRepresentation") == 1
+        beside = large(instance)
+        out = {"00020010": write({"vr": "UI", "Value": [_stored_syntax(instance)]})}
+        for key, value in values.items():
+            tag = tag_of(key)
+            if tag is None or not in_data_set(tag):
+                continue
+            if tag in beside:
+                vr = private.get(key, "UN")
+                out[f"{tag:08X}"] = write({"vr": vr, "BulkDataURI": bulk_url(url, f"{tag:08X}")})
+            else:
+                out[f"{tag:08X}"] = self._element(tag, key, value, private, url, signed=signed)
+        if instance.get("ImageFrames"):
+            vr = "OW" if (values.get("BitsAllocated") or 0) > BYTE else "OB"
+            out[PIXEL_PATH] = write({"vr": vr, "BulkDataURI": bulk_url(url, PIXEL_PATH)})
+        return out
+
+    def _element(self, tag: int, key: str, value: Any, private: Mapping[str, str], url: str, *, signed: bool) -> str:
+        nested = isinstance(value, list) and any(isinstance(v, dict) for v in value)
+        # 1, 1.0 and True are one key of a dict; inside a sequence the VRs of private elements decide as well.
+        same = json.dumps([value, private] if nested else value) if isinstance(value, list) else (type(value), value)
+        known = (tag, private.get(key, ""), signed, same)
+        text = self._known.get(known)
+        if text is None:
+            one = element(tag, private.get(key, ""), value, private, signed=signed)
+            text = write(json_element(one, lambda path: bulk_url(url, path), f"{tag:08X}"))
+            if '"BulkDataURI"' not in text:
+                self._known[known] = text
+        return text
+
+
+def _stored_syntax(instance: Mapping[str, Any]) -> str:
+    """The metadata name the stored transfer syntax, not the object's own ("Getting DICOM instance metadata")."""
+    if not instance.get("ImageFrames"):
+        return EXPLICIT_LITTLE_ENDIAN
+    # No such key means the default lossless format ("Getting image set metadata").
+    return str(instance.get("StoredTransferSyntaxUID") or HTJ2K)
