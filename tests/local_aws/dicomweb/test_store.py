@@ -172,8 +172,8 @@ def test_a_wrong_request_stores_nothing(plane: Plane, content_type: str, body: b
     assert len(plane.json("instances")) == before
 
 
-def test_a_request_that_is_too_large(make_aws_stack: Any) -> None:
-    """Also: a search that finds nothing is 204, and unknown keys are left out, by settings."""
+def test_switches_and_a_request_that_is_too_large(make_aws_stack: Any) -> None:
+    """One server with every switch set: a start takes seconds."""
     stack = make_aws_stack(
         LOCAL_AWS_MAX_STOW_BYTES="2000",
         LOCAL_AWS_DICOMWEB_EMPTY_STATUS="204",
