@@ -203,7 +203,7 @@ class Imports:
         metadata = JsonMetadata(source, configuration, wins=self._settings.json_metadata_wins)
         objects = [] if broken else [o for o in source.listing() if o.key not in metadata.keys]
         results.scanned = len(objects)
-        self._clock.wait_until(self._clock.now() + self._seconds(objects), self._closing)
+        self._clock.wait_until(job.submitted + self._seconds(objects), self._closing)
         if self._faults.take(StuckJobs):
             self._wait_out(StuckJobs)
         if self._closing.is_set():
