@@ -95,6 +95,8 @@ def walk(source: Source, start: int) -> tuple[list[int], list[Fragment], int]:
             raise CutError
         length = struct.unpack("<I", header[4:])[0]
         if table is None:
+            if length > CHUNK_BYTES:
+                raise CutError
             content = bytes(source.view(position, length))
             table = list(struct.unpack(f"<{length // 4}I", content[: length // 4 * 4]))
         else:

@@ -238,6 +238,8 @@ class _Instance:
 
     def _decoded(self, index: int, group: list[Fragment]) -> dict[str, Any]:
         """A compressed frame that is going to be transcoded."""
+        if sum(length for _, length in group) > MAX_FRAME:
+            raise CodecError("a frame is too large")
         data = b"".join(bytes(self._source.view(position, length)) for position, length in group)
         offset = self._writer.write(data)
         return self._frame(index, offset, len(data), *self._examined(data))
@@ -252,9 +254,10 @@ class _Instance:
         return self._frame(index, offset, self._writer.position - offset, None, None, None, size)
 
     def blob(self, problem: str) -> Described:
-        """The whole value, as one frame in its original syntax."""
+        """The whole value, as one frame in its original syntax; uncompressed values are little endian by now."""
         parsed = self._parsed
         syntax = parsed.text(0x00020010)
+        syntax = EXPLICIT if syntax in NATIVE and not parsed.encapsulated else syntax
         self._form = self._form._replace(syntax=syntax, stored_syntax=syntax, blob=True)
         length = parsed.pixel_length
         if parsed.encapsulated:

@@ -1,4 +1,5 @@
-"""Objects for the tests of frames: pixel data of every form, encapsulated by hand where pydicom has no encoder."""
+"""For the tests of frames: objects with pixel data of every form, encapsulated by hand where pydicom has no encoder,
+and what a client does to get them back."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import pytest
+from botocore.exceptions import ClientError
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.filebase import DicomBytesIO
@@ -95,3 +98,63 @@ def noise(*shape: int, dtype: str = "u2", seed: int = 0) -> NDArray[Any]:
     """Pixels of every value."""
     limits = np.iinfo(dtype)
     return np.random.default_rng(seed).integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+
+
+def subsampled(pixels: np.ndarray[Any, Any]) -> bytes:
+    """YBR_FULL_422 of frames whose chroma is the same in each two columns."""
+    out = np.empty((*pixels.shape[:2], pixels.shape[2] // 2, 4), np.uint8)
+    out[..., :2] = pixels[..., 0].reshape(*pixels.shape[:2], -1, 2)
+    out[..., 2:] = pixels[:, :, ::2, 1:]
+    return out.tobytes()
+
+
+def bits(pixels: np.ndarray[Any, Any]) -> bytes:
+    """Single bits, frames packed one after the other."""
+    return np.packbits(pixels.ravel(), bitorder="little").tobytes()
+
+
+def only_instance(imaging, image_set_id: str) -> dict[str, Any]:
+    """The only instance of an image set's document."""
+    document = imaging.document(image_set_id)
+    [series] = document["Study"]["Series"].values()
+    [instance] = series["Instances"].values()
+    return dict(instance)
+
+
+def fetch(imaging, image_set_id: str, frame_id: str) -> tuple[bytes, str]:
+    """Body and content type of a frame."""
+    answer = imaging.api.get_image_frame(
+        datastoreId=imaging.datastore, imageSetId=image_set_id, imageFrameInformation={"imageFrameId": frame_id}
+    )
+    return answer["imageFrameBlob"].read(), answer["contentType"]
+
+
+def fetched(imaging, image_set_id: str) -> tuple[dict[str, Any], list[tuple[bytes, str]]]:
+    """The only instance of an image set, and all its frames."""
+    instance = only_instance(imaging, image_set_id)
+    return instance, [fetch(imaging, image_set_id, f["ID"]) for f in instance["ImageFrames"]]
+
+
+def imported(imaging, objects: dict[str, bytes]) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """Image sets by the name of their only object, and the warning codes of each."""
+    outcome = imaging.run(objects)
+    assert outcome.failure == []
+    names = {line["inputFile"].rpartition("/")[2]: line["importResponse"] for line in outcome.success}
+    codes = {
+        line["inputFile"].rpartition("/")[2]: [w["warning_reason_code"] for w in line["importResponse"]["warnings"]]
+        for line in outcome.warning
+    }
+    return {name: response["imageSetId"] for name, response in names.items()}, codes
+
+
+def code_of(call, *args) -> str:
+    """Code of the error that a call ends with."""
+    with pytest.raises(ClientError) as caught:
+        call(*args)
+    return str(caught.value.response["Error"]["Code"])
+
+
+def signed(imaging) -> dict[str, str]:
+    """Headers that make a plain request one of this account's to HealthImaging."""
+    scope = f"Credential={imaging.stack.env['AWS_ACCESS_KEY_ID']}/20260101/us-east-1/medical-imaging/aws4_request"
+    return {"Authorization": f"AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"}
