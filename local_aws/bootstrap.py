@@ -143,7 +143,9 @@ def environment(settings: LocalSettings, port: int, outputs: dict[str, str], dat
         "AWS_REGION": settings.region,
         "AWS_DEFAULT_REGION": settings.region,
         "AWS_EC2_METADATA_DISABLED": "true",
-        **{OUTPUT_NAMES.get(key, f"STACK_{key}"): value for key, value in outputs.items()},
+        **{OUTPUT_NAMES[key]: value for key, value in outputs.items() if key in OUTPUT_NAMES},
+        # What a template of somebody else's says.
+        **{f"STACK_{key}": value for key, value in outputs.items() if settings.template != "auto"},
         "AHI_DATASTORE_ID": datastore_id,
     }
 

@@ -113,6 +113,22 @@ def test_another_port_after_a_restart(make_aws_stack):
     assert stack.drain("UPLOAD")[-1] == {}
 
 
+def test_it_starts_without_the_heavy_libraries():
+    """They are loaded after it is ready, or with the first object."""
+    code = "import sys, local_aws.assembly; print({'numpy', 'pydicom', 'imagecodecs', 'pytest'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "set()"
+
+
+def test_a_wrong_setting_is_one_clear_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOCAL_AWS_WORKERS", "many")
+    ended = run_server("--home", str(tmp_path), "--port", "0")
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "local_aws: LOCAL_AWS_WORKERS is a whole number of 0 or more, not 'many'.\n",
+    )
+
+
 def test_a_broken_template_is_one_clear_sentence(tmp_path):
     from local_aws.bootstrap import BootstrapError, apply_template
 
