@@ -217,9 +217,11 @@ def _file(found: Found, items: list[Element], stored: list[StoredFrame], frames:
     first = stored[0]
     if first.blob:
         return part10.file(items, _blob(first.data, found.instance["DICOM"]), syntax)
-    replaced = {PHOTOMETRIC: Element(PHOTOMETRIC, "CS", [codecs.photometric(first)])}
-    if first.samples > 1:
-        replaced[PLANAR] = Element(PLANAR, "US", [0])
+    replaced = {}
+    if syntax != first.syntax or syntax == EXPLICIT_LITTLE_ENDIAN:  # what is kept as it was stays what it was
+        replaced[PHOTOMETRIC] = Element(PHOTOMETRIC, "CS", [codecs.photometric(first)])
+        if first.samples > 1:
+            replaced[PLANAR] = Element(PLANAR, "US", [0])
     items = sorted([e for e in items if e.tag not in replaced] + list(replaced.values()), key=lambda e: e.tag)
     if syntax != EXPLICIT_LITTLE_ENDIAN:
         return part10.file(items, part10.encapsulated_pixels(frames), syntax)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import struct
 import uuid
 import zlib
+from io import BytesIO
 
 import imagecodecs
 import numpy as np
 import requests
 from openjpeg.utils import decode as openjpeg
+from pydicom import dcmread
+from pydicom.encaps import generate_frames
 
 from tests.local_aws.pixels import (
     J2K,
@@ -188,6 +191,24 @@ def test_lossy_frames_decode_as_others_decode_them(imaging):
         wanted = openjpeg(stream)
         assert np.ptp(wanted) == 255
         np.testing.assert_array_equal(np.frombuffer(answer.content, "u1").reshape(wanted.shape), wanted)
+
+
+def test_an_instance_that_is_kept_comes_whole_by_dicomweb(imaging):
+    pixels = noise(2, 16, 16, 3, dtype="u1")
+    streams = [bytes(imagecodecs.jpeg8_encode(f, level=80)) for f in pixels]
+    uids = {k: f"1.2.{uuid.uuid4().int}" for k in ("StudyInstanceUID", "SeriesInstanceUID")}
+    body = encapsulated(pixels, JPEG, streams, PhotometricInterpretation="YBR_FULL_422", SOPInstanceUID="1.2.3", **uids)
+    imported(imaging, {"a": body})
+    path = "/studies/{StudyInstanceUID}/series/{SeriesInstanceUID}/instances/1.2.3".format(**uids)
+    answer = requests.get(
+        f"{imaging.stack.env['AWS_ENDPOINT_URL']}/datastore/{imaging.datastore}{path}",
+        headers=signed(imaging) | {"Accept": "application/dicom; transfer-syntax=*"},
+        timeout=30,
+    )
+    found = dcmread(BytesIO(answer.content))
+    assert (found.file_meta.TransferSyntaxUID, found.PhotometricInterpretation) == (JPEG, "YBR_FULL_422")
+    frames = [f.rstrip(b"\0") for f in generate_frames(found.PixelData, number_of_frames=2)]
+    assert frames == [s.rstrip(b"\0") for s in streams]
 
 
 def test_hostile_pixel_data_is_kept_or_refused_and_breaks_nothing(imaging):

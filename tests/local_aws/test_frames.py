@@ -26,8 +26,6 @@ from tests.local_aws.pixels import (
     signed,
 )
 
-HTJ2K = "1.2.840.10008.1.2.4.202"
-BINARY = "1.2.840.10008.1.2.1"
 VIDEO = "1.2.840.10008.1.2.4.102"
 
 
