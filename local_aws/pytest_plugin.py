@@ -23,6 +23,8 @@ from local_aws.stack import Stack, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Tests call faster than the documented rates, and each has a data store of its own.
+DEFAULTS = {"rate_limits": "off", "max_datastores": "1000000"}
 ROLE = "arn:aws:iam::123456789012:role/any"
 
 
@@ -80,13 +82,13 @@ class HealthImaging:
 @pytest.fixture(scope="session")
 def local_aws_settings() -> dict[str, str]:
     """Switches of the server. Override it: a fixture of the same name in a conftest.py."""
-    return {"rate_limits": "off"}
+    return {}
 
 
 @pytest.fixture(scope="session")
 def local_aws_stack(tmp_path_factory: pytest.TempPathFactory, local_aws_settings: dict[str, str]) -> Iterator[Stack]:
     """One server for the whole session, on a free port, with its state in a temporary folder."""
-    with Stack(tmp_path_factory.mktemp("local-aws"), settings=local_aws_settings) as stack:
+    with Stack(tmp_path_factory.mktemp("local-aws"), settings=DEFAULTS | local_aws_settings) as stack:
         yield stack
 
 

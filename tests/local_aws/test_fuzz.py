@@ -10,14 +10,33 @@ import http.client
 import json
 import random
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from pydicom.uid import generate_uid
 
+from tests.conftest import wait_for
 from tests.local_aws.conftest import Imaging, make_object
-from tests.local_aws.hostile import MODEL, SPOILS, Target, accept, hostile, key, media, stored, tricks, wanted, wild
+from tests.local_aws.hostile import (
+    MODEL,
+    SPOILS,
+    ZERO,
+    Target,
+    accept,
+    hostile,
+    key,
+    media,
+    stored,
+    tricks,
+    wanted,
+    wild,
+)
+
+CHANGE = {"updatableAttributes": b'{"SchemaVersion": 1.1, "Patient": {"DICOM": {"PatientSex": "O"}}}'}
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -138,3 +157,47 @@ def test_no_request_breaks_the_service(make_aws_stack):
     assert target.state() == before
     target.readable()
     assert "Traceback" not in stack.log()
+
+
+def change_something(imaging: Imaging, draw: random.Random, files: list[bytes]) -> str:
+    """One call of a client that knows nothing of the others. Returns its error code, "" for none."""
+    api, here = imaging.api, {"datastoreId": imaging.datastore}
+    found = [i["imageSetId"] for i in api.search_image_sets(**here)["imageSetsMetadataSummaries"]]
+    one = here | {"imageSetId": draw.choice([*found, ZERO])}
+    try:
+        version = api.get_image_set(**one)["versionId"]
+        source = {"sourceImageSet": {"latestVersionId": version}}
+        calls = {
+            "import": lambda: imaging.start(imaging.put({"a": draw.choice(files), "b": draw.choice(files)})),
+            "read": lambda: imaging.document(one["imageSetId"]),
+            "list": lambda: api.list_image_set_versions(**one),
+            "update": lambda: api.update_image_set_metadata(
+                latestVersionId=version, updateImageSetMetadataUpdates={"DICOMUpdates": CHANGE}, **one
+            ),
+            "copy": lambda: api.copy_image_set(
+                sourceImageSetId=one["imageSetId"], copyImageSetInformation=source, **here
+            ),
+            "delete": lambda: len(found) > 3 and api.delete_image_set(**one),
+        }
+        calls[draw.choice(sorted(calls))]()
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return ""
+
+
+def test_many_clients_at_once(imaging):
+    """Nobody sees an error but that somebody else was faster, and all comes to rest."""
+    imaging.datastore = imaging.api.create_datastore(datastoreName="crowd")["datastoreId"]
+    uids = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+    files = [make_object(**uids, PatientID=patient) for patient in ("P1", "P1", "P2")]
+    imaging.outcome(imaging.start(imaging.put({"a": files[0]}))["jobId"])
+    with ThreadPoolExecutor(4) as pool:
+        codes = list(pool.map(lambda n: change_something(imaging, random.Random(n), files), range(120)))
+    assert set(codes) <= {"", "ConflictException", "ResourceNotFoundException"}
+    assert codes.count("") > 40
+    api, here = imaging.api, {"datastoreId": imaging.datastore}
+    for job in api.list_dicom_import_jobs(**here)["jobSummaries"]:
+        assert imaging.ended(job["jobId"])["jobStatus"] == "COMPLETED"
+    for item in api.search_image_sets(**here)["imageSetsMetadataSummaries"]:
+        wait_for(lambda i=item["imageSetId"]: imaging.get(i)["imageSetState"] != "LOCKED", what="the end of a change")
+    assert "Traceback" not in imaging.stack.log()
