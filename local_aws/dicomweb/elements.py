@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from local_aws.healthimaging.values import BINARY, NUMERIC
+from local_aws.healthimaging.values import BINARY, NUMERIC, load_libraries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,6 +44,7 @@ class Element:
 @lru_cache(maxsize=16384)
 def tag_of(key: str) -> int | None:
     """Tag of a keyword or of eight hexadecimal digits; None for anything else."""
+    load_libraries()
     from pydicom.datadict import tag_for_keyword
 
     tag = tag_for_keyword(key)
@@ -65,6 +66,7 @@ def in_data_set(tag: int) -> bool:
 @lru_cache(maxsize=16384)
 def dictionary_vr(tag: int) -> str:
     """VR of the dictionary, such as `US or SS`; empty for what it does not know."""
+    load_libraries()
     from pydicom.datadict import dictionary_VR
 
     try:

@@ -140,7 +140,7 @@ class Commits:
             head = change.head
             if self._settings.import_workflow == "imported":
                 head.workflow = "IMPORTED"
-            refused = change.draft.size() > self._settings.max_metadata_bytes
+            refused = change.oversized or change.draft.size() > self._settings.max_metadata_bytes
             if not refused:
                 self._store.note_pending_document(head.datastore_id, head.id, head.version)
                 self._store.write_document(head.datastore_id, head.id, head.version, change.draft.pack())

@@ -66,7 +66,7 @@ IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 MAX_DEPTH = 64
 # A deflated data set may not grow beyond this, or one small object would fill the memory.
-MAX_INFLATED = 2**30
+MAX_INFLATED = 2**28
 
 
 class DicomError(Exception):

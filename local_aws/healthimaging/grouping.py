@@ -43,28 +43,37 @@ class Group:
     bodies: dict[str, bytes] = field(default_factory=dict)
     files: list[File] = field(default_factory=list)
     coerced: bool = False
+    oversized: bool = False
+    _bytes: int = 0
 
-    def add(self, name: str, item: Instance) -> None:
-        """Put an instance in; of the same instance twice the latter stays."""
+    def add(self, name: str, item: Instance, most_bytes: int) -> None:
+        """Put an instance in; of the same instance twice the latter stays. Too much metadata is not kept at all."""
         for level, values in ((self.patient, item.patient), (self.study, item.study), (self.series, item.series)):
             for key, value in values.items():
                 self.coerced |= level.setdefault(key, value) != value
-        self.bodies[item.sop_uid] = item.body
+        self._bytes += len(item.body) - len(self.bodies.get(item.sop_uid, b""))
+        self.oversized |= self._bytes > most_bytes
+        if self.oversized:
+            self.bodies.clear()
+        else:
+            self.bodies[item.sop_uid] = item.body
         self.files.append(File(name, item.sop_uid, item.sop_class_uid, item.warnings, item.frame_ids))
 
 
 class Gathered:
     """The instances of one import, group by group in the order in which they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        """Hold no more metadata of a group than an image set may have."""
         self._groups: dict[tuple[str, ...], Group] = {}
+        self._most_bytes = most_bytes
 
     def add(self, name: str, item: Instance) -> None:
         """Put an instance into its group."""
         group = self._groups.get(item.group)
         if group is None:
             group = self._groups[item.group] = Group(item)
-        group.add(name, item)
+        group.add(name, item, self._most_bytes)
 
     def groups(self) -> list[Group]:
         """All groups."""
@@ -80,6 +89,8 @@ class Touched:
     files: list[File]
     # Whether an attribute above the instances was different in one of them.
     coerced: bool = False
+    # Whether there is too much metadata, so that the draft lacks it.
+    oversized: bool = False
 
 
 class Grouping:
@@ -149,7 +160,7 @@ class Grouping:
         head.workflow = "UPDATED"
         head.tags = draft.search_tags()
         head.updated = self._clock.now()
-        return Touched(head, draft, group.files, coerced or group.coerced)
+        return Touched(head, draft, group.files, coerced or group.coerced, group.oversized)
 
     def _new(self, group: Group, *, is_primary: bool) -> Touched:
         """A group as an image set of its own."""
@@ -173,4 +184,4 @@ class Grouping:
             created=now,
             updated=now,
         )
-        return Touched(head, draft, group.files, group.coerced)
+        return Touched(head, draft, group.files, group.coerced, group.oversized)

@@ -143,7 +143,7 @@ class Imports:
         """
         load_libraries()
         source = f"{source or 'store'}-{uuid.uuid4().hex}"
-        gathered, outcome = Gathered(), {}
+        gathered, outcome = Gathered(self._settings.max_metadata_bytes), {}
         with self._pixels.writer(datastore_id, source) as writer:
             for name, body in objects:
                 parsed = None
@@ -212,7 +212,7 @@ class Imports:
             if broken.manifest:
                 self._write(job, results)
             raise JobFailedError(broken.message)
-        gathered = Gathered()
+        gathered = Gathered(self._settings.max_metadata_bytes)
         spoiled = self._faults.take(FailFiles)
         with self._pixels.writer(job.datastore_id, job.id) as writer:
             if spoiled:

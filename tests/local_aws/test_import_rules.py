@@ -235,6 +235,8 @@ def test_metadata_beyond_the_limit_is_not_imported(switched):
     assert len(second.success) == 1
     assert "larger than the limit" in second.failure[0]["exception"]["message"]
     assert switched.get(first.success[0]["importResponse"]["imageSetId"])["versionId"] == "1"
+    alone = {f"{n}.dcm": make_object(**shared, ImageComments="c" * 3000, StudyID="X") for n in range(3)}
+    assert len(run(switched, alone).failure) == 3
 
 
 def test_a_job_takes_the_time_of_the_model(switched):
