@@ -132,9 +132,9 @@ class Index:
             datastore_id: The data store.
             image_set_id: One image set, primary or not.
         """
-        sql = f"SELECT id, version, is_primary, updated FROM {self._heads()}"  # noqa: S608 -- a table's name
-        heads = self._store.rows(f"{sql} WHERE datastore_id = ? AND state <> 'DELETED'", (datastore_id,))
-        with self._lock:
+        with self._lock:  # from here on, or an older view of the image sets would undo a newer one
+            sql = f"SELECT id, version, is_primary, updated FROM {self._heads()}"  # noqa: S608 -- a table's name
+            heads = self._store.rows(f"{sql} WHERE datastore_id = ? AND state <> 'DELETED'", (datastore_id,))
             known = self._known.get(datastore_id) or self._load(datastore_id)
             self._follow(datastore_id, known, heads)
             out = []

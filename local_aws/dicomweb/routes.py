@@ -144,7 +144,7 @@ class DicomWeb:
             Operation, status and size of the body, for the log of calls.
         """
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
-        query = scope.get("query_string", b"").decode("latin-1")
+        query = scope.get("query_string", b"").decode("utf-8", "replace")  # some clients leave names unencoded
         raw_path = (scope.get("raw_path") or scope["path"].encode()).split(b"?")[0].decode("latin-1")
         most = self._settings.max_stow_bytes
         declared = headers.get("content-length", "")
@@ -182,8 +182,9 @@ class DicomWeb:
             return operation, _broken().answer()
 
     def _checked(self, route: Route, path: dict[str, str], request: Request) -> Answer:
-        line = f"{request.method} {request.path}?{request.query}".encode()
-        throttled = self._faults.throttled("medical-imaging", route.operation, line + request.body)
+        # A body may be a gigabyte; its beginning tells one request from another.
+        identity = f"{request.method} {request.path}?{request.query}".encode() + request.body[:65536]
+        throttled = self._faults.throttled("medical-imaging", route.operation, identity)
         if throttled or not self._limits.allow(route.operation):
             raise DicomWebError(429, "ThrottlingException", "Rate exceeded")
         self._trouble(route, "before")
