@@ -92,20 +92,23 @@ def merged(document: Document, series_uid: str, sop_uid: str) -> dict[str, Any]:
     return out
 
 
-def elements(values: Mapping[str, Any], private: Mapping[str, str], *, signed: bool = False) -> list[Element]:
+def elements(
+    values: Mapping[str, Any], private: Mapping[str, str], *, signed: bool = False, nested: bool = False
+) -> list[Element]:
     """Data elements in tag order, without file meta information and without pixels.
 
     Args:
         values: Attributes by keyword or tag, as the document has them.
         private: VRs of attributes that the dictionary does not know (`DICOMVRs`).
         signed: Whether pixel values are, which decides between US and SS.
+        nested: Whether this is an item of a sequence, where an icon keeps its pixels.
     """
     if "PixelRepresentation" in values:
         signed = values["PixelRepresentation"] == 1
     out = []
     for key, value in values.items():
         tag = tag_of(key)
-        if tag is None or not in_data_set(tag):
+        if tag is None or not (nested or in_data_set(tag)):
             continue
         out.append(element(tag, private.get(key, ""), value, private, signed=signed))
     out.sort(key=lambda e: e.tag)
@@ -117,7 +120,7 @@ def element(tag: int, declared: str, value: Any, private: Mapping[str, str], *, 
     given = [] if value is None else value if isinstance(value, list) else [value]
     vr = _vr(tag, declared, given, signed=signed)
     if vr == "SQ":
-        items = [elements(item, private, signed=signed) for item in given if isinstance(item, dict)]
+        items = [elements(item, private, signed=signed, nested=True) for item in given if isinstance(item, dict)]
         return Element(tag, vr, items)
     if vr in BINARY:
         raw = _binary(given)

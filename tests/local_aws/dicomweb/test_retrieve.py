@@ -9,12 +9,13 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pydicom
+import pydicom.encaps
 import pytest
 import requests
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from tests.local_aws.conftest import make_object
-from tests.local_aws.dicomweb.conftest import Plane, path_of, read
+from tests.local_aws.dicomweb.conftest import Plane, new_plane, path_of, read
 
 HTJ2K = "1.2.840.10008.1.2.4.202"
 EXPLICIT = str(ExplicitVRLittleEndian)
@@ -29,7 +30,7 @@ def settled(found: dict[str, Any], skip: set[int]) -> dict[str, Any]:
     def values(element: dict[str, Any]) -> Any:
         given = element.get("Value", [element["InlineBinary"]] if element.get("InlineBinary") else [])
         if element["vr"] == "SQ":
-            return [settled(item, skip) for item in given]
+            return [settled(item, set()) for item in given]
         return [value for value in given if value not in (None, "")]
 
     return {
@@ -199,6 +200,38 @@ def test_which_form_frames_take(plane: Plane, accept: str, stored: str, wanted: 
     assert answer.status_code == 200, answer.text
     kind = answer.headers["Content-Type"]
     assert f"transfer-syntax={wanted}" in (parts_of(answer)[0][0] if kind.startswith("multipart/") else kind)
+
+
+def test_a_data_store_of_jpeg_2000(aws_stack: Any) -> None:
+    plane = new_plane(aws_stack, "dicomweb-jp2", losslessStorageFormat="JPEG_2000_LOSSLESS")
+    data = read(make_object())
+    assert plane.store(make_object(SOPInstanceUID=data.SOPInstanceUID)).status_code == 200
+    url = plane.json("instances")[0]["00081190"]["Value"][0].removeprefix(f"{plane.base}/")
+    jp2 = "1.2.840.10008.1.2.4.90"
+    assert plane.json(f"{url}/metadata")[0]["00020010"]["Value"] == [jp2]
+    [(kind, frame)] = parts_of(plane.get(f"{url}/frames/1", ", ".join(OHIF)))
+    assert kind == f"image/jp2; transfer-syntax={jp2}"
+    assert imagecodecs.jpeg2k_decode(frame).tobytes() == data.PixelData
+    assert plane.get(f"{url}/frames/1", "multipart/related; type=image/jphc").status_code == 406
+    plane.session.close()
+
+
+def test_pixels_that_cannot_be_decoded_come_as_they_are(empty: Plane) -> None:
+    data = read(make_object())
+    data.file_meta.TransferSyntaxUID = unknown = "1.2.840.10008.1.2.4.55"
+    data.PixelData = pydicom.encaps.encapsulate([b"nobody decodes this"])
+    buffer = io.BytesIO()
+    data.save_as(buffer)
+    assert empty.store(buffer.getvalue()).status_code == 202
+    for accept in ("", "application/dicom", "application/dicom; transfer-syntax=*"):
+        back = read(empty.get(path_of(data), accept).content)
+        assert back.file_meta.TransferSyntaxUID == unknown
+        assert back.PixelData == data.PixelData
+    assert empty.get(path_of(data), f"application/dicom; transfer-syntax={EXPLICIT}").status_code == 406
+    frames = f"{path_of(data)}/frames/1"
+    assert f"transfer-syntax={unknown}" in parts_of(empty.get(frames))[0][0]
+    explicit = f"multipart/related; type=application/octet-stream; transfer-syntax={EXPLICIT}"
+    assert empty.get(frames, explicit).status_code == 406
 
 
 @pytest.mark.parametrize(
