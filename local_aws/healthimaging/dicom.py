@@ -86,9 +86,7 @@ class Parsed:
     pixel_vr: str = ""
     pixel_start: int = -1
     pixel_length: int = 0
-    pixels: bytes | memoryview = b""
     encapsulated: bool = False
-    fragments: int = 0
     truncated: bool = False
 
     def text(self, tag: int) -> str:
@@ -239,7 +237,6 @@ class _Reader:
         if length != UNDEFINED:
             root.pixel_length = length
             root.truncated = start + length > self.total
-            root.pixels = memoryview(self.data)[start : start + length]
             return min(start + length, size)
         position, total = start, 0
         first = True
@@ -251,11 +248,9 @@ class _Reader:
             if tag != ITEM or position + item_length > size:
                 break
             total += 0 if first else item_length
-            root.fragments += 0 if first else 1
             first = False
             position += item_length
         root.pixel_length, root.truncated = total, self.total == size
-        root.fragments = 0 if self.total > size else root.fragments
         return size
 
     def _value(self, tag: int, vr: str, raw: bytes, root: Parsed | None) -> Any:
