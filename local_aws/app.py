@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from local_aws.fault_kinds import CutAnswers
 from local_aws.s3_gaps import ranged
 
 if TYPE_CHECKING:
@@ -120,12 +121,18 @@ async def read_body(receive: Receive, most: int | None = None) -> bytes | None:
     return b"".join(chunks)
 
 
-async def respond(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    """One whole answer."""
+async def respond(
+    send: Send, status: int, headers: Mapping[str, str], body: bytes, *, kept: float | None = None
+) -> None:
+    """One whole answer, or its beginning: the share `kept` of its body."""
     pairs = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
     pairs.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
+    if kept is None:
+        await send({"type": "http.response.body", "body": body})
+    else:
+        # The server closes the connection of an answer that its application leaves unfinished.
+        await send({"type": "http.response.body", "body": body[: int(len(body) * kept)], "more_body": True})
 
 
 class LocalAws:
@@ -145,7 +152,7 @@ class LocalAws:
         if scope["type"] != "http":
             await self.ministack(scope, receive, send)
             return
-        if scope["path"].startswith(CONTROL) and self.control:
+        if f"{scope['path']}/".startswith(CONTROL) and self.control:
             body = await read_body(receive, LONGEST_BODY) or b""
             await respond(
                 send, *await self.control.handle(scope["method"], scope["path"], scope.get("query_string", b""), body)
@@ -194,7 +201,8 @@ class LocalAws:
         name, status, headers, answer = await asyncio.to_thread(
             self.health_imaging.handle, scope["method"], raw_path, query, body, account, region, accept
         )
-        await respond(send, status, headers, answer)
+        cut = self.faults.take(CutAnswers, lambda fault: fault.matches(name)) if self.faults else None
+        await respond(send, status, headers, answer, kept=cut.kept if cut else None)
         return name, status, len(answer)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, call: tuple[str, str, float, str]) -> None:

@@ -51,7 +51,7 @@ class Control:
 
     async def handle(self, method: str, path: str, query: bytes, body: bytes) -> Answer:  # noqa: ARG002
         """Answer one request."""
-        parts = path.removeprefix("/_local_aws/").strip("/").split("/")
+        parts = path.removeprefix("/_local_aws").strip("/").split("/")
         try:
             request = json.loads(body) if body else {}
         except (ValueError, RecursionError):

@@ -202,6 +202,26 @@ class FailCall(Fault):
 
 
 @dataclass
+class CutAnswers(Fault):
+    """The answer of a native call breaks off after the share `kept` of its body, and the connection closes."""
+
+    kind = "cut_answers"
+    times: int | None = 1
+    operation: str = "*"
+    kept: float = 0.5
+
+    def check(self) -> None:
+        """See `Fault.check`."""
+        _known(self.operation)
+        if self.kept >= 1:
+            raise FaultError("cut_answers: kept is less than 1.")
+
+    def matches(self, operation: str) -> bool:
+        """Whether it is for this operation."""
+        return fnmatchcase(operation, self.operation)
+
+
+@dataclass
 class StuckJobs(Fault):
     """Import jobs that start stay IN_PROGRESS until this fault is removed or POST /_local_aws/release is called."""
 
@@ -316,7 +336,7 @@ KINDS: dict[str, type[Fault]] = {
     cls.kind: cls
     for cls in (
         *(DropEvents, DuplicateEvents, DelayEvents, ShuffleEvents),
-        *(Throttle, LoseResponse, FailCall, LockMetadata),
+        *(Throttle, LoseResponse, FailCall, CutAnswers, LockMetadata),
         *(FailJob, FailFiles, LateManifest, HoldJobs, StuckJobs, SlowJobs),
         *(FailChange, LagSearch, FailDatastore, KillServer),
     )

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ResponseStreamingError
 from pydicom.uid import generate_uid
 
 from local_aws.settings import SettingsError, load
@@ -218,6 +218,8 @@ def test_a_misspelt_fault_is_refused_with_what_is_right(aws_stack, wrong, text):
 
 def test_the_control_api_says_what_there_is(faulty):
     about = faulty.stack.control("GET", "")
+    with urllib.request.urlopen(f"{faulty.stack.env['AWS_ENDPOINT_URL']}/_local_aws", timeout=10) as answer:
+        assert json.loads(answer.read())["faults"] == about["faults"]
     kinds = {f["kind"]: f for f in about["faults"]}
     assert kinds["fail_call"]["fields"]["when"] == "before"
     assert all(f["does"] for f in kinds.values())
@@ -301,6 +303,15 @@ def test_random_failures_are_those_of_the_seed(faulty):
         faulty.stack.control("DELETE", "faults")
     assert seen[0] == seen[1]
     assert 0 < seen[0].count("") < 20
+
+
+def test_an_answer_breaks_off(faulty):
+    image_set = faulty.run({"a": make_object()}).success[0]["importResponse"]["imageSetId"]
+    faulty.stack.fault("cut_answers", operation="GetImageSetMetadata")
+    answer = faulty.api.get_image_set_metadata(datastoreId=faulty.datastore, imageSetId=image_set)
+    with pytest.raises(ResponseStreamingError):
+        answer["imageSetMetadataBlob"].read()
+    assert faulty.document(image_set)["ImageSetID"] == image_set
 
 
 def test_a_job_gets_stuck_until_it_is_released(faulty):
