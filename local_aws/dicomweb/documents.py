@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 # Compressed bytes of the documents that are kept parsed: a document grows about twentyfold.
 MAX_KEPT = 4 * 2**20
 
+# While one of these goes on, the document of the new version is not there, or not for good.
+CHANGING = ("UPDATING", "UPDATING_FOR_STUDY_CONSISTENCY", "COPYING")
+
+
+def settled(version: int, state: str, workflow: str) -> int:
+    """The latest version of an image set whose document stays as it is; 0 when there is none yet."""
+    return version - 1 if state == "LOCKED" and workflow in CHANGING else version
+
 
 class Documents:
     """Reads documents. What it returns is shared: never change it. Safe from several threads."""
@@ -32,8 +40,6 @@ class Documents:
         self, datastore_id: str, image_set_id: str, version: int, above: int = 0
     ) -> tuple[int, Document] | None:
         """The document of a version, or of the newest before it that has one.
-
-        An image set that is being changed has its next version already, but not yet that version's document.
 
         Args:
             datastore_id: Its data store.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb import attributes
+from local_aws.dicomweb.documents import settled
 from local_aws.dicomweb.elements import Document, elements
 from local_aws.dicomweb.json_model import Written, data_set, written
 
@@ -133,8 +134,7 @@ class Index:
             image_set_id: One image set, primary or not.
         """
         with self._lock:  # from here on, or an older view of the image sets would undo a newer one
-            sql = f"SELECT id, version, is_primary, updated FROM {self._heads()}"  # noqa: S608 -- a table's name
-            heads = self._store.rows(f"{sql} WHERE datastore_id = ? AND state <> 'DELETED'", (datastore_id,))
+            heads = self._current(datastore_id)
             known = self._known.get(datastore_id) or self._load(datastore_id)
             self._follow(datastore_id, known, heads)
             out = []
@@ -167,6 +167,13 @@ class Index:
             rows = self._db.execute(sql, given).fetchall()
         return (InstanceRow(*row) for row in rows)
 
+    def _current(self, datastore_id: str) -> list[tuple[str, int, bool, float]]:
+        """Image sets as searches see them: id, version that counts, whether primary, last change."""
+        columns = "id, version, state, workflow, is_primary, updated"
+        sql = f"SELECT {columns} FROM {self._heads()} WHERE datastore_id = ? AND state <> 'DELETED'"  # noqa: S608
+        rows = self._store.rows(sql, (datastore_id,))
+        return [(i, settled(version, state, flow), bool(first), at) for i, version, state, flow, first, at in rows]
+
     def entry(self, datastore_id: str, row: InstanceRow) -> Written:
         """The default answer's attributes of an instance; nothing when it has gone since."""
         key = (datastore_id, row.image_set_id, row.series_uid, row.sop_uid)
@@ -186,11 +193,11 @@ class Index:
             known.sets.setdefault(image_set_id, []).append(one)
         return known
 
-    def _follow(self, datastore_id: str, known: _Known, heads: list[Any]) -> None:
+    def _follow(self, datastore_id: str, known: _Known, heads: list[tuple[str, int, bool, float]]) -> None:
         """Take in what changed since the last search."""
-        current = {head["id"] for head in heads}
+        current = {head[0] for head in heads}
         gone = known.sets.keys() - current
-        stale = [(h["id"], h["version"], have) for h in heads if (have := _version(known, h["id"])) != h["version"]]
+        stale = [(i, version, have) for i, version, _, _ in heads if (have := _version(known, i)) != version]
         if not gone and not stale:
             return
         self._db.execute("BEGIN")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from local_aws.dicomweb.documents import settled
 from local_aws.dicomweb.errors import not_found
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Locator:
         study_uid, series_uid = path["StudyInstanceUID"], path["SeriesInstanceUID"]
         sop_uid = path.get("SOPInstanceUID", "")
         for head in self._heads(datastore_id, study_uid, series_uid, image_set_id):
-            found = self._documents.version(datastore_id, head.id, head.version)
+            version = settled(head.version, head.state, head.workflow)
+            found = self._documents.version(datastore_id, head.id, version)
             series = found[1]["Study"].get("Series", {}).get(series_uid) if found else None
             if found and series and head.study_uid == study_uid and (not sop_uid or sop_uid in series["Instances"]):
                 self._note(head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 import warnings
 from typing import Any
@@ -181,6 +182,7 @@ def test_switches_and_a_request_that_is_too_large(make_aws_stack: Any) -> None:
         LOCAL_AWS_DICOMWEB_AUTH="required",
         LOCAL_AWS_DICOMWEB_TOKENS="good",
         LOCAL_AWS_CORS_ORIGIN="http://viewer",
+        LOCAL_AWS_UPDATE_SECONDS="3600",
     )
     datastore = stack.client("medical-imaging").create_datastore(
         datastoreName="oidc", lambdaAuthorizerArn="arn:aws:lambda:us-east-1:123456789012:function:authorize"
@@ -195,7 +197,7 @@ def test_switches_and_a_request_that_is_too_large(make_aws_stack: Any) -> None:
     assert len(plane.json("instances")) == 1
 
     assert plane.get("studies?PatientID=nobody").status_code == 204
-    assert plane.client is not None
+    a_locked_image_set_answers_with_what_it_was(plane)
     ignored = plane.get("studies?Nonsense=1")
     assert ignored.status_code == 200
     assert "Nonsense" in ignored.headers["Warning"]
@@ -212,6 +214,27 @@ def test_switches_and_a_request_that_is_too_large(make_aws_stack: Any) -> None:
     assert plain.get("studies", Authorization="Bearer good").status_code == 403, "it has no authorizer"
     allowed = plane.get("studies", Origin="http://viewer").headers
     assert allowed["Access-Control-Allow-Origin"] == "http://viewer"
+
+
+def a_locked_image_set_answers_with_what_it_was(plane: Plane) -> None:
+    api = plane.stack.client("medical-imaging")
+    image_set = api.search_image_sets(datastoreId=plane.datastore_id)["imageSetsMetadataSummaries"][0]
+    key = {"datastoreId": plane.datastore_id, "imageSetId": image_set["imageSetId"]}
+    change = {"SchemaVersion": 1.1, "Patient": {"DICOM": {"PatientSex": "F"}}}
+    api.update_image_set_metadata(
+        **key,
+        latestVersionId=str(image_set["version"]),
+        updateImageSetMetadataUpdates={"DICOMUpdates": {"updatableAttributes": json.dumps(change).encode()}},
+    )
+    assert api.get_image_set(**key)["imageSetState"] == "LOCKED"
+    [found] = plane.json("instances")
+    path = found["00081190"]["Value"][0].removeprefix(f"{plane.base}/")
+    assert "Value" not in found["00100040"]
+    assert "Value" not in plane.json(f"{path}/metadata")[0].get("00100040", {})
+    plane.stack.control("POST", "clock", {"advance": 3601})
+    plane.stack.wait_for(lambda: plane.json("instances")[0]["00100040"].get("Value") == ["F"], what="the update")
+    assert plane.json(f"{path}/metadata")[0]["00100040"]["Value"] == ["F"]
+    assert read(plane.get(path).content).PatientSex == "F"
 
 
 def test_many_parts_at_once(empty: Plane) -> None:
