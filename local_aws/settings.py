@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "invalid_uids": ("warn", "fail"),
     "update_errors": ("now", "later"),
     "promote_into_primary": ("merge", "refuse"),
+    "primary_variant": ("first", "last", "largest"),
     "import_workflow": ("created", "imported"),
     "idempotency_mismatch": ("conflict", "validation", "first"),
     "dicomweb_unknown_keys": ("refuse", "ignore"),
@@ -80,6 +81,9 @@ class LocalSettings:
     empty_result_files: bool = False
     # Whether GetImageSet still answers after a delete (state DELETED) or says ResourceNotFound.
     get_deleted: bool = True
+    # Which of the variants of a series that one import brings becomes primary: the "first" or the "last" in key order,
+    # or the "largest" (most files).
+    primary_variant: str = "first"
     # Whether Import Job Completed comes before the events of its image sets.
     job_event_first: bool = False
     # Workflow status of image sets after an import: "created" (CREATED, and UPDATED after a merge, as in the events of

@@ -134,9 +134,15 @@ class Commits:
         self._faults.reach("committed")
         return placed, numbers
 
+    def _ordered(self, groups: list[Group]) -> list[Group]:
+        """The groups by their right to be primary."""
+        if self._settings.primary_variant == "largest":
+            return sorted(groups, key=lambda group: -len(group.files))
+        return groups[::-1] if self._settings.primary_variant == "last" else groups
+
     def _written(self, datastore_id: str, groups: list[Group]) -> Iterator[Placed]:
         """Write the documents, one of them in memory at a time."""
-        for change in Grouping(self._store, datastore_id, self._clock).place(groups):
+        for change in Grouping(self._store, datastore_id, self._clock).place(self._ordered(groups)):
             head = change.head
             if self._settings.import_workflow == "imported":
                 head.workflow = "IMPORTED"

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from pydicom.uid import generate_uid
 
 from local_aws.healthimaging.tokens import check_token
 from local_aws.protocol.errors import ServiceError
@@ -39,8 +40,20 @@ def test_switches(make_aws_stack):
         LOCAL_AWS_IMPORT_WORKFLOW="imported",
         LOCAL_AWS_SUCCESS_VERSIONS="on",
         LOCAL_AWS_UNDOCUMENTED_RATE="1",
+        LOCAL_AWS_PRIMARY_VARIANT="largest",
     )
     imaging = Imaging(stack)
+    uids = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+    variants = {
+        name: make_object(**uids, PatientID=patient) for name, patient in (("a", "P1"), ("b", "P2"), ("c", "P2"))
+    }
+    lines = imaging.run(variants).success
+    assert {(line["inputFile"][-1], line["importResponse"]["isPrimary"]) for line in lines} == {
+        ("a", False),
+        ("b", True),
+        ("c", True),
+    }
+    imaging.datastore = imaging.api.create_datastore(datastoreName="switches")["datastoreId"]
     sqs, events = stack.client("sqs"), stack.client("events")
     url = sqs.create_queue(QueueName="all")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
