@@ -13,9 +13,16 @@ from dataclasses import dataclass, field
 
 import pytest
 from botocore.exceptions import ClientError
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from pydicom.uid import generate_uid
 
 from tests.conftest import wait_for
@@ -25,7 +32,7 @@ from tests.local_aws.test_updates import update
 
 PATIENTS = ("ANN", "BOB")
 NUMBER = st.integers(0, 99)
-EXAMPLES, STEPS = 6, 12
+EXAMPLES, STEPS = 16, 15
 
 
 @dataclass
@@ -97,6 +104,12 @@ class Machine(RuleBasedStateMachine):
         with pytest.raises(ClientError) as raised:
             call()
         assert raised.value.response["Error"]["Code"] == code
+
+    @initialize()
+    def begin_with_a_conflict(self) -> None:
+        """A primary set, and one of another series whose patient the study contradicts."""
+        self.import_some(0, PATIENTS[0], 1)
+        self.import_some(1, PATIENTS[1], 1)
 
     # -- steps ------------------------------------------------------------------------------------------------
 
@@ -311,6 +324,8 @@ def test_the_service_agrees_with_the_model(imaging):
             stateful_step_count=STEPS,
             deadline=None,
             database=None,
+            # Without shrinking, which would take minutes; a sequence is short enough to read.
+            phases=(Phase.generate,),
             suppress_health_check=list(HealthCheck),
         ),
     )
