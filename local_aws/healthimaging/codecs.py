@@ -35,11 +35,14 @@ _DECODERS = {
     **dict.fromkeys((_JPEG + n for n in ("201", "202")), "htj2k"),
     _JPEG + "112": "jpegxl",
 }
+# What holds every stream of a lossless format, and is transcoded into it.
+GENERAL = {HTJ2K: _JPEG + "201", JPEG_2000: _JPEG + "91"}
 # Largest samples, in bits, that the encoder of a format keeps exactly (checked in test_frames.py).
 _EXACT = {HTJ2K: 32, JPEG_2000: 16}
 _SUBSAMPLED = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
 _END_OF_CODESTREAM = b"\xff\xd9"
 _SIZE_OF_CODESTREAM = b"\xff\x4f\xff\x51"
+_SAMPLE_SIZE = 42
 # SOF0 to SOF15 without DHT, JPG and DAC; SOF55 is JPEG-LS.
 _STARTS_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 COLOURS = 3
@@ -262,6 +265,20 @@ def _compressed(frame: StoredFrame) -> Array:
     if array.ndim == COLOURS and array.shape[-1] == 1:
         array = array[:, :, 0]
     return array
+
+
+def is_as_said(stream: bytes, bits_allocated: int, *, signed: bool) -> bool:
+    """Whether the samples of a JPEG 2000 codestream have the size and sign that the object says.
+
+    Args:
+        stream: Its beginning.
+        bits_allocated: What the object says.
+        signed: What the object says.
+    """
+    if stream[:4] != _SIZE_OF_CODESTREAM or len(stream) <= _SAMPLE_SIZE:
+        return False
+    sample = stream[_SAMPLE_SIZE]
+    return bool(sample & 0x80) == signed and sample % 0x80 // 8 * 8 + 8 == bits_allocated
 
 
 def _stated_size(stream: bytes) -> tuple[int, int] | None:

@@ -222,9 +222,17 @@ class _Instance:
             return self._done((self._kept(i, g) for i, g in enumerate(groups)), problems)
         form = self._form
         codecs.check_encodable(form.bits_allocated, form.samples, self._writer.lossless)
+        if form.syntax == form.stored_syntax and not all(self._is_as_said(g) for g in groups):
+            # A client decodes it to other bytes than the object says, so it does not pass as it is.
+            self._form = form._replace(syntax=codecs.GENERAL[form.syntax])
         examine = form.rows * form.columns * form.samples * ((form.bits_allocated + 7) // 8) * self._count
         kept = self._decoded if examine <= self._writer.checked_bytes else self._unchecked
         return self._done((kept(i, g) for i, g in enumerate(groups)), problems)
+
+    def _is_as_said(self, group: list[Fragment]) -> bool:
+        position, length = group[0]
+        start = bytes(self._source.view(position, min(length, 64)))
+        return codecs.is_as_said(start, self._form.bits_allocated, signed=self._form.signed)
 
     def _kept(self, index: int, group: list[Fragment]) -> dict[str, Any]:
         """A frame that stays in its original stream."""

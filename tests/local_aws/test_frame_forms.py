@@ -257,11 +257,17 @@ def test_a_jpeg_2000_data_store_keeps_jpeg_2000(imaging):
         "native": native(pixels),
         "rgb": native(noise(1, 8, 8, 3, dtype="u1")),
         "j2k": encapsulated(noise(1, 37, 91), J2K, [stream]),
+        "another sign": encapsulated(pixels, J2K, [j2k(pixels[0].view("u2"))]),
         "dose": native(noise(1, 4, 4, dtype="u4")),
     }
     sets, codes = imported(imaging, objects)
     assert codes == {"dose": [45312]}
-    for name, wanted in (("native", pixels[0]), ("rgb", noise(1, 8, 8, 3, dtype="u1")[0]), ("j2k", noise(37, 91))):
+    for name, wanted in (
+        ("native", pixels[0]),
+        ("another sign", pixels[0]),
+        ("rgb", noise(1, 8, 8, 3, dtype="u1")[0]),
+        ("j2k", noise(37, 91)),
+    ):
         instance, [(body, kind)] = fetched(imaging, sets[name])
         assert (instance["StoredTransferSyntaxUID"], kind) == (J2K, "image/j2c")
         np.testing.assert_array_equal(openjpeg(body), wanted)
