@@ -137,6 +137,9 @@ def _keep_once(pipeline: Pipeline, looks: _Looks, sighting: Sighting) -> int:
     while not _kept(pipeline, sighting.image_set_id, sighting.version):
         if _lease(pipeline, name):
             try:
+                # Another may have kept it and let go between our look and our lease.
+                if _kept(pipeline, sighting.image_set_id, sighting.version):
+                    return 0
                 looks.read.wait()
                 return _keep(pipeline, sighting)
             finally:

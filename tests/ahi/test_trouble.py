@@ -324,13 +324,11 @@ def test_one_object_that_s3_will_not_give_does_not_hold_up_its_batch(site):
     assert (closure.imported, closure.failed) == (1, 1)
 
 
-def test_several_runs_that_hear_of_one_version_read_it_once(make_site):
+def test_several_runs_that_hear_of_one_version_read_it_once(site):
     from concurrent.futures import ThreadPoolExecutor
 
     from ahi import image_sets
 
-    # A claim that is silent for longer is taken over, and a busy machine may be silent for the site's usual second.
-    site = make_site(claim_seconds=60)
     site.send(["pydicom/CT2/17106"])
     site.collect()
     site.work()
