@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb import attributes
@@ -38,6 +38,8 @@ CREATE TABLE IF NOT EXISTS instances (datastore_id TEXT, image_set_id TEXT, seri
   PRIMARY KEY (datastore_id, image_set_id, series_uid, sop_uid)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS instances_number ON instances (datastore_id, number, sop_uid, sop_class, warning);
 """
+# What is in memory of one data store: series by image set.
+_Known = dict[str, list["Series"]]
 _MATCHED = (*attributes.STUDY_KEYS, *attributes.SERIES_KEYS)
 
 
@@ -90,13 +92,6 @@ class InstanceRow:
     warning: str
 
 
-@dataclass
-class _Known:
-    """What is in memory of one data store: its series by image set."""
-
-    sets: dict[str, list[Series]] = field(default_factory=dict)
-
-
 class Index:
     """The attributes of all data stores. Safe from several threads."""
 
@@ -135,12 +130,14 @@ class Index:
         """
         with self._lock:  # from here on, or an older view of the image sets would undo a newer one
             heads = self._current(datastore_id)
-            known = self._known.get(datastore_id) or self._load(datastore_id)
+            known = self._known.get(datastore_id)
+            if known is None:
+                known = self._load(datastore_id)
             self._follow(datastore_id, known, heads)
             out = []
             for found, _, is_primary, updated in heads:
                 if found == image_set_id or (not image_set_id and is_primary):
-                    for entry in known.sets.get(found, ()):
+                    for entry in known.get(found, ()):
                         entry.updated = updated
                         out.append(entry)
             return out
@@ -186,17 +183,17 @@ class Index:
     # -- keeping in step ------------------------------------------------------------------------------------------
 
     def _load(self, datastore_id: str) -> _Known:
-        known = self._known[datastore_id] = _Known()
+        known = self._known[datastore_id] = {}
         sql = "SELECT image_set_id, version, series_uid, entry FROM series WHERE datastore_id = ?"
         for image_set_id, version, series_uid, entry in self._db.execute(sql, (datastore_id,)):
             one = Series(image_set_id, version, series_uid, **json.loads(entry))
-            known.sets.setdefault(image_set_id, []).append(one)
+            known.setdefault(image_set_id, []).append(one)
         return known
 
     def _follow(self, datastore_id: str, known: _Known, heads: list[tuple[str, int, bool, float]]) -> None:
         """Take in what changed since the last search."""
         current = {head[0] for head in heads}
-        gone = known.sets.keys() - current
+        gone = known.keys() - current
         stale = [(i, version, have) for i, version, _, _ in heads if (have := _version(known, i)) != version]
         if not gone and not stale:
             return
@@ -216,7 +213,7 @@ class Index:
         self._db.execute("COMMIT")
 
     def _forget(self, datastore_id: str, known: _Known, image_set_id: str) -> None:
-        known.sets.pop(image_set_id, None)
+        known.pop(image_set_id, None)
         for table in ("series", "instances"):
             self._db.execute(
                 f"DELETE FROM {table} WHERE datastore_id = ? AND image_set_id = ?",  # noqa: S608
@@ -224,7 +221,7 @@ class Index:
             )
 
     def _take(self, datastore_id: str, known: _Known, image_set_id: str, version: int, document: Document) -> None:
-        entries = known.sets[image_set_id] = []
+        entries = known[image_set_id] = []
         for series_uid, body in document["Study"].get("Series", {}).items():
             entry = _series(image_set_id, version, series_uid, document)
             entries.append(entry)
@@ -240,7 +237,7 @@ class Index:
 
 
 def _version(known: _Known, image_set_id: str) -> int:
-    entries = known.sets.get(image_set_id)
+    entries = known.get(image_set_id)
     return entries[0].version if entries else 0
 
 

@@ -6,6 +6,7 @@ Belongs here: one element, one data set. Does not belong here: which elements an
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,11 @@ CHARACTER_SET = 0x00080005
 _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 # Kept in JSON as they came: backslashes in them separate nothing.
 _NUMBERS_AS_TEXT = frozenset({"DS", "IS"})
+
+
+def bulk_url(instance_url: str, path: str) -> str:
+    """Address of the bulk data of an element, by its path inside the instance."""
+    return f"{instance_url}/bulkdata/{hashlib.blake2b(path.encode(), digest_size=16).hexdigest()}"
 
 
 def write(element: JsonElement) -> str:

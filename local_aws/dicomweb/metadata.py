@@ -10,9 +10,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb.elements import PIXEL_DATA, Document, element, in_data_set, large, merged, tag_of
-from local_aws.dicomweb.json_model import Written, json_element, write
+from local_aws.dicomweb.json_model import Written, bulk_url, json_element, write
 from local_aws.dicomweb.part10 import EXPLICIT_LITTLE_ENDIAN
-from local_aws.dicomweb.search import bulk_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,17 +65,19 @@ class Metadata:
         return out
 
     def _element(self, tag: int, key: str, value: Any, private: Mapping[str, str], url: str, *, signed: bool) -> str:
-        nested = isinstance(value, list) and any(isinstance(v, dict) for v in value)
         # 1, 1.0 and True are one key of a dict; inside a sequence the VRs of private elements decide as well.
-        same = json.dumps([value, private] if nested else value) if isinstance(value, list) else (type(value), value)
+        same: Any = (type(value), value)
+        if isinstance(value, list | dict):
+            same = json.dumps(value)
+            same = (same, json.dumps(private)) if "{" in same else same
         known = (tag, private.get(key, ""), signed, same)
-        text = self._known.get(known)
-        if text is None:
+        found = self._known.get(known)
+        if found is None:
             one = element(tag, private.get(key, ""), value, private, signed=signed)
-            text = write(json_element(one, lambda path: bulk_url(url, path), f"{tag:08X}"))
-            if '"BulkDataURI"' not in text:
-                self._known[known] = text
-        return text
+            found = write(json_element(one, lambda path: bulk_url(url, path), f"{tag:08X}"))
+            if '"BulkDataURI"' not in found:
+                self._known[known] = found
+        return found
 
 
 def _stored_syntax(instance: Mapping[str, Any]) -> str:

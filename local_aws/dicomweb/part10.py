@@ -102,7 +102,12 @@ def _element(element: Element, text: str) -> bytes:
         for item in element.values:
             parts += (_ITEM, struct.pack("<I", UNDEFINED), *(_element(e, text) for e in item), _ITEM_DELIMITER)
         return b"".join((*parts, _SEQUENCE_DELIMITER)) if element.values else parts[0]
-    vr, raw = element.vr, _bytes(element, text)
+    vr = element.vr
+    try:
+        raw = _bytes(element, text)
+    except (struct.error, ValueError, OverflowError):
+        # An update may have put in what its VR cannot hold; it leaves as the text that it is.
+        vr, raw = "UN", _padded("\\".join(str(v) for v in element.values).encode("utf-8", "replace"), "UN")
     if vr not in LONG and len(raw) > MAX_SHORT:
         vr = "UN"  # longer than the length field of its VR (PS3.5, 6.2.2 note 6)
     return _header(element.tag, vr, len(raw)) + raw
@@ -119,6 +124,10 @@ def _bytes(element: Element, text: str) -> bytes:
     else:
         encoding = text if vr in ENCODED else "latin-1"
         raw = "\\".join(element.values).encode(encoding, errors="replace")
+    return _padded(raw, vr)
+
+
+def _padded(raw: bytes, vr: str) -> bytes:
     return raw + (b"\0" if vr in _NUL_PADDED else b" ") if len(raw) % 2 else raw
 
 

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from local_aws.dicomweb import part10
 from local_aws.dicomweb.elements import PIXEL_DATA, Element, elements, large, merged, walk
 from local_aws.dicomweb.errors import bad_request, not_acceptable, not_found
-from local_aws.dicomweb.json_model import join
+from local_aws.dicomweb.json_model import bulk_url, join
 from local_aws.dicomweb.media import DICOM, JSON, OCTETS, accepted
 from local_aws.dicomweb.metadata import Metadata
 from local_aws.dicomweb.multipart import encode
 from local_aws.dicomweb.negotiation import Form, forms, instance_forms, refusal
 from local_aws.dicomweb.part10 import EXPLICIT_LITTLE_ENDIAN
-from local_aws.dicomweb.search import bulk_url
 from local_aws.healthimaging.frames import NATIVE
 from local_aws.healthimaging.values import BINARY
 from local_aws.protocol.errors import ServiceError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from local_aws.dicomweb import attributes
 from local_aws.dicomweb.elements import Element, elements, merged
 from local_aws.dicomweb.index import texts
-from local_aws.dicomweb.json_model import Written, data_set, write, written
+from local_aws.dicomweb.json_model import Written, bulk_url, data_set, write, written
 from local_aws.dicomweb.matching import Matcher, matcher
 
 if TYPE_CHECKING:
@@ -216,13 +216,6 @@ class Search:
         items = elements(values, instances[uid].get("DICOMVRs") or {})
         url = f"{base}/studies/{series.study_uid}/series/{series.series_uid}/instances/{uid}"
         return written(data_set(_chosen(level, items, query), lambda path: bulk_url(url, path)))
-
-
-def bulk_url(instance_url: str, path: str) -> str:
-    """Address of the bulk data of an element."""
-    import hashlib
-
-    return f"{instance_url}/bulkdata/{hashlib.blake2b(path.encode(), digest_size=16).hexdigest()}"
 
 
 def _chosen(level: str, items: list[Element], query: Query) -> Iterable[Element]:
