@@ -74,17 +74,10 @@ def _first_failure(caller: Caller) -> str:
 
 
 def template_of(settings: LocalSettings) -> Path | None:
-    """The template to apply; None for none.
-
-    Raises:
-        BootstrapError: It is named and is not there.
-    """
+    """The template to apply; None for none."""
     if settings.template == "none" or (settings.template == "auto" and not TEMPLATE.is_file()):
         return None
-    path = TEMPLATE if settings.template == "auto" else Path(settings.template)
-    if not path.is_file():
-        raise BootstrapError(f"--template {path}: no such file. Give a CloudFormation template, or none.")
-    return path
+    return TEMPLATE if settings.template == "auto" else Path(settings.template)
 
 
 def apply_template(caller: Caller, template: Path = TEMPLATE) -> dict[str, str]:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from local_aws.fault_forms import make_all
 from local_aws.fault_kinds import FaultError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ACCOUNT = "123456789012"
 PREFIX = "LOCAL_AWS_"
@@ -216,6 +213,8 @@ def load(home: Path, port: int, template: str | None = None) -> LocalSettings:
     if template is not None:
         given["template"] = template
     settings = LocalSettings(home=home.resolve(), port=port, **given)  # type: ignore[arg-type]
+    if settings.template not in {"auto", "none"} and not Path(settings.template).is_file():
+        raise SettingsError(f"--template {settings.template}: no such file. Give a CloudFormation template, or none.")
     if settings.faults:
         try:
             make_all(settings.faults)

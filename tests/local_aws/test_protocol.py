@@ -259,7 +259,7 @@ def values_of(shape) -> st.SearchStrategy:  # noqa: C901, PLR0911
 
 
 @pytest.mark.parametrize("name", sorted(MODEL.operation_names))
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_answers_come_back_through_botocore_as_they_went(name, data):
     from botocore.parsers import create_parser
