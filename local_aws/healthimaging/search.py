@@ -40,6 +40,7 @@ KEYS = {
     "DICOMStudyDateAndTime": MOMENT,
 }
 RANGES = frozenset({"createdAt", "updatedAt", "DICOMStudyDateAndTime"})
+HALF = 0.0005
 NEWEST_FIRST = {"sortField": "updatedAt", "sortOrder": "DESC"}
 
 
@@ -98,6 +99,9 @@ class Search:
                     raise validation("BETWEEN needs two values of createdAt, updatedAt or DICOMStudyDateAndTime.")
                 if bounds[0] > bounds[1]:
                     raise validation("The first value of BETWEEN is above the second.")
+                if key != "DICOMStudyDateAndTime":
+                    # Times are told in milliseconds: what was told must be found by it.
+                    bounds = [bounds[0] - HALF, bounds[1] + (HALF if upper == "<=" else -HALF)]
                 where += f" AND {KEYS[key]} >= ? AND {KEYS[key]} {upper} ?"
                 if key == "DICOMStudyDateAndTime":
                     where += " AND json_extract(tags, '$.DICOMStudyDate') <> ''"
