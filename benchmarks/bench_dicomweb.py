@@ -2,7 +2,7 @@
 
     python benchmarks/bench_dicomweb.py [--studies 2000] [--reads 10]
 
-Target: a study search over 2,000 image sets within 100 ms of CPU. Objects are made on the spot, two instances a study and a
+Target: a study search over 2,000 image sets within 100 ms of CPU. Objects are made on the spot, two a study and a
 series of 1,000, and stored by STOW-RS; the first search after it also takes them into the index.
 """
 
