@@ -32,7 +32,7 @@ from tests.local_aws.test_updates import update
 
 PATIENTS = ("ANN", "BOB")
 NUMBER = st.integers(0, 99)
-EXAMPLES, STEPS = 16, 15
+EXAMPLES, STEPS = 12, 14
 
 
 @dataclass
