@@ -200,7 +200,12 @@ def _insert(commit: Commit, pipeline: Pipeline, group: Sequence[_Ready], prefix:
             changed_seq=commit.seq,
         )
     )
-    rows = [{"which": i.object_id, "where": i.key if prefix else f"{job_key}/{i.object_id}"} for i in group]
+    # HealthImaging takes a prefix in the order of its keys, and of what contradicts itself the first comes out primary:
+    # with the number in front that is the first to arrive, not the one whose id happens to be smallest.
+    rows = [
+        {"which": item.object_id, "where": item.key if prefix else f"{job_key}/{number:05d}-{item.object_id}"}
+        for number, item in enumerate(group)
+    ]
     commit.connection.execute(change, rows)
 
 
@@ -271,18 +276,20 @@ def _start_one(pipeline: Pipeline, service: HealthImaging, job: chain.Job) -> st
 def stage(pipeline: Pipeline, job: chain.Job) -> int:
     """Copy a job's objects, server-side, under its prefix. Returns how many were gone, which are failed from then on.
 
-    Repeating it writes the same keys again. A copy is named by the object's id: a sender's key may name a patient.
+    Repeating it writes the same keys again. A copy is named by number and object id: a sender's key may name a patient.
     """
     table = catalog.objects
     with pipeline.index.engine.connect() as connection:
-        query = sa.select(table.c.object_id, table.c.bucket, table.c.key, table.c.version_id, table.c.size_bytes)
+        query = sa.select(
+            *(table.c.object_id, table.c.bucket, table.c.key, table.c.version_id, table.c.size_bytes, table.c.input_key)
+        )
         rows = connection.execute(
             query.where(table.c.job_key == job.job_key, table.c.state == ObjectState.IMPORTING)
         ).all()
 
-    def copy(row: sa.Row[tuple[str, str, str, str | None, int]]) -> str | None:
+    def copy(row: sa.Row[tuple[str, str, str, str | None, int, str]]) -> str | None:
         source = {"Bucket": row.bucket, "Key": row.key} | ({"VersionId": row.version_id} if row.version_id else {})
-        target = {"Bucket": pipeline.settings.staging_bucket, "Key": f"{job.job_key}/{row.object_id}"}
+        target = {"Bucket": pipeline.settings.staging_bucket, "Key": row.input_key}
         try:
             if row.size_bytes > 5 * 2**30:
                 # CopyObject ends at 5 GB ("Copying objects", S3 user guide); the transfer manager copies in parts.
