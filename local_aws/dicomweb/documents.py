@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 # Compressed bytes of the documents that are kept parsed: a document grows about twentyfold.
 MAX_KEPT = 4 * 2**20
 
-# While one of these goes on, the document of the new version is not there, or not for good.
-CHANGING = ("UPDATING", "UPDATING_FOR_STUDY_CONSISTENCY", "COPYING")
-
-
-def settled(version: int, state: str, workflow: str) -> int:
-    """The latest version of an image set whose document stays as it is; 0 when there is none yet."""
-    return version - 1 if state == "LOCKED" and workflow in CHANGING else version
-
 
 class Documents:
     """Reads documents. What it returns is shared: never change it. Safe from several threads."""

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb import attributes
-from local_aws.dicomweb.documents import settled
 from local_aws.dicomweb.elements import Document, elements
 from local_aws.dicomweb.json_model import Written, data_set, written
+from local_aws.healthimaging.image_sets import settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

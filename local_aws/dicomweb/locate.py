@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from local_aws.dicomweb.documents import settled
 from local_aws.dicomweb.errors import not_found
+from local_aws.healthimaging.image_sets import settled
 
 if TYPE_CHECKING:
     from local_aws.clock import Clock

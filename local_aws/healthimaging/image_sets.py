@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 # After so long without an access an image set moves to the cheaper tier ("Cost optimization", developer guide).
 TIER_SECONDS = 30 * 86_400
+# While one of these goes on, the document of the new version is not there, or not for good.
+CHANGING = ("UPDATING", "UPDATING_FOR_STUDY_CONSISTENCY", "COPYING")
+
+
+def settled(version: int, state: str, workflow: str) -> int:
+    """The latest version of an image set whose document stays as it is; 0 when there is none yet."""
+    return version - 1 if state == "LOCKED" and workflow in CHANGING else version
 
 
 def last_access(head: ImageSet) -> float:
@@ -68,10 +75,11 @@ class ImageSets:
             ServiceError: It does not exist, is LOCKED, or has another latest version.
         """
         head = self.find({"datastoreId": datastore_id, "imageSetId": image_set_id})
-        if latest is not None and latest != str(head.version):
-            raise not_found("Requested version(s) of ImageSet(s) is not the latest.")
+        # First of all: who names the version of before is not wrong for good, only too early.
         if head.state == "LOCKED":
             raise conflict("The image set is locked by another operation.")
+        if latest is not None and latest != str(head.version):
+            raise not_found("Requested version(s) of ImageSet(s) is not the latest.")
         return head
 
     def arn(self, head: ImageSet) -> str:
@@ -79,19 +87,20 @@ class ImageSets:
         return f"{self._datastores.arn(head.datastore_id)}/imageset/{head.id}"
 
     def document(self, head: ImageSet, version: int | None = None) -> Document:
-        """The metadata of one version; without one, of the latest that has any (a LOCKED set has no new one yet).
+        """The metadata of one version; without one, of the latest that is settled.
 
         Raises:
-            ServiceError: There is no such version.
+            ServiceError: There is no such version, or it is being made.
         """
         return document.unpack(self._packed(head, version))
 
     def _packed(self, head: ImageSet, version: int | None) -> bytes:
-        packed = self._store.read_document(head.datastore_id, head.id, version or head.version)
-        if packed is None and version in (None, head.version) and head.state == "LOCKED":
-            packed = self._store.read_document(head.datastore_id, head.id, head.version - 1)
-            if packed is None:
-                raise conflict("The metadata of the image set is being processed. Try again later.")
+        last = settled(head.version, head.state, head.workflow)
+        wanted = last if version is None else version
+        # A version never changes: what is written of one that is being made is shown to nobody.
+        packed = self._store.read_document(head.datastore_id, head.id, wanted) if wanted <= last else None
+        if packed is None and last < head.version and (version is None or version == head.version):
+            raise conflict("The metadata of the image set is being processed. Try again later.")
         if packed is None:
             raise not_found("The image set has no such version.")
         return packed
@@ -136,9 +145,10 @@ class ImageSets:
         return out
 
     def _version(self, head: ImageSet, version: str | None) -> dict[str, Any]:
+        wanted = number(version)
         rows = self._store.rows(
             "SELECT * FROM versions WHERE datastore_id = ? AND id = ? AND version = ?",
-            (head.datastore_id, head.id, _number(version) or head.version),
+            (head.datastore_id, head.id, head.version if wanted is None else wanted),
         )
         if not rows:
             raise not_found("The image set has no such version.")
@@ -177,12 +187,12 @@ class ImageSets:
         head = self.find(request)
         if self._faults.take(LockMetadata):
             raise conflict("The metadata of the image set is being processed. Try again later.")
-        packed = self._packed(head, _number(request.get("versionId")))
+        packed = self._packed(head, number(request.get("versionId")))
         self.touch(head.datastore_id, head.id)
         return {"imageSetMetadataBlob": packed, "contentType": "application/json", "contentEncoding": "gzip"}
 
 
-def _number(version: str | None) -> int | None:
+def number(version: str | None) -> int | None:
     """A version id as a number; those beyond any version are one that nobody has."""
     if version is None:
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging import document, edits
+from local_aws.healthimaging.image_sets import number
 from local_aws.healthimaging.payload import Payload
 from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import ServiceError, conflict, validation
@@ -108,7 +109,7 @@ class Updates:
             remembered = {
                 "datastore": head.datastore_id,
                 "sets": [{"id": h.id, "version": h.version} for h in heads],
-                "revert": int(revert) if revert and len(revert) < 16 else revert and -1,  # noqa: PLR2004
+                "revert": number(revert),
                 "texts": texts,
                 "force": force,
             }
@@ -196,7 +197,7 @@ class Updates:
 
     def _changed(self, head: ImageSet, version: int, body: dict[str, Any]) -> Document:
         """The document after the update of one set that was at a version."""
-        if body["revert"]:
+        if body["revert"] is not None:
             return self._image_sets.document(head, body["revert"])
         current = self._image_sets.document(head, version)
         texts, force = body["texts"], body["force"]

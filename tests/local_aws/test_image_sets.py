@@ -153,8 +153,22 @@ def test_reverting(imaging, one):
     assert len({v["createdAt"] for v in versions}) == 1, "the creation is that of the set"
     first = imaging.api.get_image_set(datastoreId=imaging.datastore, imageSetId=image_set, versionId="1")
     assert (first["versionId"], first["imageSetWorkflowStatus"]) == ("1", "CREATED")
-    with pytest.raises(imaging.api.exceptions.ResourceNotFoundException):
-        imaging.api.get_image_set(datastoreId=imaging.datastore, imageSetId=image_set, versionId="9")
+    for version in ("9", "0"):
+        for ask in (
+            lambda version=version: imaging.api.get_image_set(
+                datastoreId=imaging.datastore, imageSetId=image_set, versionId=version
+            ),
+            lambda version=version: imaging.document(image_set, versionId=version),
+            lambda version=version: imaging.api.update_image_set_metadata(
+                datastoreId=imaging.datastore,
+                imageSetId=image_set,
+                latestVersionId="3",
+                updateImageSetMetadataUpdates={"revertToVersionId": version},
+            ),
+        ):
+            with pytest.raises(imaging.api.exceptions.ResourceNotFoundException, match="has no such version"):
+                ask()
+    assert imaging.get(image_set)["versionId"] == "3"
 
 
 def test_a_stale_version_is_not_found(imaging, one):

@@ -19,8 +19,16 @@ def test_locked_windows(slow):
     state = slow.get(source)
     assert (state["imageSetState"], state["imageSetWorkflowStatus"], state["versionId"]) == ("LOCKED", "UPDATING", "2")
     assert slow.document(source)["Patient"]["DICOM"]["PatientID"] == "COPY", "what is read is the last whole version"
+    assert slow.document(source, versionId="1") == slow.document(source)
+    with pytest.raises(error.ConflictException):
+        slow.document(source, versionId="2")
+    with pytest.raises(error.ResourceNotFoundException):
+        slow.document(source, versionId="3")
     for write in (
         lambda: update(slow, source, "2", change=PATIENT),
+        # The usual second writer knows the version of before.
+        lambda: update(slow, source, "1", change=PATIENT),
+        lambda: copy(slow, source, "1"),
         lambda: copy(slow, source, "2"),
         lambda: slow.api.delete_image_set(datastoreId=slow.datastore, imageSetId=source),
     ):
