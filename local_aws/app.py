@@ -9,11 +9,13 @@ import asyncio
 import json
 import re
 import time
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from local_aws.fault_kinds import CutAnswers
+from local_aws.ministack_bridge import account_of
 from local_aws.s3_gaps import ranged
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from local_aws.dicomweb.routes import DicomWeb
     from local_aws.faults import Faults
     from local_aws.healthimaging.service import HealthImaging
+    from local_aws.settings import LocalSettings
     from local_aws.sqs_gaps import SqsGaps
 
 Scope = dict[str, Any]
@@ -89,6 +92,22 @@ def _imaging_host(scope: Scope) -> bool:
     return any(name == b"host" and _IMAGING_HOST.match(value) for name, value in scope["headers"])
 
 
+def _elsewhere(settings: LocalSettings, access_key: str, region: str) -> str:
+    """Why a signed call of HealthImaging is refused: it is for another account or region. Empty when it is not."""
+    account = account_of(access_key)
+    if account != settings.account:
+        return (
+            f"The call is signed for account {account}; HealthImaging has one account here, {settings.account}. "
+            "Sign with that as the access key, or start the server with LOCAL_AWS_ACCOUNT."
+        )
+    if region != settings.region:
+        return (
+            f"The call is signed for region {region}; HealthImaging has one region here, {settings.region}. "
+            "Use that region, or start the server with LOCAL_AWS_REGION."
+        )
+    return ""
+
+
 def _operation(scope: Scope, service: str) -> str:
     """A name for a call that is not ours: the target header, or the method."""
     for name, value in scope["headers"]:
@@ -138,8 +157,9 @@ async def respond(
 class LocalAws:
     """The application. Its parts are attached once the event loop runs (`local_aws.server`)."""
 
-    def __init__(self, ministack: Any, log: CallLog) -> None:
+    def __init__(self, ministack: Any, log: CallLog, settings: LocalSettings) -> None:
         self.ministack = ministack
+        self.settings = settings
         self.log = log
         self.health_imaging: HealthImaging | None = None
         self.dicom_web: DicomWeb | None = None
@@ -163,10 +183,15 @@ class LocalAws:
         source = "inside" if scope["client"] and scope["client"][1] == 0 else "outside"
         dicom_web = self.dicom_web if self.dicom_web and self.dicom_web.takes(scope, service) else None
         if dicom_web or (service == "medical-imaging" and self.health_imaging):
-            if dicom_web:
+            if service and (why := _elsewhere(self.settings, account, region)):
+                await read_body(receive, LONGEST_BODY)
+                name, status, (headers, text) = "", 403, _error("AccessDeniedException", why)
+                size = len(text)
+                await respond(send, status, headers | {"x-amzn-RequestId": str(uuid.uuid4())}, text)
+            elif dicom_web:
                 name, status, size = await dicom_web.answer(scope, receive, send)
             else:
-                name, status, size = await self._imaging(scope, receive, send, account, region)
+                name, status, size = await self._imaging(scope, receive, send)
             self.log.add("medical-imaging", name, started, status, size, source)
             return
         if not service and _imaging_host(scope):
@@ -186,9 +211,7 @@ class LocalAws:
             return
         await self._pass_on(scope, receive, send, (service, operation, started, source))
 
-    async def _imaging(
-        self, scope: Scope, receive: Receive, send: Send, account: str, region: str
-    ) -> tuple[str, int, int]:
+    async def _imaging(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int, int]:
         """Answer a call of HealthImaging. Returns operation, status and bytes sent."""
         assert self.health_imaging is not None
         body = await read_body(receive, LONGEST_BODY)
@@ -199,7 +222,7 @@ class LocalAws:
         query = scope.get("query_string", b"").decode("latin-1")
         accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
         name, status, headers, answer = await asyncio.to_thread(
-            self.health_imaging.handle, scope["method"], raw_path, query, body, account, region, accept
+            self.health_imaging.handle, scope["method"], raw_path, query, body, accept
         )
         cut = self.faults.take(CutAnswers, lambda fault: fault.matches(name)) if self.faults else None
         await respond(send, status, headers, answer, kept=cut.kept if cut else None)

@@ -1,4 +1,4 @@
-"""The four places where this package reaches into ministack beyond its HTTP interface.
+"""The five places where this package reaches into ministack beyond its HTTP interface.
 
 Belongs here: every import of ministack. Does not belong here: anything that can be asked over S3, SQS or EventBridge.
 `tests/local_aws/test_ministack_bridge.py` is the contract test: move ministack's pin only with it green.
@@ -6,6 +6,7 @@ Belongs here: every import of ministack. Does not belong here: anything that can
 
 from __future__ import annotations
 
+import contextvars
 import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,17 @@ def application() -> Any:
     from ministack.app import app
 
     return app
+
+
+def account_of(access_key: str) -> str:
+    """The account that ministack takes a caller for: 12 digits, that of an assumed role, or the configured one."""
+    from ministack.core.responses import get_account_id, set_request_account_id
+
+    def found() -> str:
+        set_request_account_id(access_key)
+        return str(get_account_id())
+
+    return contextvars.copy_context().run(found)
 
 
 def put_aws_events(entries: Sequence[Mapping[str, Any]], account: str, region: str) -> None:

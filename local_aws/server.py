@@ -79,7 +79,7 @@ async def _serve(settings: LocalSettings, sock: socket.socket, port: int) -> Non
 
     from local_aws.ministack_bridge import application, save_state
 
-    app = LocalAws(application(), CallLog())
+    app = LocalAws(application(), CallLog(), settings)
     # A long poll may be open for 20 s; a stop does not wait for it.
     config = uvicorn.Config(
         app,

@@ -14,7 +14,7 @@ from local_aws.settings import load, prepare_ministack
 prepare_ministack(load(Path({home!r}), 1))
 import asyncio, inspect, json
 from local_aws.ministack_bridge import application, put_aws_events, save_state
-from ministack.core.responses import request_scope
+from ministack.core.responses import get_account_id, request_scope, set_request_account_id
 from ministack.services import eventbridge
 from ministack.app import _build_persistence_save_dict
 from ministack.core.persistence import save_all
@@ -54,4 +54,4 @@ def test_nothing_else_of_ministack_is_imported():
 def test_the_bridge_says_what_it_is_for():
     from local_aws import ministack_bridge
 
-    assert "four places" in (inspect.getdoc(ministack_bridge) or "")
+    assert "five places" in (inspect.getdoc(ministack_bridge) or "")

@@ -202,6 +202,47 @@ def test_an_unsigned_request_to_a_host_of_the_service_is_refused(aws_stack):
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("scope", "status", "setting"),
+    [
+        ("123456789012/20260101/us-east-1", 200, ""),
+        ("AKIDEXAMPLE/20260101/us-east-1", 200, ""),
+        ("210987654321/20260101/us-east-1", 403, "LOCAL_AWS_ACCOUNT"),
+        ("123456789012/20260101/eu-west-1", 403, "LOCAL_AWS_REGION"),
+    ],
+)
+def test_there_is_one_account_and_one_region(aws_stack, raw, scope, status, setting):
+    """A key of other than 12 digits is the account of the server, as it is for S3."""
+    signature = f"AWS4-HMAC-SHA256 Credential={scope}/medical-imaging/aws4_request, Signature=0"
+    store = aws_stack.env["AHI_DATASTORE_ID"]
+    for path in ("/datastore", f"/datastore/{store}", f"/datastore/{store}/studies"):
+        got, headers, answer = raw("GET", path, Authorization=signature)
+        assert got == status
+        if setting:
+            assert headers["x-amzn-ErrorType"] == "AccessDeniedException"
+            assert setting in json.loads(answer)["message"]
+
+
+def test_an_assumed_role_belongs_to_its_account(aws_stack):
+    """As in ministack, whose key of a session is not 12 digits."""
+    import boto3
+
+    for account, refused in (("123456789012", False), ("210987654321", True)):
+        role = f"arn:aws:iam::{account}:role/any"
+        keys = aws_stack.client("sts").assume_role(RoleArn=role, RoleSessionName="test")["Credentials"]
+        client = boto3.client(
+            "medical-imaging", endpoint_url=aws_stack.env["AWS_ENDPOINT_URL"], region_name="us-east-1",
+            aws_access_key_id=keys["AccessKeyId"], aws_secret_access_key=keys["SecretAccessKey"],
+            aws_session_token=keys["SessionToken"],
+        )  # fmt: skip
+        if refused:
+            with pytest.raises(client.exceptions.AccessDeniedException, match=account):
+                client.list_datastores()
+        else:
+            assert client.list_datastores()["datastoreSummaries"]
+        client.close()
+
+
 def test_no_pattern_takes_long_on_a_value_made_for_it():
     """One pattern of the model takes exponential time as it stands."""
     shape = MODEL.shape_for("MetadataFilePath")
