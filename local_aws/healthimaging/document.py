@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 MAX_TEXT = 256
 GZIP_LEVEL, GZIP_FORM = 1, 31
+# Longest texts of search results where the service model allows fewer, and its pattern of UIDs.
+_SHORTER = {
+    "DICOMPatientBirthDate": 36, "DICOMPatientSex": 16, "DICOMStudyDate": 36, "DICOMStudyTime": 56,
+    "DICOMSeriesModality": 32, "DICOMSeriesBodyPart": 128,
+}  # fmt: skip
+_UIDS = {"DICOMStudyInstanceUID", "DICOMSeriesInstanceUID"}
+_MOST = 1_000_000
 
 
 class Draft:
@@ -124,12 +131,17 @@ def _tags(document: Document, count: int) -> dict[str, Any]:
         "DICOMSeriesInstanceUID": series.get("SeriesInstanceUID"),
         "DICOMSeriesModality": series.get("Modality"),
         "DICOMSeriesBodyPart": series.get("BodyPartExamined"),
-        "DICOMNumberOfStudyRelatedSeries": len(all_series),
-        "DICOMNumberOfStudyRelatedInstances": count,
     }
+    # The model knows text and integers only; an odd object may have lists, numbers and items where text belongs.
+    out = {key: plain(value)[: _SHORTER.get(key, MAX_TEXT)] for key, value in out.items()}
+    out = {key: text for key, text in out.items() if text and (key not in _UIDS or not text.strip("0123456789."))}
+    out["DICOMNumberOfStudyRelatedSeries"] = len(all_series)
+    out["DICOMNumberOfStudyRelatedInstances"] = min(count, _MOST)
     with contextlib.suppress(ValueError):
-        out["DICOMSeriesNumber"] = int(plain(series.get("SeriesNumber")))
-    return {k: plain(v)[:MAX_TEXT] if isinstance(v, str) else v for k, v in out.items() if v not in (None, "")}
+        number = int(plain(series.get("SeriesNumber")))
+        if abs(number) < 2**31:
+            out["DICOMSeriesNumber"] = number
+    return out
 
 
 def groups(document: Document) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -193,9 +205,17 @@ def _split(text: bytes) -> Draft:
             head["Study"]["Series"][uid] = series
             current = bodies[uid] = {}
         elif line not in {b"}},", b"}}", b"}}}"}:
-            key, _, body = line.partition(b'":')
-            current[json.loads(key + b'"')] = body.removesuffix(b",")
+            end = _end_of_key(line)
+            current[json.loads(line[:end])] = line[end + 1 :].removesuffix(b",")
     return Draft(head, bodies)
+
+
+def _end_of_key(line: bytes) -> int:
+    """Where the text at the beginning of a line ends; a UID that was forced may hold anything."""
+    end = line.index(b'"', 1)
+    while (end - len(line[:end].rstrip(b"\\"))) % 2:  # an escaped quotation mark
+        end = line.index(b'"', end + 1)
+    return end + 1
 
 
 def _compressed(lines: Iterable[bytes]) -> bytes:

@@ -41,6 +41,8 @@ VIDEO = frozenset(
 )
 KEPT = VIDEO | {_JPEG + n for n in ("50", "91", "112", "203")}
 PIXEL_DATA = 0x7FE00010
+# Bits allocated, and the bytes of a word that big endian turns round.
+_WORDS = {16: 2, 32: 4, 64: 8}
 SUBSAMPLED = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
 # A frame that must be in memory at once, to be decoded or put in order, is not larger than this.
 MAX_FRAME = 256 * 2**20
@@ -86,11 +88,12 @@ def frame_bytes(parsed: Parsed) -> int:
 
 
 def _frame_bits(parsed: Parsed) -> int:
-    samples = parsed.number(0x00280002, 1)
-    pixels = parsed.number(0x00280010) * parsed.number(0x00280011) * samples
+    # An odd object may have negative ones: such a frame has no size.
+    rows, columns, bits = (max(parsed.number(tag), 0) for tag in (0x00280010, 0x00280011, 0x00280100))
+    pixels = rows * columns * max(parsed.number(0x00280002, 1), 0)
     if parsed.text(0x00280004) in SUBSAMPLED and parsed.text(0x00020010) in NATIVE:
         pixels = pixels * 2 // 3
-    return pixels * parsed.number(0x00280100)
+    return pixels * bits
 
 
 def missing_pixels(parsed: Parsed) -> bool:
@@ -148,7 +151,7 @@ class _Instance:
         self._count = _count(parsed)
         syntax = parsed.text(0x00020010)
         bits = parsed.number(0x00280100)
-        swap = (bits // 8 if bits > 8 else 2 if parsed.pixel_vr == "OW" else 1) if syntax == BIG_ENDIAN else 1  # noqa: PLR2004
+        swap = _WORDS.get(bits, 2 if parsed.pixel_vr == "OW" else 1) if syntax == BIG_ENDIAN else 1
         self._source = Source(parsed.data, fetch, swap=swap, origin=parsed.pixel_start)
         stored = stored_syntax(parsed, writer.lossless)
         self._form = Form(

@@ -92,7 +92,9 @@ class Instance:
 
 
 def plain(value: Any) -> str:
-    """A value as text without padding."""
+    """A value as text without padding; several with the backslash that DICOM puts between them."""
+    if isinstance(value, list):
+        return "\\".join(plain(one) for one in value)
     return "" if value is None else str(value).strip()
 
 

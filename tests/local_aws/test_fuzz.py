@@ -10,6 +10,7 @@ import http.client
 import json
 import random
 import sqlite3
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -109,11 +110,17 @@ def import_spoilt_files(target: Target) -> None:
         for _ in range(3):
             body[draw.randrange(132, len(body))] = draw.randrange(256)
         files[f"other-{number}"] = bytes(body)
+    for number, odd in enumerate(({"PatientID": "A\\B"}, {"StudyDescription": "CT\\HEAD"})):
+        files[f"odd-{number}"] = make_object(**odd)
     outcome = target.imaging.run(files)
     assert outcome.job["jobStatus"] == "COMPLETED"
     assert len(outcome.success) + len(outcome.failure) == len(files)
     internal = [f for f in outcome.failure if f["exception"]["exceptionType"] == "InternalServerException"]
     assert internal == []
+    root = f"{target.stack.env['AWS_ENDPOINT_URL']}/datastore/{target.imaging.datastore}"
+    for path in ("studies", "series", "instances"):
+        with urllib.request.urlopen(f"{root}/{path}") as answer:
+            assert answer.status == 200
 
 
 def test_no_request_breaks_the_service(make_aws_stack):

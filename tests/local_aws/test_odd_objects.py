@@ -1,0 +1,149 @@
+"""Objects that are DICOM and yet odd: whatever is imported, everything of the data store can be found and read."""
+
+from __future__ import annotations
+
+import json
+import struct
+import urllib.request
+
+import pytest
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom.uid import generate_uid
+
+from tests.conftest import wait_for
+from tests.local_aws.conftest import make_object
+
+# Whatever a search looks at, and the VRs that give another kind of value than text.
+LOOKED_AT = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDescription", "AccessionNumber"),
+    *("StudyDate", "StudyTime", "SeriesNumber", "Modality", "BodyPartExamined", "ReferringPhysicianName"),
+    *("InstanceNumber", "SeriesDate", "SeriesTime", "Rows", "BitsAllocated", "SpecificCharacterSet", "SOPClassUID"),
+)
+OTHER_VRS = {
+    "US": b"\x05\x00",
+    "FD": struct.pack("<d", float("nan")),
+    "SV": struct.pack("<q", -(2**62)),
+    "AT": b"\x10\x00\x20\x00",
+    "OB": b"\x00\x01",
+    "LT": b"a\\b\r\n\x00\x1f\xff",
+    "SQ": b"\xfe\xff\x00\xe0\x0a\x00\x00\x00\x08\x00\x00\x01SH\x02\x00X ",
+    "IS": b"9" * 40,
+    "UN": b"\xfe\xff\x00\xe0",
+    "UI": b"1.2\\3.4",
+}
+LONG = {"SV", "OB", "SQ", "UN"}
+
+
+def with_value(body: bytes, tag: int, vr: str, raw: bytes) -> bytes:
+    """An object whose element has another VR and value; put behind the file meta information when it is not there."""
+    key = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    length = struct.pack("<HI", 0, len(raw)) if vr in LONG else struct.pack("<H", len(raw))
+    element = key + vr.encode() + length + raw
+    start = body.find(key, 132 + struct.unpack_from("<I", body, 140)[0] + 12)
+    if start < 0:
+        start = body.index(b"\x08\x00\x05\x00CS")
+        return body[:start] + element + body[start:]
+    old = struct.unpack_from("<H", body, start + 6)[0]
+    return body[:start] + element + body[start + 8 + old :]
+
+
+def everything_answers(imaging) -> int:
+    """Search, read and query all of the data store; the number of its image sets."""
+    api, here = imaging.api, {"datastoreId": imaging.datastore}
+    found = [
+        one
+        for field in ("updatedAt", "createdAt", "DICOMStudyDateAndTime")
+        for page in api.get_paginator("search_image_sets").paginate(
+            **here, searchCriteria={"sort": {"sortField": field, "sortOrder": "ASC"}}
+        )
+        for one in page["imageSetsMetadataSummaries"]
+    ]
+    for one in {one["imageSetId"] for one in found}:
+        assert imaging.get(one)["imageSetState"] == "ACTIVE"
+        assert imaging.document(one)["ImageSetID"] == one
+    for one in found:
+        for key, value in one["DICOMTags"].items():
+            assert isinstance(value, int if "Number" in key and "Accession" not in key else str), key
+    root = f"{imaging.stack.env['AWS_ENDPOINT_URL']}/datastore/{imaging.datastore}"
+    for path in ("studies", "series", "instances", "studies?PatientID=A*", "series?Modality=CT&StudyDate=20200101-"):
+        with urllib.request.urlopen(f"{root}/{path}") as answer:
+            assert answer.status == 200
+    return len(found) // 3
+
+
+@pytest.fixture
+def own(imaging):
+    """A data store of the test's own: others search in the shared one."""
+    imaging.datastore = imaging.api.create_datastore(datastoreName="odd", clientToken=generate_uid())["datastoreId"]
+    here = {"datastoreId": imaging.datastore}
+    wait_for(lambda: imaging.api.get_datastore(**here)["datastoreProperties"]["datastoreStatus"] == "ACTIVE", what="it")
+    return imaging
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"), [("PatientID", "A\\B"), ("StudyDescription", "CT\\HEAD"), ("SeriesNumber", None)]
+)
+def test_several_values_where_one_belongs(own, keyword, text):
+    raw = text.encode() if text else b"1\\2 "
+    body = with_value(make_object(), tag_for_keyword(keyword), "LO" if text else "IS", raw)
+    assert own.run({"a.dcm": body}).failure == []
+    assert everything_answers(own) == 1
+    [found] = own.api.search_image_sets(datastoreId=own.datastore)["imageSetsMetadataSummaries"]
+    key = {"PatientID": "DICOMPatientId", "SeriesNumber": "DICOMSeriesNumber"}.get(keyword, f"DICOM{keyword}")
+    assert found["DICOMTags"].get(key) == text
+
+
+@pytest.mark.parametrize("vr", OTHER_VRS)
+def test_any_value_under_any_attribute(own, vr):
+    """Property: no file of any kind makes the data store unsearchable."""
+    files = {
+        f"{keyword_for_tag(tag)}.dcm": with_value(make_object(), tag, vr, OTHER_VRS[vr])
+        for tag in map(tag_for_keyword, LOOKED_AT)
+    }
+    outcome = own.run(files)
+    assert [f for f in outcome.failure if f["exception"]["exceptionType"] == "InternalServerException"] == []
+    assert len(outcome.success) + len(outcome.failure) == len(files)
+    assert everything_answers(own) == len(outcome.success)
+
+
+def test_a_forced_uid_does_not_break_later_merges(own):
+    """An update with force may put any text where a SOP Instance UID stands: the document must be taken apart again."""
+    shared = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+    objects = {f"{n}.dcm": make_object(**shared, SOPInstanceUID=generate_uid()) for n in range(3)}
+    here = {"datastoreId": own.datastore}
+
+    def copied(version, **more):
+        source = {"sourceImageSet": {"latestVersionId": str(version)}}
+        answer = own.api.copy_image_set(sourceImageSetId=one, copyImageSetInformation=source, **here, **more)
+        made = answer["destinationImageSetProperties"]["imageSetId"]
+        wait_for(lambda: own.get(made)["imageSetState"] == "ACTIVE", what="the copy")
+        return made
+
+    first = one = own.run(dict(list(objects.items())[:2])).success[0]["importResponse"]["imageSetId"]
+    # UIDs may change in sets only that are not primary.
+    one = copied(1)
+    [series] = own.document(one)["Study"]["Series"].values()
+    for version, (uid, odd) in enumerate(zip(series["Instances"], ('a":b', 'c\\"":{'), strict=True), 1):
+        instances = {"Instances": {uid: {"DICOM": {"SOPInstanceUID": odd}}}}
+        wanted = {"SchemaVersion": 1.1, "Study": {"Series": {shared["SeriesInstanceUID"]: instances}}}
+        own.api.update_image_set_metadata(
+            **here,
+            imageSetId=one,
+            latestVersionId=str(version),
+            force=True,
+            updateImageSetMetadataUpdates={"DICOMUpdates": {"updatableAttributes": json.dumps(wanted).encode()}},
+        )
+        wait_for(lambda: own.get(one)["imageSetState"] == "ACTIVE", what="the update")
+    own.api.delete_image_set(**here, imageSetId=first)
+    wait_for(lambda: own.get(first)["imageSetState"] == "DELETED", what="the delete")
+    odd_one = one
+    one = copied(3, promoteToPrimary=True)
+    own.api.delete_image_set(**here, imageSetId=odd_one)
+    wait_for(lambda: own.get(odd_one)["imageSetState"] == "DELETED", what="the delete")
+    before = own.document(one)["Study"]["Series"][shared["SeriesInstanceUID"]]["Instances"]
+    assert set(before) == {'a":b', 'c\\"":{'}
+    assert own.run({"2.dcm": objects["2.dcm"]}).failure == []
+    after = own.document(one)["Study"]["Series"][shared["SeriesInstanceUID"]]["Instances"]
+    assert len(after) == 3
+    assert before.items() <= after.items()
+    assert everything_answers(own) == 1
