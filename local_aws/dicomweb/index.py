@@ -202,7 +202,10 @@ class Index:
             for image_set_id in gone:
                 self._forget(datastore_id, known, image_set_id)
             for image_set_id, version, have in stale:
-                found = self._documents.version(datastore_id, image_set_id, version, above=have)
+                # A lag that was set since makes a newer one of no interest.
+                found = self._documents.version(
+                    datastore_id, image_set_id, version, above=have if have < version else 0
+                )
                 if found is not None:
                     self._forget(datastore_id, known, image_set_id)
                     self._take(datastore_id, known, image_set_id, *found)

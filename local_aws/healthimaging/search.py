@@ -122,20 +122,10 @@ class Search:
     # -- the index ------------------------------------------------------------------------------------------------
 
     def table(self) -> str:
-        """The table to search: the image sets themselves, or a copy that is as old as the index lags behind."""
+        """The table to search: the image sets themselves, or what they were when the index saw them last."""
         fault = self._faults.take(LagSearch)
         lag = fault.seconds if fault else self._settings.search_lag_seconds
-        if lag <= 0:
-            return "image_sets"
-        with self._store.transaction():
-            self._store.execute("CREATE TABLE IF NOT EXISTS searchable AS SELECT * FROM image_sets WHERE 0")
-            self._store.execute("CREATE UNIQUE INDEX IF NOT EXISTS searchable_id ON searchable (datastore_id, id)")
-            seen = self._store.rows("SELECT coalesce(max(updated), -1) AS at FROM searchable")[0]["at"]
-            self._store.execute(
-                "INSERT OR REPLACE INTO searchable SELECT * FROM image_sets WHERE updated >= ? AND updated <= ?",
-                (seen, self._clock.now() - lag),
-            )
-        return "searchable"
+        return self._store.image_sets_at(self._clock.now() - lag) if lag > 0 else "image_sets"
 
 
 def _bound(key: str, value: Any) -> Any:

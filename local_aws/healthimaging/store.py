@@ -30,6 +30,10 @@ CREATE TABLE IF NOT EXISTS image_sets (datastore_id TEXT, id TEXT, version INTEG
   updated REAL, deleted REAL, accessed REAL, PRIMARY KEY (datastore_id, id));
 CREATE INDEX IF NOT EXISTS image_sets_series ON image_sets (datastore_id, study_uid, series_uid);
 CREATE INDEX IF NOT EXISTS image_sets_updated ON image_sets (datastore_id, updated, id);
+CREATE TABLE IF NOT EXISTS image_set_history (number INTEGER PRIMARY KEY, datastore_id TEXT, id TEXT, version INTEGER,
+  is_primary INTEGER, state TEXT, workflow TEXT, study_uid TEXT, series_uid TEXT, grouping TEXT, study_grouping TEXT,
+  tags TEXT, created REAL, updated REAL, deleted REAL);
+CREATE INDEX IF NOT EXISTS image_set_history_updated ON image_set_history (datastore_id, id, number, updated);
 CREATE TABLE IF NOT EXISTS versions (datastore_id TEXT, id TEXT, version INTEGER, is_primary INTEGER, state TEXT,
   workflow TEXT, created REAL, updated REAL, deleted REAL, message TEXT, forced INTEGER,
   PRIMARY KEY (datastore_id, id, version));
@@ -43,6 +47,10 @@ CREATE TABLE IF NOT EXISTS pending_documents (datastore_id TEXT, id TEXT, versio
 CREATE TABLE IF NOT EXISTS outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, entry TEXT);
 CREATE TABLE IF NOT EXISTS work (id TEXT PRIMARY KEY, kind TEXT, due REAL, body TEXT);
 """
+_STATE = (
+    "datastore_id, id, version, is_primary, state, workflow, study_uid, series_uid, grouping, study_grouping, tags,"
+    " created, updated, deleted"
+)
 
 
 @dataclass
@@ -100,6 +108,7 @@ class Store:
         # A killed process loses nothing with WAL; only a power cut could cost the last commits, and this is no archive.
         self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA)
         self._add_columns("jobs", Job)
+        self._begin_history()
         self._depth = 0
 
     def _add_columns(self, table: str, kind: type) -> None:
@@ -108,6 +117,14 @@ class Store:
         for column in fields(kind):
             if column.name not in known:
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column.name} TEXT")
+
+    def _begin_history(self) -> None:
+        """Give the image sets of an older state the history they lack: they were always as they are."""
+        self._db.execute("DROP TABLE IF EXISTS searchable")
+        self._db.execute(
+            f"INSERT INTO image_set_history ({_STATE}) SELECT {_STATE} FROM image_sets"  # noqa: S608 -- names of our own
+            " WHERE NOT EXISTS (SELECT 1 FROM image_set_history)"
+        )
 
     def close(self) -> None:
         """Close the database."""
@@ -178,9 +195,21 @@ class Store:
             out.append(ImageSet(**values))
         return out
 
+    @staticmethod
+    def image_sets_at(moment: float) -> str:
+        """The image sets as they were, to be read like the table; accesses are no change and count as they are now."""
+        state = ", ".join(f"h.{name}" for name in _STATE.split(", "))
+        return (
+            f"(SELECT {state}, i.accessed FROM image_set_history h JOIN image_sets i USING (datastore_id, id)"  # noqa: S608
+            " WHERE h.number IN (SELECT max(number) FROM image_set_history"
+            f" WHERE updated <= {moment!r} GROUP BY datastore_id, id))"
+        )
+
     def put_image_set(self, image_set: ImageSet, *, message: str | None = None, forced: bool | None = None) -> None:
-        """Write the current state and the row of its version."""
-        self.put("image_sets", asdict(image_set))
+        """Write the current state, the row of its version, and what an index that lags behind will see."""
+        state = asdict(image_set)
+        self.put("image_sets", state)
+        self.put("image_set_history", {key: value for key, value in state.items() if key != "accessed"})
         shared = ("datastore_id", "id", "version", "is_primary", "state", "workflow", "updated", "deleted")
         row = {k: getattr(image_set, k) for k in shared}
         before = self.rows(
