@@ -57,6 +57,8 @@ def make(request: Any) -> Fault:
         if not _fits(known[name], value):
             raise FaultError(f"{cls.kind}: {name} is {_KINDS_OF_VALUE[known[name]]}.")
     fault = cls(**values)
+    if fault.times == 0:
+        raise FaultError(f"{cls.kind}: times is 1 or more, or null for until it is removed.")
     fault.check()
     return fault
 

@@ -47,6 +47,14 @@ OPERATIONS = (
 )
 
 
+# Developer guide, "Using Amazon EventBridge with HealthImaging".
+DETAIL_TYPES = (
+    *("Data Store Creating", "Data Store Creation Failed", "Data Store Created", "Data Store Deleting"),
+    *("Data Store Deleted", "Import Job Submitted", "Import Job In Progress", "Import Job Completed"),
+    *("Import Job Failed", "Image Set Created", "Image Set Copying", "Image Set Copying With Read Only Access"),
+    *("Image Set Copied", "Image Set Copy Failed", "Image Set Updating", "Image Set Updated"),
+    *("Image Set Update Failed", "Image Set Deleting", "Image Set Deleted"),
+)
 MOST_COPIES = 100
 
 
@@ -58,6 +66,14 @@ def _known(operation: str) -> None:
     """Refuse a name that no operation has: the fault would never strike."""
     if not any(fnmatchcase(name, operation) for name in OPERATIONS):
         raise FaultError(f"No operation is called {operation}. Known: {', '.join(OPERATIONS)}; * stands for any text.")
+
+
+def _known_events(detail_type: str) -> None:
+    """The same for a detail-type."""
+    if not any(fnmatchcase(name, detail_type) for name in DETAIL_TYPES):
+        raise FaultError(
+            f"No event has the detail-type {detail_type}. Known: {', '.join(DETAIL_TYPES)}; * stands for any text."
+        )
 
 
 @dataclass
@@ -92,6 +108,10 @@ class DropEvents(Fault):
     kind = "drop_events"
     detail_type: str = "*"
 
+    def check(self) -> None:
+        """See `Fault.check`."""
+        _known_events(self.detail_type)
+
 
 @dataclass
 class DuplicateEvents(Fault):
@@ -103,8 +123,9 @@ class DuplicateEvents(Fault):
 
     def check(self) -> None:
         """See `Fault.check`."""
-        if self.copies > MOST_COPIES:
-            raise FaultError(f"duplicate_events: copies is {MOST_COPIES} at most.")
+        _known_events(self.detail_type)
+        if not 1 <= self.copies <= MOST_COPIES:
+            raise FaultError(f"duplicate_events: copies lies between 1 and {MOST_COPIES}.")
 
 
 @dataclass
@@ -115,6 +136,10 @@ class DelayEvents(Fault):
     detail_type: str = "*"
     seconds: float = 1.0
 
+    def check(self) -> None:
+        """See `Fault.check`."""
+        _known_events(self.detail_type)
+
 
 @dataclass
 class ShuffleEvents(Fault):
@@ -124,6 +149,10 @@ class ShuffleEvents(Fault):
     detail_type: str = "*"
     seconds: float = 1.0
     seed: int = 0
+
+    def check(self) -> None:
+        """See `Fault.check`."""
+        _known_events(self.detail_type)
 
 
 @dataclass
@@ -160,6 +189,10 @@ class LoseResponse(Fault):
     def check(self) -> None:
         """See `Fault.check`."""
         _known(self.operation)
+
+    def matches(self, operation: str) -> bool:
+        """Whether it is for this operation."""
+        return fnmatchcase(operation, self.operation)
 
 
 @dataclass

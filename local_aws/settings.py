@@ -6,8 +6,10 @@ server runs (`faults.py`).
 
 from __future__ import annotations
 
+import difflib
 import os
-from dataclasses import dataclass, field, fields
+import re
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from local_aws.fault_forms import make_all
@@ -16,7 +18,10 @@ from local_aws.fault_kinds import FaultError
 ACCOUNT = "123456789012"
 PREFIX = "LOCAL_AWS_"
 # Fields of which only these values have a meaning.
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str | int, ...]] = {
+    "log_level": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+    "dicomweb_empty_status": (200, 204),
+    "copy_first_version": (1, 2),
     "event_id_key": ("imageSetId", "imagesetId"),
     "event_output_uri": ("job", "request"),
     "merge_detail_type": ("Image Set Updated", "Image Set Created"),
@@ -31,6 +36,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dicomweb_auth": ("open", "required"),
     "search_between": ("inclusive", "half-open"),
 }
+# Least and most of a number; of the others, 0 and `MOST`. The service model has pages of 50 at most.
+BOUNDS = {"workers": (1, 64), "page_size": (1, 50), "max_concurrent_jobs": (1, 10**6), "max_datastores": (1, 10**6)}
+MOST = {"int": 10**15, "float": 10**9}
+# What a text looks like.
+PATTERNS = {"account": (r"\d{12}", "12 digits"), "region": (r"[a-z]{2}(-[a-z]+)+-\d", "a region, such as us-east-1")}
+# Variables that are no settings: the process in stack.env.
+OTHERS = {"LOCAL_AWS_PID"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +157,10 @@ class LocalSettings:
     cors_origin: str = "*"
     # "Up to 1GB of DICOM data per request".
     max_stow_bytes: int = 2**30
-    services: str = field(default="s3,sqs,sns,events,sts,iam,kms,cloudformation,logs")
+    # What ministack serves beside HealthImaging; the pipeline and import jobs need s3, sqs, events and cloudformation.
+    services: str = "s3,sqs,sns,events,sts,iam,kms,cloudformation,logs"
+    # What ministack logs to standard error.
+    log_level: str = "ERROR"
 
     @property
     def aws_dir(self) -> Path:
@@ -165,30 +180,67 @@ class SettingsError(Exception):
 _BOOLEANS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
 
 
-def _number(kind: str, text: str) -> float:
-    number = int(text) if kind == "int" else float(text)
-    if not 0 <= number < float("inf"):
-        raise ValueError(text)
+def _number(name: str, kind: str, text: str) -> float:
+    """A number within its bounds.
+
+    Raises:
+        ValueError: It is none, or out of them; the text says what it is to be.
+    """
+    least, most = BOUNDS.get(name, (0, MOST[kind]))
+    wanted = f"a {'whole ' * (kind == 'int')}number from {least} to {most}"
+    try:
+        number = int(text) if kind == "int" else float(text)
+    except ValueError:
+        raise ValueError(wanted) from None
+    if not least <= number <= most:
+        raise ValueError(wanted)
     return number
 
 
-def _cast(name: str, kind: str, text: str) -> object:
+def _value(name: str, kind: str, text: str) -> object:
     """A variable as its field wants it.
+
+    Raises:
+        ValueError: It does not fit; the text says what it is to be.
+    """
+    text = text.strip()
+    if kind == "bool":
+        if text.lower() not in _BOOLEANS:
+            raise ValueError("on or off")
+        return _BOOLEANS[text.lower()]
+    pattern, what = PATTERNS.get(name, ("", ""))
+    if pattern and not re.fullmatch(pattern, text, re.ASCII):
+        raise ValueError(what)
+    choices = CHOICES.get(name)
+    if choices and text not in map(str, choices):
+        raise ValueError(f"one of {', '.join(map(str, choices))}")
+    return _number(name, kind, text) if kind in MOST else text
+
+
+def _cast(name: str, kind: str, text: str) -> object:
+    """The same.
 
     Raises:
         SettingsError: It does not fit.
     """
     try:
-        if kind == "bool":
-            return _BOOLEANS[text.strip().lower()]
-        if kind in {"int", "float"}:
-            return _number(kind, text)
-    except (KeyError, ValueError) as error:
-        wanted = {"bool": "on or off", "int": "a whole number of 0 or more"}.get(kind, "a number of 0 or more")
-        raise SettingsError(f"{PREFIX}{name.upper()} is {wanted}, not {text!r}.") from error
-    if text not in CHOICES.get(name, (text,)):
-        raise SettingsError(f"{PREFIX}{name.upper()} is one of {', '.join(CHOICES[name])}, not {text!r}.")
-    return text
+        return _value(name, kind, text)
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}{name.upper()} is {error}, not {text!r}.") from error
+
+
+def _check_names(known: set[str]) -> None:
+    """Refuse variables that no setting has: a misspelt switch would silently not switch.
+
+    Raises:
+        SettingsError: One of them, with the nearest that there is.
+    """
+    variables = {PREFIX + name.upper() for name in known}
+    for name in sorted(n for n in os.environ if n.startswith(PREFIX) and n not in variables | OTHERS):
+        if name in {f"{PREFIX}HOME", f"{PREFIX}PORT"}:
+            raise SettingsError(f"There is no {name}: say --{name.removeprefix(PREFIX).lower()} on the command line.")
+        [nearest, *_] = difflib.get_close_matches(name, sorted(variables), n=1, cutoff=0.0)
+        raise SettingsError(f"There is no {name}; the nearest is {nearest}. All of them: docs/emulator.md.")
 
 
 def load(home: Path, port: int, template: str | None = None) -> LocalSettings:
@@ -205,11 +257,10 @@ def load(home: Path, port: int, template: str | None = None) -> LocalSettings:
     Raises:
         SettingsError: A variable has a value that cannot be.
     """
-    given = {
-        f.name: _cast(f.name, str(f.type), os.environ[PREFIX + f.name.upper()])
-        for f in fields(LocalSettings)
-        if f.name not in {"home", "port"} and os.environ.get(PREFIX + f.name.upper())
-    }
+    kinds = {f.name: str(f.type) for f in fields(LocalSettings) if f.name not in {"home", "port"}}
+    _check_names(set(kinds))
+    values = {name: os.environ.get(PREFIX + name.upper(), "") for name in kinds}
+    given = {name: _cast(name, kinds[name], value) for name, value in values.items() if value.strip()}
     if template is not None:
         given["template"] = template
     settings = LocalSettings(home=home.resolve(), port=port, **given)  # type: ignore[arg-type]
@@ -242,7 +293,7 @@ def prepare_ministack(settings: LocalSettings) -> None:
             "S3_DATA_DIR": str(settings.aws_dir / "s3"),
             "IOT_MTLS_ENABLED": "0",
             "SFTP_ENABLED": "0",
-            "LOG_LEVEL": os.environ.get("LOCAL_AWS_LOG_LEVEL", "ERROR"),
+            "LOG_LEVEL": settings.log_level,
             "DOCKER_HOST": "unix:///nonexistent/docker.sock",
         }
     )

@@ -195,7 +195,7 @@ class DicomWeb:
             raise not_found(f"Data store {datastore_id} is not active.")
         access.check(self._settings, datastore, request.headers, request.query)
         answer = self._act(route, datastore_id, path, request)
-        if self._faults.take(LoseResponse, lambda fault: fault.operation == route.operation):
+        if self._faults.take(LoseResponse, lambda fault: fault.matches(route.operation)):
             raise _broken()
         self._trouble(route, "after")
         return answer

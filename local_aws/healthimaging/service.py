@@ -123,7 +123,7 @@ class HealthImaging:
             wrong = list(problems(operation.output_shape, {k: v for k, v in output.items() if v is not None}))
             if wrong:
                 raise RuntimeError(f"own answer is invalid: {wrong[:3]}")
-        if self._faults.take(LoseResponse, lambda fault: fault.operation == name):
+        if self._faults.take(LoseResponse, lambda fault: fault.matches(name)):
             raise ServiceError("InternalServerException", "Internal server error")
         self._trouble(name, "after")
         return restjson.serialize(operation, output)

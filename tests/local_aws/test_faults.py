@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError, ResponseStreamingError
 from pydicom.uid import generate_uid
 
-from local_aws.settings import SettingsError, load
+from local_aws.fault_kinds import DETAIL_TYPES, OPERATIONS
 from tests.conftest import wait_for
 from tests.local_aws.conftest import make_object
 
@@ -112,7 +112,7 @@ def test_documented_rates(faulty):
 
 def test_an_answer_is_lost_after_the_work(faulty):
     client = faulty.stack.client("medical-imaging", retries={"max_attempts": 0})
-    faulty.stack.fault("lose_response", operation="StartDICOMImportJob")
+    faulty.stack.fault("lose_response", operation="Start*")
     request = {
         "datastoreId": faulty.datastore,
         "dataAccessRoleArn": faulty.stack.env["AHI_IMPORT_ROLE_ARN"],
@@ -199,7 +199,13 @@ def test_faults_are_listed_removed_and_misspelt(faulty):
         ({"kind": "late_manifest", "seconds": 1e300}, "seconds is a number of 0 or more"),
         ({"kind": "fail_job", "manifest": 1}, "manifest is true or false"),
         ({"kind": "fail_job", "message": 1}, "message is a text"),
-        ({"kind": "duplicate_events", "copies": 101}, "100 at most"),
+        ({"kind": "hold_jobs", "times": 0}, "times is 1 or more"),
+        ({"kind": "duplicate_events", "copies": 101}, "between 1 and 100"),
+        ({"kind": "duplicate_events", "copies": 0}, "between 1 and 100"),
+        *(
+            ({"kind": kind, "detail_type": "Image Set Creatd"}, "No event has the detail-type Image Set Creatd")
+            for kind in ("drop_events", "duplicate_events", "delay_events", "shuffle_events")
+        ),
         ({"kind": "throttle"}, "first or every"),
         ({"kind": "throttle", "service": "ec2", "first": 1}, "service is"),
         ({"kind": "fail_call", "operation": "GetImgSet"}, "No operation is called GetImgSet"),
@@ -234,10 +240,14 @@ def test_the_table_of_faults_is_complete(faulty):
 
 
 def test_the_names_of_operations_are_those_of_the_model():
-    from local_aws.fault_kinds import OPERATIONS
     from local_aws.protocol.restjson import load_model
 
     assert set(load_model("medical-imaging").operation_names) < set(OPERATIONS)
+
+
+def test_the_names_of_events_are_those_of_the_developer_guide():
+    samples = json.loads((Path(__file__).parents[1] / "data/healthimaging/ahi-events.devguide.json").read_text())
+    assert sorted(DETAIL_TYPES) == sorted({sample["detail-type"] for sample in samples})
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -373,22 +383,6 @@ def test_faults_can_be_there_from_the_start(make_aws_stack):
     stack = make_aws_stack(LOCAL_AWS_FAULTS='[{"kind": "fail_call", "operation": "GetDatastore", "times": 1}]')
     client = stack.client("medical-imaging", retries={"max_attempts": 0})
     assert attempts(client, stack.env["AHI_DATASTORE_ID"], 2) == ["InternalServerException", ""]
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "text"),
-    [
-        ("LOCAL_AWS_FAULTS", "[{]", "JSON list of faults"),
-        ("LOCAL_AWS_FAULTS", '[{"kind": "x"}]', "Unknown kind of fault"),
-        ("LOCAL_AWS_WORKERS", "many", "LOCAL_AWS_WORKERS is a whole number of 0 or more, not 'many'"),
-        ("LOCAL_AWS_RATE_LIMITS", "maybe", "LOCAL_AWS_RATE_LIMITS is on or off"),
-        ("LOCAL_AWS_EVENT_ID_KEY", "id", "one of imageSetId, imagesetId"),
-    ],
-)
-def test_a_wrong_setting_is_one_clear_sentence(monkeypatch, tmp_path, variable, value, text):
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(SettingsError, match=text):
-        load(tmp_path, 0)
 
 
 def test_the_log_names_calls(faulty):

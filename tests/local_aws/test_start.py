@@ -111,7 +111,7 @@ def test_a_wrong_setting_is_one_clear_sentence(monkeypatch, tmp_path):
     ended = run_server("--home", str(tmp_path), "--port", "0")
     assert (ended.returncode, ended.stderr) == (
         1,
-        "local_aws: LOCAL_AWS_WORKERS is a whole number of 0 or more, not 'many'.\n",
+        "local_aws: LOCAL_AWS_WORKERS is a whole number from 1 to 64, not 'many'.\n",
     )
 
 

@@ -13,17 +13,54 @@ from pydicom.uid import generate_uid
 
 from local_aws.healthimaging.tokens import check_token
 from local_aws.protocol.errors import ServiceError
-from local_aws.settings import CHOICES, LocalSettings
+from local_aws.settings import CHOICES, LocalSettings, SettingsError, load
 from tests.conftest import wait_for
 from tests.local_aws.conftest import Imaging, make_object
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "emulator.md").read_text()
-# Where it listens and lies, whose it is, what ministack serves: no behaviour of the service.
-PLACE = {"home", "port", "region", "account", "services"}
 
 
 def test_every_switch_stands_in_the_page():
-    assert [f.name for f in fields(LocalSettings) if f.name not in PLACE and f.name.upper() not in PAGE] == []
+    named = {f.name: f"--{f.name}" if f.name in {"home", "port"} else f.name.upper() for f in fields(LocalSettings)}
+    assert [name for name, word in named.items() if word not in PAGE] == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("FAULTS", "[{]", "JSON list of faults"),
+        ("FAULTS", '[{"kind": "x"}]', "Unknown kind of fault"),
+        ("WORKERS", "many", "LOCAL_AWS_WORKERS is a whole number from 1 to 64, not 'many'"),
+        ("WORKERS", "0", "from 1 to 64, not '0'"),
+        ("PAGE_SIZE", "0", "LOCAL_AWS_PAGE_SIZE is a whole number from 1 to 50, not '0'"),
+        ("PAGE_SIZE", "51", "from 1 to 50"),
+        ("MAX_CONCURRENT_JOBS", "0", "from 1 to"),
+        ("MAX_FILES_PER_JOB", "-1", "a whole number from 0 to"),
+        ("IMPORT_SECONDS", "nan", "a number from 0 to"),
+        ("IMPORT_SECONDS", "1e300", "a number from 0 to"),
+        ("COPY_FIRST_VERSION", "3", "one of 1, 2, not '3'"),
+        ("DICOMWEB_EMPTY_STATUS", "404", "one of 200, 204"),
+        ("RATE_LIMITS", "maybe", "LOCAL_AWS_RATE_LIMITS is on or off"),
+        ("EVENT_ID_KEY", "id", "one of imageSetId, imagesetId"),
+        ("ACCOUNT", "me", "LOCAL_AWS_ACCOUNT is 12 digits"),
+        ("REGION", "everywhere", "LOCAL_AWS_REGION is a region, such as us-east-1"),
+        ("LOG_LEVEL", "LOUD", "one of DEBUG"),
+        ("IMPORT_SECOND", "5", "There is no LOCAL_AWS_IMPORT_SECOND; the nearest is LOCAL_AWS_IMPORT_SECONDS"),
+        ("PORT", "5", "There is no LOCAL_AWS_PORT: say --port"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_sentence(monkeypatch, tmp_path, variable, value, text):
+    monkeypatch.setenv(f"LOCAL_AWS_{variable}", value)
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, 0)
+    assert text in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_environment_of_a_running_server_is_no_obstacle(aws_stack, monkeypatch, tmp_path):
+    for name, value in aws_stack.env.items():
+        monkeypatch.setenv(name, value)
+    assert load(tmp_path, 0) == LocalSettings(home=tmp_path, port=0)
 
 
 def test_every_choice_is_one_of_a_setting():
