@@ -90,6 +90,8 @@ class LocalSettings:
     empty_result_files: bool = False
     # Whether GetImageSet still answers after a delete (state DELETED) or says ResourceNotFound.
     get_deleted: bool = True
+    # The same for GetDatastore; ListDatastores lists deleted data stores when it is asked for them.
+    get_deleted_datastore: bool = False
     # Which of the variants of a series that one import brings becomes primary: the "first" or the "last" in key order,
     # or the "largest" (most files).
     primary_variant: str = "first"

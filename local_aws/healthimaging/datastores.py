@@ -40,14 +40,14 @@ class Datastores:
         self._work = work
         work.register("datastore", self._settle, self._settings.datastore_seconds)
 
-    def row(self, datastore_id: str) -> dict[str, Any]:
-        """One data store that is not deleted.
+    def row(self, datastore_id: str, *, deleted: bool = False) -> dict[str, Any]:
+        """One data store that is not deleted, or may be.
 
         Raises:
             ServiceError: ResourceNotFoundException.
         """
-        rows = self._store.rows("SELECT * FROM datastores WHERE id = ? AND status <> 'DELETED'", (datastore_id,))
-        if not rows:
+        rows = self._store.rows("SELECT * FROM datastores WHERE id = ?", (datastore_id,))
+        if not rows or (rows[0]["status"] == "DELETED" and not deleted):
             raise not_found(f"Data store {datastore_id} does not exist.")
         return dict(rows[0])
 
@@ -82,7 +82,8 @@ class Datastores:
         with self._store.transaction():
             since = self._clock.now() - self._settings.token_seconds if self._settings.token_seconds else 0.0
             same = self._store.rows(
-                "SELECT id, request FROM datastores WHERE token = ? AND created > ? ORDER BY created DESC",
+                "SELECT id, request FROM datastores WHERE token = ? AND created > ? AND status <> 'DELETED'"
+                " ORDER BY created DESC",
                 (token, since),
             )
             if same:
@@ -175,7 +176,7 @@ class Datastores:
 
     def get(self, request: dict[str, Any]) -> dict[str, Any]:
         """GetDatastore."""
-        row = self.row(request["datastoreId"])
+        row = self.row(request["datastoreId"], deleted=self._settings.get_deleted_datastore)
         more = {
             "kmsKeyArn": row["kms"],
             "lambdaAuthorizerArn": row["authorizer"],
@@ -197,7 +198,7 @@ class Datastores:
         """ListDatastores, newest first; deleted ones only when they are asked for."""
         status = request.get("datastoreStatus")
         where, values = ("status = ?", [status]) if status else ("status <> 'DELETED'", [])
-        after = paging.start(request, "datastores")
+        after = paging.start(self._store.page_secret, request, "datastores")
         if after:
             where += " AND (created < ? OR (created = ? AND id > ?))"
             values += [after[0], *after]
@@ -206,7 +207,11 @@ class Datastores:
             [*values, paging.size(request) + 1],
         )
         items, token = paging.turn(
-            request, "datastores", [dict(r) for r in rows], lambda row: [row["created"], row["id"]]
+            self._store.page_secret,
+            request,
+            "datastores",
+            [dict(r) for r in rows],
+            lambda row: [row["created"], row["id"]],
         )
         return {"datastoreSummaries": [self._summary(r) for r in items], "nextToken": token}
 

@@ -174,12 +174,14 @@ class ImageSets:
     def versions(self, request: dict[str, Any]) -> dict[str, Any]:
         """ListImageSetVersions, newest first."""
         head = self.find(request, deleted=self._settings.get_deleted)
-        after = paging.start(request, "versions")
+        after = paging.start(self._store.page_secret, request, "versions")
         rows = self._store.rows(
             "SELECT * FROM versions WHERE datastore_id = ? AND id = ? AND version < ? ORDER BY version DESC LIMIT ?",
             (head.datastore_id, head.id, after[0] if after else 2**62, paging.size(request) + 1),
         )
-        items, following = paging.turn(request, "versions", [dict(r) for r in rows], lambda row: [row["version"]])
+        items, following = paging.turn(
+            self._store.page_secret, request, "versions", [dict(r) for r in rows], lambda row: [row["version"]]
+        )
         return {"imageSetPropertiesList": [self.properties(head, r) for r in items], "nextToken": following}
 
     def metadata(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -133,10 +133,12 @@ class Jobs:
         if request.get("jobStatus"):
             where += " AND status = ?"
             values.append(request["jobStatus"])
-        after = paging.start(request, "jobs")
+        after = paging.start(self._store.page_secret, request, "jobs")
         if after:
             where += " AND (submitted < ? OR (submitted = ? AND id > ?))"
             values += [after[0], *after]
         found = self._store.jobs(where, values, f"ORDER BY submitted DESC, id LIMIT {paging.size(request) + 1}")
-        jobs, following = paging.turn(request, "jobs", found, lambda job: [job.submitted, job.id])
+        jobs, following = paging.turn(
+            self._store.page_secret, request, "jobs", found, lambda job: [job.submitted, job.id]
+        )
         return {"jobSummaries": [self._summary(j) for j in jobs], "nextToken": following}

@@ -7,7 +7,7 @@ an item.
 from __future__ import annotations
 
 import base64
-import hashlib
+import hmac
 import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,18 +19,40 @@ if TYPE_CHECKING:
 PAGE = 50
 _TURNING = frozenset({"nextToken", "maxResults"})
 Key = list[Any]
+# What orders the items of each list.
+_KINDS: dict[str, tuple[tuple[type, ...], ...]] = {
+    "versions": ((int,),),
+    "search": ((str, int, float), (str,)),
+    "datastores": ((int, float), (str,)),
+    "jobs": ((int, float), (str,)),
+}
 T = TypeVar("T")
 
 
-def _seal(request: dict[str, Any], scope: str, key: Key) -> str:
-    """What binds a token to its question, and keeps its key as it was."""
+def _seal(secret: bytes, request: dict[str, Any], scope: str, key: Key) -> str:
+    """What binds a token to its question, and keeps its key as it was: only who has the secret can make it."""
     asked = {k: v for k, v in request.items() if k not in _TURNING}
     text = json.dumps([scope, asked, key], sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=12).hexdigest()
+    return hmac.digest(secret, text.encode(errors="surrogatepass"), "sha256").hex()
 
 
-def start(request: dict[str, Any], scope: str) -> Key | None:
+def _fits(scope: str, key: Any) -> bool:
+    """Whether a key is one of a list: a query takes nothing else."""
+    kinds = _KINDS[scope]
+    return (
+        isinstance(key, list)
+        and len(key) == len(kinds)
+        and all(isinstance(v, kind) and not isinstance(v, bool) for v, kind in zip(key, kinds, strict=True))
+    )
+
+
+def start(secret: bytes, request: dict[str, Any], scope: str) -> Key | None:
     """The key after which a page starts; None for the first page.
+
+    Args:
+        secret: What seals tokens.
+        request: The request.
+        scope: What is listed.
 
     Raises:
         ServiceError: The token is none of ours, or belongs to another question.
@@ -39,20 +61,24 @@ def start(request: dict[str, Any], scope: str) -> Key | None:
     if not token:
         return None
     try:
-        seal, key = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
+        seal, found = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
     except (ValueError, TypeError, RecursionError) as error:
         raise validation("The nextToken is not valid.") from error
-    if not isinstance(key, list) or seal != _seal(request, scope, key):
+    if not isinstance(seal, str) or not _fits(scope, found):
+        raise validation("The nextToken is not valid for this request.")
+    key: Key = found
+    if not hmac.compare_digest(seal.encode(errors="replace"), _seal(secret, request, scope, key).encode()):
         raise validation("The nextToken is not valid for this request.")
     return key
 
 
 def turn(
-    request: dict[str, Any], scope: str, items: Sequence[T], key: Callable[[T], Key]
+    secret: bytes, request: dict[str, Any], scope: str, items: Sequence[T], key: Callable[[T], Key]
 ) -> tuple[Sequence[T], str | None]:
     """One page of what was read after `start` (at least one item more than a page holds, if there is one).
 
     Args:
+        secret: What seals tokens.
         request: The request.
         scope: What is listed.
         items: Items in their order.
@@ -65,7 +91,7 @@ def turn(
     if len(items) <= count:
         return items, None
     last = key(items[count - 1])
-    sealed = json.dumps([_seal(request, scope, last), last])
+    sealed = json.dumps([_seal(secret, request, scope, last), last])
     return items[:count], base64.urlsafe_b64encode(sealed.encode()).decode()
 
 

@@ -65,7 +65,7 @@ class Search:
         values = [request["datastoreId"], *values]
         sort = criteria.get("sort") or NEWEST_FIRST
         key, order = KEYS[sort["sortField"]], sort["sortOrder"]
-        after = paging.start(request, "search")
+        after = paging.start(self._store.page_secret, request, "search")
         if after:
             where += f" AND ({key}, id) {'>' if order == 'ASC' else '<'} (?, ?)"
             values += after
@@ -75,7 +75,9 @@ class Search:
             f" ORDER BY {key} {order}, id {order} LIMIT {paging.size(request) + 1}",
             values,
         )
-        page, following = paging.turn(request, "search", found, lambda row: [row["place"], row["id"]])
+        page, following = paging.turn(
+            self._store.page_secret, request, "search", found, lambda row: [row["place"], row["id"]]
+        )
         sets = {i.id: i for i in self._read(table, request["datastoreId"], [row["id"] for row in page])}
         now = self._clock.now()
         return {
@@ -85,7 +87,7 @@ class Search:
         }
 
     def _filters(self, filters: list[dict[str, Any]]) -> tuple[str, list[Any]]:
-        where, values, equal = "", [], set()
+        where, values, equal = "", [], 0
         upper = "<" if self._settings.search_between == "half-open" else "<="
         exact = "" if self._settings.search_case_sensitive else " COLLATE NOCASE"
         for one in filters:
@@ -108,10 +110,10 @@ class Search:
             else:
                 if len(bounds) != 1 or key in RANGES:
                     raise validation("EQUAL needs one value of an attribute or isPrimary.")
-                equal |= {key} - {"isPrimary"}
+                equal += key != "isPrimary"
                 where += f" AND {KEYS[key]} = ?{exact if key != 'isPrimary' else ''}"
             values += bounds
-        if len(equal) > 1 and not self._settings.search_two_attributes:
+        if equal > 1 and not self._settings.search_two_attributes:
             raise validation("Only one attribute can be searched for at a time.")
         return where, values
 

@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS pixel_files (datastore_id TEXT, image_set_id TEXT, fi
 CREATE INDEX IF NOT EXISTS pixel_files_file ON pixel_files (file);
 CREATE TABLE IF NOT EXISTS pending_documents (datastore_id TEXT, id TEXT, version INTEGER);
 CREATE TABLE IF NOT EXISTS outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, entry TEXT);
+CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB);
 CREATE TABLE IF NOT EXISTS work (id TEXT PRIMARY KEY, kind TEXT, due REAL, body TEXT);
 """
 _STATE = (
@@ -109,6 +110,9 @@ class Store:
         self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA)
         self._add_columns("jobs", Job)
         self._begin_history()
+        self._db.execute("INSERT OR IGNORE INTO secrets VALUES ('pages', randomblob(32))")
+        # What seals the tokens of pages: a token outlives a restart, and nobody makes one.
+        self.page_secret: bytes = self._db.execute("SELECT value FROM secrets WHERE name = 'pages'").fetchone()["value"]
         self._depth = 0
 
     def _add_columns(self, table: str, kind: type) -> None:
@@ -206,7 +210,13 @@ class Store:
         )
 
     def put_image_set(self, image_set: ImageSet, *, message: str | None = None, forced: bool | None = None) -> None:
-        """Write the current state, the row of its version, and what an index that lags behind will see."""
+        """Write the current state, the row of its version, and what an index that lags behind will see.
+
+        Args:
+            image_set: The state.
+            message: Message of the version; None leaves the one it has, "" takes it away.
+            forced: Whether the version was forced; None leaves it as it is.
+        """
         state = asdict(image_set)
         self.put("image_sets", state)
         self.put("image_set_history", {key: value for key, value in state.items() if key != "accessed"})
@@ -221,7 +231,7 @@ class Store:
             row
             | {
                 "created": before[0]["created"] if before else image_set.updated,
-                "message": message if message is not None or not before else before[0]["message"],
+                "message": before[0]["message"] if message is None and before else message or None,
                 "forced": forced if forced is not None or not before else before[0]["forced"],
             },
         )

@@ -61,7 +61,8 @@ class Updates:
             head.state, head.workflow, head.updated = "LOCKED", "DELETING", self._clock.now()
             told = [self._events.image_set_entry("Image Set Deleting", head)]
             with self._store.transaction():
-                self._store.put_image_set(head)
+                # Why an older change of this version failed is of no interest any more.
+                self._store.put_image_set(head, message="")
                 begun = self._work.begin("delete", {"datastore": head.datastore_id, "id": head.id}, told)
         self._work.go_on(begun)
         return {

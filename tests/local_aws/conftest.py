@@ -186,6 +186,7 @@ OTHER_CHOICES = {
     "MERGE_DETAIL_TYPE": "Image Set Created",
     "EMPTY_RESULT_FILES": "on",
     "GET_DELETED": "off",
+    "GET_DELETED_DATASTORE": "on",
 }
 
 

@@ -18,6 +18,10 @@ def test_the_same_token_is_the_same_data_store(imaging):
     imaging.api.delete_datastore(datastoreId=first["datastoreId"])
     with pytest.raises(imaging.api.exceptions.ResourceNotFoundException):
         imaging.api.get_datastore(datastoreId=first["datastoreId"])
+    again = imaging.api.create_datastore(**wanted)["datastoreId"]
+    assert again != first["datastoreId"], "a data store that is gone is nobody's answer"
+    assert imaging.api.get_datastore(datastoreId=again)["datastoreProperties"]["datastoreStatus"] == "ACTIVE"
+    imaging.api.delete_datastore(datastoreId=again)
 
 
 def test_a_data_store_that_fails(imaging):

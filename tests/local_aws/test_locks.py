@@ -142,3 +142,4 @@ def test_operations_survive_a_kill(slow):
     slow.pass_time()
     listed = slow.api.list_datastores
     wait_for(lambda: store in [d["datastoreId"] for d in listed(datastoreStatus="DELETED")["datastoreSummaries"]])
+    assert status() == "DELETED"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import urllib.request
 from datetime import timedelta
@@ -44,6 +45,27 @@ def test_pages_stay_whole_while_sets_come_and_change(imaging):
     )
     assert ids(first) == old[:3]
     assert ids(rest)[0] == old[3], "what went meanwhile hides nothing"
+
+
+def made_up(scope, question, key):
+    """A token as somebody makes it who knows how, but not the secret."""
+    text = json.dumps([scope, question, key], sort_keys=True).encode()
+    seals = hashlib.blake2b(text, digest_size=12).hexdigest(), hashlib.sha256(text).hexdigest(), "", None
+    return [base64.urlsafe_b64encode(json.dumps([seal, key]).encode()).decode() for seal in seals]
+
+
+@pytest.mark.parametrize(
+    "key", [[], [{"a": 1}], [[1], "x"], [1.5, "x", 3], [None, None], [True, "x"], [1e99, "x"], "x"]
+)
+def test_nobody_makes_a_token(imaging, key):
+    store = {"datastoreId": imaging.datastore}
+    for scope, ask in (
+        ("search", imaging.api.search_image_sets),
+        ("jobs", imaging.api.list_dicom_import_jobs),
+    ):
+        for token in made_up(scope, store, key):
+            with pytest.raises(imaging.api.exceptions.ValidationException, match="nextToken"):
+                ask(**store, nextToken=token)
 
 
 def test_a_token_belongs_to_its_question(imaging):
@@ -130,6 +152,8 @@ def test_study_date_and_time(imaging, timed, low, high, found):
         [{"operator": "EQUAL", "values": [{"DICOMPatientId": "a"}, {"DICOMPatientId": "b"}]}],
         [{"operator": "LIKE", "values": [{"DICOMPatientId": "a"}]}],
         [equal("DICOMPatientId", "a"), equal("DICOMStudyId", "b")],
+        [equal("DICOMPatientId", "a"), equal("DICOMPatientId", "b")],
+        [equal("DICOMPatientId", "a"), equal("DICOMPatientId", "a")],
     ],
 )
 def test_filters_that_are_refused(imaging, filters):

@@ -145,6 +145,9 @@ def test_two_instances_of_one_uid_fail_later(imaging):
     assert "SOPInstanceUID" in state["message"]
     assert list(instances(imaging.document(image_set))) == [first, second]
     assert set(events(imaging, 2)) == {"Image Set Updating", "Image Set Update Failed"}
+    imaging.api.delete_image_set(datastoreId=imaging.datastore, imageSetId=image_set)
+    state = unlocked(imaging, image_set)
+    assert (state["imageSetWorkflowStatus"], state.get("message")) == ("DELETED", None)
 
 
 def test_private_attributes(imaging):
