@@ -110,6 +110,7 @@ class Control:
                 self._faults.remove(fault["id"])
 
     def _reset(self) -> None:
-        """No faults, no log."""
+        """No faults, no log, call rates as they are configured. The clock stays: it goes forward only."""
         self._faults.remove()
+        self._limits.restore()
         self._log.clear()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from local_aws.stack import Stack, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # Tests call faster than the documented rates, and each has a data store of its own.
 DEFAULTS = {"rate_limits": "off", "max_datastores": "1000000"}
@@ -78,6 +80,32 @@ class HealthImaging:
         pages = self.client.get_paginator("search_image_sets").paginate(datastoreId=self.datastore_id)
         return [item["imageSetId"] for page in pages for item in page["imageSetsMetadataSummaries"]]
 
+    def remove(self, *, seconds: float = 10.0) -> None:
+        """Remove the bucket, and the data store with its image sets, as far as that is done within `seconds`.
+
+        What is LOCKED or working for longer, by a setting or a slow job, stays behind.
+        """
+        from botocore.exceptions import ClientError
+
+        objects = self.stack.client("s3")
+        for page in objects.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
+            for item in page.get("Contents", []):
+                objects.delete_object(Bucket=self.bucket, Key=item["Key"])
+
+        def gone() -> bool:
+            for image_set in self.image_set_ids():
+                with suppress(ClientError):
+                    self.client.delete_image_set(datastoreId=self.datastore_id, imageSetId=image_set)
+            with suppress(self.client.exceptions.ConflictException):
+                self.client.delete_datastore(datastoreId=self.datastore_id)
+                return True
+            return False
+
+        with suppress(ClientError, TimeoutError):
+            objects.delete_bucket(Bucket=self.bucket)
+        with suppress(ClientError, TimeoutError):
+            wait_for(gone, seconds=seconds, what="the removal of the data store")
+
 
 @pytest.fixture(scope="session")
 def local_aws_settings() -> dict[str, str]:
@@ -99,11 +127,10 @@ def local_aws_environment(local_aws_stack: Stack, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture
-def health_imaging(local_aws_stack: Stack, local_aws_environment: None) -> Iterator[HealthImaging]:  # noqa: ARG001
-    """An empty data store for one test; no faults before and after it."""
-    local_aws_stack.reset()
-    client = local_aws_stack.client("medical-imaging")
+def _for_one_test(stack: Stack) -> HealthImaging:
+    """A data store and a bucket, and no faults."""
+    stack.reset()
+    client = stack.client("medical-imaging")
     datastore_id = client.create_datastore(datastoreName="test")["datastoreId"]
 
     def active() -> bool:
@@ -112,6 +139,27 @@ def health_imaging(local_aws_stack: Stack, local_aws_environment: None) -> Itera
 
     wait_for(active, what="the data store")
     bucket = f"test-{datastore_id[:12]}"
-    local_aws_stack.client("s3").create_bucket(Bucket=bucket)
-    yield HealthImaging(local_aws_stack, client, datastore_id, bucket)
+    stack.client("s3").create_bucket(Bucket=bucket)
+    return HealthImaging(stack, client, datastore_id, bucket)
+
+
+@pytest.fixture
+def health_imaging(local_aws_stack: Stack, local_aws_environment: None) -> Iterator[HealthImaging]:  # noqa: ARG001
+    """An empty data store for one test; it goes with the test, and so do faults. The clock is the session's."""
+    found = _for_one_test(local_aws_stack)
+    yield found
     local_aws_stack.reset()
+    local_aws_stack.control("POST", "rate-limits", {"enabled": False})
+    found.remove()
+    local_aws_stack.reset()
+
+
+@pytest.fixture
+def fresh_health_imaging(
+    tmp_path: Path, local_aws_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[HealthImaging]:
+    """The same on a server of the test's own: for tests that advance the clock, stop the server or need it empty."""
+    with Stack(tmp_path / "local-aws", settings=DEFAULTS | local_aws_settings) as stack:
+        for name, value in stack.variables().items():
+            monkeypatch.setenv(name, value)
+        yield _for_one_test(stack)

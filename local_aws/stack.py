@@ -130,7 +130,7 @@ class Stack:
         self.control("POST", "clock", {"advance": seconds})
 
     def reset(self) -> None:
-        """No faults, an empty log of calls."""
+        """No faults, an empty log of calls, full buckets of the configured call rates. The clock stays where it is."""
         self.control("POST", "reset")
 
     def calls(self, operation: str = "") -> list[dict[str, Any]]:

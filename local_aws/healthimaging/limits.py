@@ -55,14 +55,21 @@ class Limits:
             others: Calls a second of operations without a documented rate; 0 for no limit.
         """
         self._clock = clock
-        self.enabled = enabled
+        self._configured = enabled
         self._lock = threading.Lock()
         self._others = others
-        self._buckets = {name: _Bucket(rate, burst, burst, clock.now()) for name, (rate, burst) in RATES.items()}
+        self.restore()
 
     def enable(self, *, on: bool) -> None:
         """Switch the rates on or off."""
         self.enabled = on
+
+    def restore(self) -> None:
+        """Back to the settings, with full buckets."""
+        now = self._clock.now()
+        with self._lock:
+            self.enabled = self._configured
+            self._buckets = {name: _Bucket(rate, burst, burst, now) for name, (rate, burst) in RATES.items()}
 
     def allow(self, operation: str) -> bool:
         """Take one token. False when the bucket is empty."""
