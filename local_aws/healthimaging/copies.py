@@ -122,8 +122,10 @@ class Copies:
             payload = Payload.read("copiableAttributes", copies["copiableAttributes"])
             every = whole["Study"]["Series"]
             for uid, wanted in payload.series.items():
-                if uid not in every or set(wanted.instances) - set(every[uid]["Instances"]):
-                    raise validation("copiableAttributes names a series or an instance that the source does not have.")
+                if uid not in every:
+                    raise validation(f"copiableAttributes: the source has no series {uid[:64]}.")
+                if unknown := sorted(set(wanted.instances) - set(every[uid]["Instances"])):
+                    raise validation(f"copiableAttributes: the source has no instance {unknown[0][:64]}.")
             whole["Study"]["Series"] = {
                 uid: every[uid]
                 | {"Instances": {s: b for s, b in every[uid]["Instances"].items() if s in (wanted.instances or (s,))}}

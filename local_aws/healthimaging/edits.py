@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging import levels
-from local_aws.healthimaging.instances import LIMITS
+from local_aws.healthimaging.instances import LIMITS, is_too_long
 from local_aws.healthimaging.values import BINARY, NUMERIC, entry, load_libraries
 from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import validation
@@ -35,7 +35,7 @@ IDENTIFIERS = frozenset({*UIDS.values(), "StudyID"})
 SEARCHED = frozenset({*LIMITS, "Modality", "BodyPartExamined", "SeriesNumber"})
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _MESSAGE = re.compile(r"[^\w !-:`]")
-# What a text of a VR looks like (PS3.5, section 6.2), and the longest one; VRs that are absent take any text.
+# What a text of a VR looks like (PS3.5, section 6.2); VRs that are absent take any text.
 FORMS = {
     "AS": re.compile(r"\d{3}[DWMY]"),
     "DA": re.compile(r"\d{8}|\d{4}\.\d\d\.\d\d"),
@@ -46,7 +46,8 @@ FORMS = {
     "UI": re.compile(r"[0-9.]*"),
     "CS": re.compile(r"[A-Z0-9 _]*"),
 }
-LENGTHS = {"AE": 16, "AS": 4, "CS": 16, "DS": 16, "IS": 12, "LO": 64, "PN": 3 * 64 + 2, "SH": 16, "UI": 64}
+# With force too: a UID becomes a key of the document and a part of URLs.
+_UID = re.compile(r"[0-9.]{1,64}")
 # One level of a document: its name, its DICOM object, what is wanted of it, and the whole instance if it is one.
 Part = tuple[str, dict[str, Any], dict[str, Any], dict[str, Any] | None]
 
@@ -54,6 +55,12 @@ Part = tuple[str, dict[str, Any], dict[str, Any], dict[str, Any] | None]
 def plain(message: str) -> str:
     """A text with the characters only that the `message` of an image set may have."""
     return _MESSAGE.sub(" ", message)[:1024]
+
+
+def _named(*names: str) -> str:
+    """What a caller named, as a message repeats it."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return names[0][:64] + more
 
 
 def remove(current: Document, wanted: Payload, *, force: bool) -> None:
@@ -66,7 +73,7 @@ def remove(current: Document, wanted: Payload, *, force: bool) -> None:
         for key in attributes:
             _check_key(level, key, force=force)
             if key in UIDS.values():
-                raise validation("UIDs cannot be removed.")
+                raise validation(f"{key} cannot be removed.")
             existing.pop(key, None)
         if own:
             _forget(own, attributes, ("DICOMVRs", "BulkData"))
@@ -74,11 +81,13 @@ def remove(current: Document, wanted: Payload, *, force: bool) -> None:
         instances = current["Study"]["Series"][uid]["Instances"]
         gone = [sop for sop, item in series.instances.items() if item.whole]
         if gone and not force:
-            raise validation("Instances are removed with force only.")
+            raise validation(f"Instance {_named(*gone)} is removed with force only.")
         for sop in gone:
             del instances[sop]
         if not instances:
-            raise validation("The last instance of an image set cannot be removed; delete the image set.")
+            raise validation(
+                f"The last instance of series {_named(uid)} cannot be removed; delete the image set or keep one."
+            )
 
 
 def update(current: Document, wanted: Payload, *, force: bool, is_primary: bool) -> None:
@@ -91,17 +100,17 @@ def update(current: Document, wanted: Payload, *, force: bool, is_primary: bool)
     for level, existing, attributes, own in _parts(current, wanted):
         for key, value in attributes.items():
             _check_key(level, key, force=force)
-            if key in UIDS.values() and (is_primary or not isinstance(value, str) or not value):
-                raise validation("UIDs can be changed on image sets only that are not primary, and not to nothing.")
+            if key in UIDS.values() and (is_primary or not value):
+                raise validation(f"{key} can be changed on image sets only that are not primary, and not to nothing.")
             _check_value(key, value, force=force)
             existing[key] = value
         if own:
             # A large private value that lay beside the pixels is replaced by what the text says.
             _forget(own, attributes, ("BulkData",))
     for series in wanted.series.values():
-        for item in series.instances.values():
+        for sop, item in series.instances.items():
             if item.whole:
-                raise validation("updatableAttributes names an instance without attributes.")
+                raise validation(f"updatableAttributes names instance {_named(sop)} without attributes.")
     _private_vrs(current, wanted)
     _rename(current)
 
@@ -120,12 +129,12 @@ def _parts(current: Document, wanted: Payload) -> Iterator[Part]:
     for uid, series in wanted.series.items():
         existing = current["Study"]["Series"].get(uid)
         if existing is None:
-            raise validation("A series is named that the image set does not have.")
+            raise validation(f"The image set has no series {_named(uid)}.")
         if series.attributes:
             yield "Series", existing["DICOM"], series.attributes, None
         for sop, item in series.instances.items():
             if sop not in existing["Instances"]:
-                raise validation("An instance is named that the image set does not have.")
+                raise validation(f"The image set has no instance {_named(sop)} in series {_named(uid)}.")
             body = existing["Instances"][sop]
             yield "Instance", body["DICOM"], item.attributes, body
 
@@ -166,9 +175,9 @@ def _check_key(level: str, key: str, *, force: bool) -> None:
         raise validation(f"{key} is changed with force only.")
     if not force and known is None:
         kind = "a private attribute" if _private(key) else "no attribute of the DICOM standard"
-        raise validation(f"An attribute is {kind}, which is changed with force only.")
+        raise validation(f"{_named(key)} is {kind}, which is changed with force only.")
     if known is None and _private(key) and level != "Instance":
-        raise validation("Private attributes are changed at the Instance level only.")
+        raise validation(f"{key} is a private attribute, which is changed at the Instance level only.")
 
 
 def _check_value(key: str, value: Any, *, force: bool) -> None:
@@ -180,6 +189,8 @@ def _check_value(key: str, value: Any, *, force: bool) -> None:
     _tag, vr, many = known
     if not _formed(key, vr, value, many=many):
         raise validation(f"The value of {key} has not the form that {vr} has in the metadata.")
+    if vr == "UI" and not all(_UID.fullmatch(one) for one in (value if isinstance(value, list) else [value]) if one):
+        raise validation(f"The value of {key} is no UID: 1 to 64 digits and dots.")
     if force:
         return
     if vr == "SQ":
@@ -210,8 +221,8 @@ def _fits(key: str, vr: str, value: Any) -> bool:
     if kinds[0] in BINARY or value == "":
         return True
     # HealthImaging's own limits stand above those of the VR.
-    form, longest = FORMS.get(kinds[0]), None if key in LIMITS else LENGTHS.get(kinds[0])
-    return (form is None or bool(form.fullmatch(value))) and (longest is None or len(value) <= longest)
+    form = FORMS.get(kinds[0])
+    return (form is None or bool(form.fullmatch(value))) and (key in LIMITS or not is_too_long(kinds[0], value))
 
 
 # -- private attributes and UIDs ----------------------------------------------------------------------------------
@@ -230,11 +241,11 @@ def _private_vrs(current: Document, wanted: Payload) -> None:
     for uid, series in wanted.series.items():
         for sop, item in series.instances.items():
             body = current["Study"]["Series"][uid]["Instances"][sop]
-            if set(item.vrs) - set(body["DICOM"]):
-                raise validation("DICOMVRs names an attribute that the instance does not have.")
+            if unknown := sorted(set(item.vrs) - set(body["DICOM"])):
+                raise validation(f"DICOMVRs names {_named(*unknown)}, which instance {_named(sop)} does not have.")
             body["DICOMVRs"] = {**body.get("DICOMVRs", {}), **item.vrs}
-            if any(_private(key) and key not in body["DICOMVRs"] for key in item.attributes):
-                raise validation("A new private attribute needs its value representation in DICOMVRs.")
+            if new := [key for key in item.attributes if _private(key) and key not in body["DICOMVRs"]]:
+                raise validation(f"{_named(*new)}: a new private attribute needs its value representation in DICOMVRs.")
 
 
 def _rename(current: Document) -> None:

@@ -205,10 +205,15 @@ def _is_wrong(vr: str, value: Any) -> bool:
     values = value if isinstance(value, list) else [value]
     if vr == "UI":
         return not all(_UID.fullmatch(one) and len(one) <= LENGTHS["UI"] for one in values if one)
-    if vr == "PN":
-        values = [part for one in values for part in one.split("=")]
-    most = LENGTHS[vr]
-    return any(len(one) > most and len(one.strip()) > most for one in values)
+    return any(is_too_long(vr, one) for one in values)
+
+
+def is_too_long(vr: str, value: str) -> bool:
+    """Whether a value is longer than its VR allows, padding aside; in a name each of its groups counts by itself."""
+    most = LENGTHS.get(vr)
+    if most is None or len(value) <= most:
+        return False
+    return any(len(part.strip()) > most for part in (value.split("=") if vr == "PN" else [value]))
 
 
 def _keep_apart(seed: str, raw: bytes, writer: PixelWriter) -> str:

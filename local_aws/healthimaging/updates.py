@@ -145,8 +145,8 @@ class Updates:
             (head.datastore_id, head.study_uid, head.id),
             "ORDER BY created, id",
         )
-        if any(one.state == "LOCKED" for one in others):
-            raise conflict("An image set of the study is locked by another operation.")
+        if locked := [one.id for one in others if one.state == "LOCKED"]:
+            raise conflict(f"Image set {locked[0]} of the study is locked by another operation.")
         return others
 
     def _check(self, head: ImageSet, remembered: dict[str, Any]) -> None:

@@ -175,6 +175,8 @@ def test_what_is_refused_at_once(imaging):
     with pytest.raises(error.ValidationException, match="primary already"):
         copy(imaging, source, promoteToPrimary=True)
     unknown = {"Study": {"Series": {shared["SeriesInstanceUID"]: {"Instances": {"1.2.3": {}}}}}}
+    with pytest.raises(error.ValidationException, match=r"no instance 1\.2\.3"):
+        copy(imaging, source, instances={"SchemaVersion": 1.1} | unknown)
     for text in (
         "no JSON",
         "[]",

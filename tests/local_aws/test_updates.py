@@ -75,6 +75,15 @@ CONSTRAINTS = [
     ("Instance", "PixelData", "AAAA", "never", "generated"),
     ("Instance", "MaxPixelValue", 3, "never", "generated"),
     ("Series", "SeriesInstanceUID", "", "never", "empty UID"),
+    ("Series", "SeriesInstanceUID", "1.2/../3", "never", "no UID"),
+    ("Instance", "SOPInstanceUID", "1" * 65, "never", "no UID"),
+    ("Instance", "SOPClassUID", "CT", "never", "no UID"),
+    ("Series", "SeriesDescription", "x" * 64, "free", "length of LO"),
+    ("Series", "SeriesDescription", "x" * 65, "force", "length of LO"),
+    ("Instance", "ImageComments", "x" * 1025, "free", "length of LT"),
+    ("Series", "PerformingPhysicianName", "=".join("x" * 64 for _ in range(3)), "force", "names have several values"),
+    ("Study", "ReferringPhysicianName", "=".join("x" * 64 for _ in range(3)), "free", "length of PN"),
+    ("Study", "ReferringPhysicianName", "x" * 65 + "=y", "force", "length of PN"),
 ]
 
 
@@ -86,10 +95,10 @@ def test_constraints(imaging, secondary, level, key, value, allowed, why):
     version = imaging.get(image_set)["versionId"]
     refused = imaging.api.exceptions.ValidationException
     if allowed != "free":
-        with pytest.raises(refused):
+        with pytest.raises(refused, match=key):
             update(imaging, image_set, version, change=wanted)
     if allowed == "never":
-        with pytest.raises(refused):
+        with pytest.raises(refused, match=key):
             update(imaging, image_set, version, change=wanted, force=True)
         assert imaging.get(image_set)["versionId"] == version
         return
@@ -180,8 +189,11 @@ def test_removing(imaging):
     first, second = instances(imaging.document(image_set))
     refused = imaging.api.exceptions.ValidationException
     one = {"Study": {"Series": {shared["SeriesInstanceUID"]: {"Instances": {first: {}}}}}}
-    with pytest.raises(refused, match="force"):
+    with pytest.raises(refused, match=f"{first} is removed with force"):
         update(imaging, image_set, remove=one)
+    unknown = {"Study": {"Series": {"1.2.3": {"DICOM": {"Modality": ""}}}}}
+    with pytest.raises(refused, match=r"no series 1\.2\.3"):
+        update(imaging, image_set, remove=unknown)
     update(imaging, image_set, remove=one | {"Patient": {"DICOM": {"PatientName": "whatever"}}}, force=True)
     unlocked(imaging, image_set)
     document = imaging.document(image_set)
@@ -192,9 +204,12 @@ def test_removing(imaging):
         update(imaging, image_set, "2", remove=last, force=True)
     with pytest.raises(refused):
         update(imaging, image_set, "2", remove=attributes("Study", shared, "", {"StudyInstanceUID": ""}), force=True)
-    # Reverting brings the instance back, with its frames.
-    update(imaging, image_set, "2", revert="1")
+    # Removing what is not there is no mistake, and a version.
+    update(imaging, image_set, "2", remove={"Patient": {"DICOM": {"PatientName": "whatever"}}})
     assert unlocked(imaging, image_set)["versionId"] == "3"
+    # Reverting brings the instance back, with its frames.
+    update(imaging, image_set, "3", revert="1")
+    assert unlocked(imaging, image_set)["versionId"] == "4"
     back = imaging.document(image_set)
     assert back == imaging.document(image_set, versionId="1")
     [frame] = instances(back)[first]["ImageFrames"]
