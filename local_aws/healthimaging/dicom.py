@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from local_aws.healthimaging.values import BINARY, MAX_BINARY, convert, encodings_of, entry, name
+from local_aws.healthimaging.values import BINARY, MAX_BINARY, NUMERIC, convert, encodings_of, entry, name
 
 LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
 VRS = frozenset(
@@ -65,8 +65,16 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 MAX_DEPTH = 64
-# A deflated data set may not grow beyond this, or one small object would fill the memory.
-MAX_INFLATED = 2**28
+# A deflated data set may not grow beyond the first, nor beyond the second and so many times its size, or one small
+# object would fill the memory.
+MAX_INFLATED, ALWAYS_INFLATED, MAX_RATIO = 2**28, 2**25, 100
+INFLATE_BYTES = 2**20
+# An object has room for about so many bytes of metadata: those of its values, and what an element, an item and one of
+# several values cost beside them. It is what no document of 50 MB could hold.
+ROOM, ELEMENT_ROOM, ITEM_ROOM, VALUE_ROOM = 80 * 10**6, 80, 200, 8
+# Shorter values are not looked at: an element of them costs more than they do.
+LONG_VALUE = 16
+TOO_MUCH = "ImageSetMetadata of the image set would be larger than the limit"
 
 
 class DicomError(Exception):
@@ -113,6 +121,7 @@ class _Reader:
         self.order = ">" if big else "<"
         self.encodings = ["latin-1"]
         self.pixel_representation = 0
+        self._room = ROOM
         self._element = struct.Struct(f"{self.order}HH")
         self._u16 = struct.Struct(f"{self.order}H")
         self._u32 = struct.Struct(f"{self.order}I")
@@ -163,6 +172,7 @@ class _Reader:
                 return out, position
             if tag != ITEM:
                 raise DicomError(NOTHING)
+            self._take(ITEM_ROOM)
             stop = -1 if length == UNDEFINED else position + length
             values, _, position = self.walk(position, stop, depth + 1, None)
             out.append({name(tag): value for tag, value in values.items()})
@@ -180,6 +190,7 @@ class _Reader:
                 self._cut(root, max(values, default=0))
                 break
             tag, vr, length, value_start = self.header(position)
+            self._take(ELEMENT_ROOM)
             if tag == ITEM_END:
                 position = value_start
                 break
@@ -205,6 +216,16 @@ class _Reader:
             if end < 0 and position >= size:
                 raise DicomError(NOTHING)
         return values, vrs, position
+
+    def _take(self, size: int) -> None:
+        """Give room for metadata away.
+
+        Raises:
+            DicomError: There is none left.
+        """
+        self._room -= size
+        if self._room < 0:
+            raise DicomError(TOO_MUCH)
 
     def _cut(self, root: Parsed | None, tag: int) -> None:
         """The bytes end at `tag`: before the image was described it is no object, later its pixels are missing."""
@@ -258,12 +279,37 @@ class _Reader:
         if root is not None and len(raw) > MAX_BINARY and vr in BINARY and entry(tag) is None:
             root.bulk[tag] = raw
             return None
+        if len(raw) > LONG_VALUE:
+            width = NUMERIC[vr][1] if vr in NUMERIC else 4 if vr == "AT" else 0
+            several = len(raw) // width if width else raw.count(b"\\") if vr not in BINARY else 0
+            self._take(several * VALUE_ROOM + (0 if width else len(raw)))
         return self.value(tag, vr, raw)
 
     def value(self, tag: int, vr: str, raw: bytes) -> Any:
         """A value in the document's form."""
         known = entry(tag)
         return convert(vr, raw, self.order, self.encodings, many=known[2] if known else None)
+
+
+def _inflated(data: bytes, position: int) -> bytes:
+    """An object whose data set, from a position on, was deflated."""
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    pieces, size = [data[:position]], 0
+    most = min(MAX_INFLATED, max(ALWAYS_INFLATED, MAX_RATIO * (len(data) - position)))
+    try:
+        for start in range(position, len(data), INFLATE_BYTES):
+            rest = data[start : start + INFLATE_BYTES]
+            while rest and not inflate.eof:
+                pieces.append(inflate.decompress(rest, INFLATE_BYTES))
+                rest = inflate.unconsumed_tail
+                size += len(pieces[-1])
+                if size > most:
+                    raise DicomError(NOTHING)
+    except zlib.error as error:
+        raise DicomError(NOTHING) from error
+    if not inflate.eof:
+        raise DicomError(NOTHING)
+    return b"".join(pieces)
 
 
 def read(data: bytes, total: int = 0) -> Parsed:
@@ -295,13 +341,7 @@ def read(data: bytes, total: int = 0) -> Parsed:
     if not syntax:
         raise DicomError("DICOM attribute TransferSyntaxUID does not exist")
     if syntax == DEFLATED:
-        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            data = data[:position] + inflate.decompress(data[position:], MAX_INFLATED)
-        except zlib.error as error:
-            raise DicomError(NOTHING) from error
-        if not inflate.eof:
-            raise DicomError(NOTHING)
+        data = _inflated(data, position)
     implicit = syntax == IMPLICIT
     big = syntax == BIG_ENDIAN
     if not big and len(data) >= position + 6:

@@ -45,9 +45,11 @@ def load_libraries() -> None:
         import pydicom.datadict  # noqa: F401
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=65536)
 def entry(tag: int) -> tuple[str, str, bool] | None:
     """VR, keyword and whether the dictionary allows several values; None for what it does not know."""
+    if tag >> 16 & 1:
+        return None
     load_libraries()
     from pydicom.datadict import get_entry
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import urllib.request
+import zlib
 
+import pydicom
 import pytest
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.uid import generate_uid
@@ -147,3 +150,39 @@ def test_a_forced_uid_does_not_break_later_merges(own):
     assert len(after) == 3
     assert before.items() <= after.items()
     assert everything_answers(own) == 1
+
+
+def deflated(tail: bytes) -> bytes:
+    """An object with more elements behind, its data set deflated."""
+    data = pydicom.dcmread(io.BytesIO(make_object(PixelData=None)))
+    data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    data.save_as(buffer := io.BytesIO(), enforce_file_format=True)
+    body = buffer.getvalue()
+    start = 144 + struct.unpack_from("<I", body, 140)[0]
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    plain = zlib.decompress(body[start:], -zlib.MAX_WBITS)
+    return body[:start] + packer.compress(plain + tail) + packer.flush()
+
+
+def private(vr: bytes, raw: bytes) -> bytes:
+    return struct.pack("<HH2sHI", 0x0041, 0x1010, vr, 0, len(raw)) + raw
+
+
+EMPTY_ITEM = b"\xfe\xff\x00\xe0\0\0\0\0"
+BOMBS = {
+    "items": private(b"SQ", EMPTY_ITEM * 1_000_000),
+    "elements": private(b"SQ", struct.pack("<HHI", 0xFFFE, 0xE000, 9_600_000) + b"\x43\0\1\x10LO\0\0" * 1_200_000),
+    "values": private(b"UC", b"\\" * 16_000_000),
+    "bytes": private(b"OB", bytes(60_000_000)),
+}
+
+
+def test_small_files_that_grow_are_refused(own):
+    """A few KB took 20 s and 500 MB: items, elements, values and inflated bytes of an object are bounded."""
+    files = {name: deflated(tail) for name, tail in BOMBS.items()} | {"fits": deflated(private(b"SQ", EMPTY_ITEM * 99))}
+    assert max(map(len, files.values())) < 100_000
+    outcome = own.run(files)
+    assert [line["inputFile"].rpartition("/")[2] for line in outcome.success] == ["fits"]
+    said = {f["inputFile"].rpartition("/")[2]: f["exception"]["message"] for f in outcome.failure}
+    assert said.pop("bytes") == "DICOM attributes does not exist"
+    assert set(said.values()) == {"ImageSetMetadata of the image set would be larger than the limit"}
