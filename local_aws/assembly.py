@@ -52,7 +52,9 @@ class Parts:
         faults = Faults()
         for fault in fault_forms.make_all(settings.faults) if settings.faults else ():
             faults.add(fault)
-        limits = Limits(clock, enabled=settings.rate_limits, others=settings.undocumented_rate)
+        limits = Limits(
+            clock, enabled=settings.rate_limits, factor=settings.rate_factor, others=settings.undocumented_rate
+        )
         events = Events(settings, loop, faults, clock)
         self._datastores = Datastores(settings, self._store, events, clock, faults)
         self._pixels = PixelStore(

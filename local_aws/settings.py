@@ -61,6 +61,8 @@ class LocalSettings:
     seconds_per_gb: float = 0.0
     # Documented call rates (developer guide, "Throttling limits"), answered with ThrottlingException.
     rate_limits: bool = True
+    # What they are multiplied by, so that a test meets them sooner or later.
+    rate_factor: float = 1.0
     # Documented quota: import jobs SUBMITTED or IN_PROGRESS in one data store.
     max_concurrent_jobs: int = 100
     max_files_per_job: int = 5_000

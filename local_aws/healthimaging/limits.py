@@ -46,16 +46,18 @@ class _Bucket:
 class Limits:
     """Buckets of one account. Safe from several threads."""
 
-    def __init__(self, clock: Clock, *, enabled: bool, others: float = 0.0) -> None:
+    def __init__(self, clock: Clock, *, enabled: bool, factor: float = 1.0, others: float = 0.0) -> None:
         """Full buckets.
 
         Args:
             clock: The time.
             enabled: Whether they count.
+            factor: The documented rates and bursts are multiplied by it; a burst is 1 at least.
             others: Calls a second of operations without a documented rate; 0 for no limit.
         """
         self._clock = clock
         self._configured = enabled
+        self._factor = factor
         self._lock = threading.Lock()
         self._others = others
         self.restore()
@@ -67,9 +69,12 @@ class Limits:
     def restore(self) -> None:
         """Back to the settings, with full buckets."""
         now = self._clock.now()
+        bursts = {name: max(1.0, burst * self._factor) for name, (_, burst) in RATES.items()}
         with self._lock:
             self.enabled = self._configured
-            self._buckets = {name: _Bucket(rate, burst, burst, now) for name, (rate, burst) in RATES.items()}
+            self._buckets = {
+                name: _Bucket(rate * self._factor, bursts[name], bursts[name], now) for name, (rate, _) in RATES.items()
+            }
 
     def allow(self, operation: str) -> bool:
         """Take one token. False when the bucket is empty."""

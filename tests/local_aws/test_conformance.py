@@ -10,11 +10,14 @@ import gzip
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from botocore import xform_name
+from botocore.config import Config
 
 from local_aws.protocol.restjson import load_model
 from tests.conftest import AwsStack, wait_for
@@ -50,8 +53,8 @@ def test_every_rule_has_a_test():
 
 # -- every modelled error of every operation --------------------------------------------------------------------------
 
-# Errors that come of themselves, by what the caller does. All others come of the fault `fail_call`: the documentation
-# does not say when the service answers so, or it needs what is not emulated (permissions, keys, breakdowns).
+# Errors that come of themselves, by what the caller does or by the settings. All others come of the fault `fail_call`:
+# the service model has them, and no page says when the service answers so.
 NATURAL = {
     "ValidationException": set(MODEL.operation_names),
     "ResourceNotFoundException": set(MODEL.operation_names) - {"CreateDatastore", "ListDatastores"},
@@ -62,6 +65,10 @@ NATURAL = {
     "ServiceQuotaExceededException": {
         *("CreateDatastore", "StartDICOMImportJob", "UpdateImageSetMetadata", "CopyImageSet"),
     },
+    "ThrottlingException": set(MODEL.operation_names),
+    "AccessDeniedException": set(MODEL.operation_names),
+    "NotAcceptableException": {"GetImageFrame"},
+    "BadRequestException": {"GetImageFrame"},
 }
 STATUS = {
     "ValidationException": 400,
@@ -95,8 +102,7 @@ class World:
         self.api, self.store = imaging.api, imaging.datastore
         self.ids = [imaging.run({"a.dcm": make_object()}).success[0]["importResponse"]["imageSetId"] for _ in range(4)]
         self.locked, self.copied, self.dying, self.free = self.ids
-        [series] = imaging.document(self.dying)["Study"]["Series"].values()
-        [self.frame] = [f["ID"] for i in series["Instances"].values() for f in i["ImageFrames"]]
+        self.frame, self.free_frame = (self.frame_of(i) for i in (self.dying, self.free))
         self.api.update_image_set_metadata(**self.update(self.locked))
         self.api.copy_image_set(**self.copy(self.copied))
         self.api.delete_image_set(datastoreId=self.store, imageSetId=self.dying)
@@ -104,6 +110,23 @@ class World:
         self.creating = made["datastoreId"]
         stack.fault("hold_jobs")
         imaging.start(imaging.put({"a.dcm": make_object()}), clientToken="taken")
+
+    def client(self, account: str) -> Any:
+        """A client that does not try again."""
+        return boto3.client(
+            "medical-imaging",
+            endpoint_url=self.imaging.stack.env["AWS_ENDPOINT_URL"],
+            region_name="us-east-1",
+            aws_access_key_id=account,
+            aws_secret_access_key="local",
+            config=Config(inject_host_prefix=False, retries={"max_attempts": 0}),
+        )
+
+    def frame_of(self, image_set: str) -> str:
+        """The one frame of an image set."""
+        [series] = self.imaging.document(image_set)["Study"]["Series"].values()
+        [frame] = [f["ID"] for i in series["Instances"].values() for f in i["ImageFrames"]]
+        return str(frame)
 
     def update(self, image_set: str) -> dict[str, Any]:
         """An update of an image set at version 1."""
@@ -159,12 +182,15 @@ class World:
             if "resourceArn" in right:
                 return right | {"resourceArn": right["resourceArn"].replace(self.store, ZERO)}
             return right | {"datastoreId": ZERO}
-        if error == "ServiceQuotaExceededException":
+        if error == "NotAcceptableException":
+            return right | {"imageFrameInformation": {"imageFrameId": self.free_frame}}
+        if error != "ConflictException":
             return right
         return right | {
             "CreateDatastore": {"clientToken": "taken"},
             "StartDICOMImportJob": {"clientToken": "taken"},
             "SearchImageSets": {"datastoreId": self.creating},
+            "GetImageSetMetadata": {"imageSetId": self.locked, "versionId": "2"},
             "GetImageFrame": {"imageSetId": self.dying, "imageFrameInformation": {"imageFrameId": self.frame}},
             "UpdateImageSetMetadata": self.update(self.locked) | {"latestVersionId": "2"},
             "CopyImageSet": self.copy(self.locked)
@@ -180,30 +206,65 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         "LOCAL_AWS_MAX_DATASTORES": "2",
         "LOCAL_AWS_MAX_CONCURRENT_JOBS": "1",
         "LOCAL_AWS_MAX_CONCURRENT_CHANGES": "1",
+        # Of every operation one call, then none for hours.
+        "LOCAL_AWS_RATE_FACTOR": "0.0000001",
     }
     stack = AwsStack(tmp_path_factory.mktemp("conformance") / "home", seconds | most).start()
     yield World(stack)
     stack.stop()
 
 
+@contextmanager
+def trouble(world: World, client: Any, operation: str, error: str) -> Iterator[None]:
+    """What makes a call fail besides its request: spent rates, headers and bodies that boto3 would not send."""
+    stack, event = world.imaging.stack, f"before-sign.medical-imaging.{operation}"
+
+    def spoil(request: Any, **_: Any) -> None:
+        if error == "NotAcceptableException":
+            request.headers["Accept"] = "image/png"
+        else:
+            request.data = b"{"
+
+    if error in {"NotAcceptableException", "BadRequestException"}:
+        client.meta.events.register(event, spoil)
+    elif error == "ThrottlingException":
+        stack.control("POST", "rate-limits", {"enabled": True})
+        with pytest.raises(client.exceptions.ValidationException):
+            getattr(client, xform_name(operation))(**world.provoking(operation, "ValidationException"))
+    elif operation not in NATURAL.get(error, ()):
+        stack.fault("fail_call", operation=operation, error=error)
+    try:
+        yield
+    finally:
+        stack.control("POST", "rate-limits", {"enabled": False})
+
+
 @pytest.mark.parametrize(("operation", "error"), ERRORS)
 def test_every_modelled_error_comes_when_it_is_provoked(world, operation, error):
     """Typed, with the modelled status, in the header and in the body."""
-    client = world.imaging.stack.client("medical-imaging", retries={"max_attempts": 0})
-    if operation in NATURAL.get(error, ()):
-        request = world.provoking(operation, error)
-        if (operation, error) == ("GetImageSetMetadata", "ConflictException"):
-            world.imaging.stack.fault("lock_metadata")
-    else:
-        request = world.right(operation)
-        world.imaging.stack.fault("fail_call", operation=operation, error=error)
-    with pytest.raises(getattr(client.exceptions, error)) as caught:
+    client = world.client("210987654321" if error == "AccessDeniedException" else "123456789012")
+    request = world.provoking(operation, error) if operation in NATURAL.get(error, ()) else world.right(operation)
+    with (
+        closing(client),
+        trouble(world, client, operation, error),
+        pytest.raises(getattr(client.exceptions, error)) as caught,
+    ):
         getattr(client, xform_name(operation))(**request)
     answer = caught.value.response
     assert answer["ResponseMetadata"]["HTTPStatusCode"] == STATUS[error]
     assert answer["ResponseMetadata"]["HTTPHeaders"]["x-amzn-errortype"] == error
     assert answer["ResponseMetadata"]["RequestId"]
     assert answer["Error"]["Message"]
+
+
+def test_which_errors_need_a_fault():
+    """docs/emulator.md says it in its table of errors."""
+    assert {(operation, error) for operation, error in ERRORS if operation not in NATURAL.get(error, ())} == {
+        *((operation, "InternalServerException") for operation in MODEL.operation_names),
+        *((operation, "ConflictException") for operation in ("GetDICOMImportJob", "ListDICOMImportJobs")),
+        *((operation, "ConflictException") for operation in ("GetImageSet", "ListImageSetVersions")),
+        ("CreateDatastore", "ResourceNotFoundException"),
+    }
 
 
 # -- every operation --------------------------------------------------------------------------------------------------

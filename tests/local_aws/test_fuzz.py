@@ -117,8 +117,20 @@ def import_spoilt_files(target: Target) -> None:
     assert len(outcome.success) + len(outcome.failure) == len(files)
     internal = [f for f in outcome.failure if f["exception"]["exceptionType"] == "InternalServerException"]
     assert internal == []
+    api, here = target.imaging.api, {"datastoreId": target.imaging.datastore}
+    listed = [
+        item["imageSetId"]
+        for page in api.get_paginator("search_image_sets").paginate(**here)
+        for item in page["imageSetsMetadataSummaries"]
+    ]
+    made = {line["importResponse"]["imageSetId"] for line in outcome.success}
+    assert made <= set(listed)
+    for image_set in made:
+        assert target.imaging.get(image_set)["imageSetState"] == "ACTIVE"
+        assert target.imaging.document(image_set)["ImageSetID"] == image_set
+        assert api.list_image_set_versions(imageSetId=image_set, **here)["imageSetPropertiesList"]
     root = f"{target.stack.env['AWS_ENDPOINT_URL']}/datastore/{target.imaging.datastore}"
-    for path in ("studies", "series", "instances"):
+    for path in ("studies", "series", "instances", "studies?includefield=all&limit=1000"):
         with urllib.request.urlopen(f"{root}/{path}") as answer:
             assert answer.status == 200
 
