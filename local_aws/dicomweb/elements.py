@@ -10,12 +10,14 @@ import base64
 import binascii
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from local_aws.healthimaging.values import BINARY, NUMERIC, load_libraries
+from local_aws.healthimaging.values import BINARY, NUMERIC, is_creator, load_libraries, vr_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    Path = tuple[tuple[int, int], ...]
 
 Document = dict[str, Any]
 PIXEL_DATA = 0x7FE00010
@@ -23,6 +25,23 @@ PIXELS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
 # File meta information belongs to a file, not to a data set.
 FILE_META = 0x0002
 WHOLE_NUMBERS = frozenset({"US", "SS", "UL", "SL", "UV", "SV"})
+
+
+class Vrs(NamedTuple):
+    """Value representations of what the dictionary does not know.
+
+    Attributes:
+        own: Of attributes, by their key (`DICOMVRs`).
+        nested: Of elements inside sequences, by key of the outermost sequence, by path in it (`NestedVRs`).
+    """
+
+    own: Mapping[str, str]
+    nested: Mapping[str, Mapping[str, str]]
+
+    @classmethod
+    def of(cls, instance: Mapping[str, Any]) -> Vrs:
+        """Those of an instance of a document."""
+        return cls(instance.get("DICOMVRs") or {}, instance.get("NestedVRs") or {})
 
 
 @dataclass(frozen=True)
@@ -92,40 +111,68 @@ def merged(document: Document, series_uid: str, sop_uid: str) -> dict[str, Any]:
     return out
 
 
-def elements(
-    values: Mapping[str, Any], private: Mapping[str, str], *, signed: bool = False, nested: bool = False
-) -> list[Element]:
+def elements(values: Mapping[str, Any], vrs: Vrs) -> list[Element]:
     """Data elements in tag order, without file meta information and without pixels.
 
     Args:
         values: Attributes by keyword or tag, as the document has them.
-        private: VRs of attributes that the dictionary does not know (`DICOMVRs`).
-        signed: Whether pixel values are, which decides between US and SS.
-        nested: Whether this is an item of a sequence, where an icon keeps its pixels.
+        vrs: Those that the dictionary does not know.
     """
+    signed = values.get("PixelRepresentation") == 1
+    out = []
+    for key, value in values.items():
+        tag = tag_of(key)
+        if tag is not None and in_data_set(tag):
+            out.append(element(tag, vrs.own.get(key, ""), value, vrs.nested.get(key, {}), signed=signed))
+    out.sort(key=lambda e: e.tag)
+    return out
+
+
+def element(tag: int, declared: str, value: Any, noted: Mapping[str, str], *, signed: bool) -> Element:
+    """One data element.
+
+    Args:
+        tag: Its tag.
+        declared: Its VR where the document says it, else empty.
+        value: Its value in the document's form.
+        noted: VRs of what is in it, if it is a sequence, by path.
+        signed: Whether pixel values are, which decides between US and SS.
+    """
+    return _element(tag, declared, value, noted, (), signed=signed)
+
+
+def _element(tag: int, declared: str, value: Any, noted: Mapping[str, str], items: Path, *, signed: bool) -> Element:
+    given = [] if value is None else value if isinstance(value, list) else [value]
+    vr = _vr(tag, declared, given, signed=signed)
+    if vr == "SQ":
+        inner = [
+            _item(item, noted, (*items, (tag, number)), signed=signed)
+            for number, item in enumerate(given)
+            if isinstance(item, dict)
+        ]
+        return Element(tag, vr, inner)
+    if vr in BINARY:
+        raw = _binary(given)
+        return Element(tag, vr, [raw] if raw else [])
+    return Element(tag, *_fitting(vr, given))
+
+
+def _item(values: Mapping[str, Any], noted: Mapping[str, str], items: Path, *, signed: bool) -> list[Element]:
+    """The data set of one item; an icon in it keeps its pixels."""
     if "PixelRepresentation" in values:
         signed = values["PixelRepresentation"] == 1
     out = []
     for key, value in values.items():
         tag = tag_of(key)
-        if tag is None or not (nested or in_data_set(tag)):
+        if tag is None:
             continue
-        out.append(element(tag, private.get(key, ""), value, private, signed=signed))
+        declared = ""
+        if noted and not dictionary_vr(tag):
+            alike, alone = vr_paths(items, tag)
+            declared = noted.get(alone) or noted.get(alike, "")
+        out.append(_element(tag, declared, value, noted, items, signed=signed))
     out.sort(key=lambda e: e.tag)
     return out
-
-
-def element(tag: int, declared: str, value: Any, private: Mapping[str, str], *, signed: bool) -> Element:
-    """One data element; `declared` is its VR where the document says it, else empty."""
-    given = [] if value is None else value if isinstance(value, list) else [value]
-    vr = _vr(tag, declared, given, signed=signed)
-    if vr == "SQ":
-        items = [elements(item, private, signed=signed, nested=True) for item in given if isinstance(item, dict)]
-        return Element(tag, vr, items)
-    if vr in BINARY:
-        raw = _binary(given)
-        return Element(tag, vr, [raw] if raw else [])
-    return Element(tag, *_fitting(vr, given))
 
 
 def _vr(tag: int, declared: str, given: list[Any], *, signed: bool) -> str:
@@ -133,7 +180,7 @@ def _vr(tag: int, declared: str, given: list[Any], *, signed: bool) -> str:
     if any(isinstance(v, dict) for v in given):
         return "SQ"
     known = dictionary_vr(tag)
-    if not known and tag >> 16 & 1 and 0x10 <= (tag & 0xFFFF) <= 0xFF:  # noqa: PLR2004 -- private creators
+    if not known and is_creator(tag):
         return "LO"
     vr = declared or known or _guess(given)
     if " or " not in vr:
@@ -146,24 +193,23 @@ def _vr(tag: int, declared: str, given: list[Any], *, signed: bool) -> str:
 
 
 def _guess(given: list[Any]) -> str:
-    """For private elements inside sequences, whose VR the document does not say."""
+    """For elements whose VR nobody says, such as those of a private sequence that an update brought."""
     if any(isinstance(v, float) for v in given):
         return "FD"
     if any(isinstance(v, int) for v in given):
-        return "SL" if min(given) < 0 else "UL"
-    if any(_binary([v]) == b"" for v in given):
-        return "LO" if max(len(str(v)) for v in given) <= 64 else "UT"  # noqa: PLR2004 -- longest LO
-    return "UN"
+        return "SL" if any(isinstance(v, int) and v < 0 for v in given) else "UL"
+    # Text may look like base64 by chance, as HEAD does.
+    return "LO" if all(len(str(v)) <= 64 for v in given) else "UT"  # noqa: PLR2004 -- longest LO
 
 
 def _binary(given: list[Any]) -> bytes:
-    """Bytes behind base64; none when it is not base64."""
+    """Bytes of a binary value, which the document has as base64. Other text, from an update, is kept as it is."""
     if not given or not isinstance(given[0], str):
         return b""
     try:
         return base64.b64decode(given[0], validate=True)
     except (binascii.Error, ValueError):
-        return b""
+        return given[0].encode("utf-8", "replace")
 
 
 def _fitting(vr: str, given: list[Any]) -> tuple[str, list[Any]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb import attributes
-from local_aws.dicomweb.elements import Document, elements
+from local_aws.dicomweb.elements import Document, Vrs, elements
 from local_aws.dicomweb.json_model import Written, data_set, written
 from local_aws.healthimaging.image_sets import settled
 
@@ -253,7 +253,7 @@ def texts(value: Any) -> list[str]:
 def _fragment(values: Mapping[str, Any], keywords: Iterable[str]) -> Written:
     """The attributes of a default answer."""
     wanted = [k for k in keywords if k not in attributes.OPTIONAL or k in values]
-    return written(data_set(elements({k: values.get(k) for k in wanted}, {}), lambda _: ""))
+    return written(data_set(elements({k: values.get(k) for k in wanted}, Vrs({}, {})), lambda _: ""))
 
 
 def _series(image_set_id: str, version: int, series_uid: str, document: Document) -> Series:

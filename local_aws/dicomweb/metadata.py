@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from local_aws.dicomweb.elements import PIXEL_DATA, Document, element, in_data_set, large, merged, tag_of
+from local_aws.dicomweb.elements import PIXEL_DATA, Document, Vrs, element, in_data_set, large, merged, tag_of
 from local_aws.dicomweb.json_model import Written, bulk_url, json_element, write
 from local_aws.dicomweb.part10 import EXPLICIT_LITTLE_ENDIAN
 
@@ -46,7 +46,7 @@ class Metadata:
         instance = self._instances[sop_uid]
         url = f"{self._url}/{sop_uid}"
         values = merged(self._document, self._series_uid, sop_uid)
-        private = instance.get("DICOMVRs") or {}
+        vrs = Vrs.of(instance)
         signed = values.get("PixelRepresentation") == 1
         beside = large(instance)
         out = {"00020010": write({"vr": "UI", "Value": [_stored_syntax(instance)]})}
@@ -55,25 +55,26 @@ class Metadata:
             if tag is None or not in_data_set(tag):
                 continue
             if tag in beside:
-                vr = private.get(key, "UN")
+                vr = vrs.own.get(key, "UN")
                 out[f"{tag:08X}"] = write({"vr": vr, "BulkDataURI": bulk_url(url, f"{tag:08X}")})
             else:
-                out[f"{tag:08X}"] = self._element(tag, key, value, private, url, signed=signed)
+                out[f"{tag:08X}"] = self._element(tag, key, value, vrs, url, signed=signed)
         if instance.get("ImageFrames"):
             vr = "OW" if (values.get("BitsAllocated") or 0) > BYTE else "OB"
             out[PIXEL_PATH] = write({"vr": vr, "BulkDataURI": bulk_url(url, PIXEL_PATH)})
         return out
 
-    def _element(self, tag: int, key: str, value: Any, private: Mapping[str, str], url: str, *, signed: bool) -> str:
-        # 1, 1.0 and True are one key of a dict; inside a sequence the VRs of private elements decide as well.
+    def _element(self, tag: int, key: str, value: Any, vrs: Vrs, url: str, *, signed: bool) -> str:
+        # 1, 1.0 and True are one key of a dict; inside a sequence the noted VRs decide as well.
+        declared, noted = vrs.own.get(key, ""), vrs.nested.get(key, {})
         same: Any = (type(value), value)
         if isinstance(value, list | dict):
             same = json.dumps(value)
-            same = (same, json.dumps(private)) if "{" in same else same
-        known = (tag, private.get(key, ""), signed, same)
+            same = (same, json.dumps(noted)) if noted else same
+        known = (tag, declared, signed, same)
         found = self._known.get(known)
         if found is None:
-            one = element(tag, private.get(key, ""), value, private, signed=signed)
+            one = element(tag, declared, value, noted, signed=signed)
             found = write(json_element(one, lambda path: bulk_url(url, path), f"{tag:08X}"))
             if '"BulkDataURI"' not in found:
                 self._known[known] = found

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 from local_aws.dicomweb.attributes import KEYS
 from local_aws.dicomweb.elements import keyword_of, tag_of
 from local_aws.dicomweb.errors import DicomWebError, bad_request
+from local_aws.healthimaging.values import is_creator
 
 MAX_LIMIT = 1000
 MAX_OFFSET = 1_000_000
@@ -92,7 +93,7 @@ def parse(level: str, query_string: str, *, ignore_unknown: bool) -> Query:
 
 def _key(query: Query, level: str, name: str, value: str, *, ignore_unknown: bool) -> None:
     tag = tag_of(name)
-    if tag is not None and tag >> 16 & 1 and 0x10 <= (tag & 0xFFFF) <= 0xFF:  # noqa: PLR2004 -- private creators
+    if tag is not None and is_creator(tag):
         query.creators[tag] = value.strip().strip('"')
         return
     keyword = keyword_of(tag) if tag is not None else name

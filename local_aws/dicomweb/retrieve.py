@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb import part10
-from local_aws.dicomweb.elements import PIXEL_DATA, Element, elements, large, merged, walk
+from local_aws.dicomweb.elements import PIXEL_DATA, Element, Vrs, elements, large, merged, walk
 from local_aws.dicomweb.errors import bad_request, not_acceptable, not_found
 from local_aws.dicomweb.json_model import bulk_url, join
 from local_aws.dicomweb.media import DICOM, JSON, OCTETS, accepted
@@ -76,7 +76,7 @@ class Retrieval:
             if bulk_url("", f"{tag:08X}").endswith(f"/{wanted}"):
                 return _octets(self._beside(found, identity), accept)
         values = merged(found.document, found.series_uid, found.sop_uid)
-        for where, element in walk(elements(values, found.instance.get("DICOMVRs") or {})):
+        for where, element in walk(elements(values, Vrs.of(found.instance))):
             if element.vr in BINARY and element.values and bulk_url("", where).endswith(f"/{wanted}"):
                 return _octets(element.values[0], accept)
         raise not_found("The instance has no such bulk data.")
@@ -128,7 +128,7 @@ class Retrieval:
         beside = large(found.instance)
         return [
             Element(e.tag, e.vr, [self._beside(found, beside[e.tag])]) if e.tag in beside else e
-            for e in elements(values, found.instance.get("DICOMVRs") or {})
+            for e in elements(values, Vrs.of(found.instance))
         ]
 
     def _beside(self, found: Found, identity: str) -> bytes:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from local_aws.dicomweb import attributes
-from local_aws.dicomweb.elements import Element, elements, merged
+from local_aws.dicomweb.elements import Element, Vrs, elements, merged
 from local_aws.dicomweb.index import texts
 from local_aws.dicomweb.json_model import Written, bulk_url, data_set, write, written
 from local_aws.dicomweb.matching import Matcher, matcher
+from local_aws.healthimaging.values import is_creator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -213,14 +214,14 @@ class Search:
         if uid not in instances:
             return {}
         values = merged(found[1], series.series_uid, uid)
-        items = elements(values, instances[uid].get("DICOMVRs") or {})
+        items = elements(values, Vrs.of(instances[uid]))
         url = f"{base}/studies/{series.study_uid}/series/{series.series_uid}/instances/{uid}"
         return written(data_set(_chosen(level, items, query), lambda path: bulk_url(url, path)))
 
 
 def _chosen(level: str, items: list[Element], query: Query) -> Iterable[Element]:
     tree = query.include
-    creators = {e.tag: str(e.values[0]).strip() for e in items if _creator(e.tag) and e.values}
+    creators = {e.tag: str(e.values[0]).strip() for e in items if is_creator(e.tag) and e.values}
     for element in items:
         private = element.tag >> 16 & 1
         if query.everything:
@@ -230,17 +231,13 @@ def _chosen(level: str, items: list[Element], query: Query) -> Iterable[Element]
         elif element.tag in tree:
             if private:
                 block = element.tag & 0xFFFF0000 | (element.tag >> 8 & 0xFF)
-                if _creator(element.tag) or query.creators.get(block, "") == creators.get(block):
+                if is_creator(element.tag) or query.creators.get(block, "") == creators.get(block):
                     yield element
             elif level == "instance" or element.tag in attributes.INCLUDABLE[level]:
                 yield _pruned(element, tree[element.tag])
 
 
 _ALL = {"study": attributes.STUDY_ALL, "series": attributes.SERIES_ALL}
-
-
-def _creator(tag: int) -> bool:
-    return bool(tag >> 16 & 1) and 0x10 <= (tag & 0xFFFF) <= 0xFF  # noqa: PLR2004
 
 
 def _pruned(element: Element, tree: Tree | None) -> Element:

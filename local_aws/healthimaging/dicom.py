@@ -14,7 +14,17 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from local_aws.healthimaging.values import BINARY, MAX_BINARY, NUMERIC, convert, encodings_of, entry, name
+from local_aws.healthimaging.values import (
+    BINARY,
+    MAX_BINARY,
+    NUMERIC,
+    convert,
+    encodings_of,
+    entry,
+    is_creator,
+    name,
+    note_vrs,
+)
 
 LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
 VRS = frozenset(
@@ -89,6 +99,8 @@ class Parsed:
     vrs: dict[int, str] = field(default_factory=dict)
     # Private binary values that are too large for the metadata.
     bulk: dict[int, bytes] = field(default_factory=dict)
+    # VRs of what the dictionary does not know inside sequences: by tag of the outermost sequence, by path in it.
+    nested_vrs: dict[int, dict[str, str]] = field(default_factory=dict)
     data: bytes = b""
     pixel_tag: int = 0
     pixel_vr: str = ""
@@ -122,6 +134,9 @@ class _Reader:
         self.encodings = ["latin-1"]
         self.pixel_representation = 0
         self._room = ROOM
+        self.nested_vrs: dict[int, dict[str, str]] = {}
+        # The open sequences, outermost first: tag, and number of the item that is read.
+        self._open: list[tuple[int, int]] = []
         self._element = struct.Struct(f"{self.order}HH")
         self._u16 = struct.Struct(f"{self.order}H")
         self._u32 = struct.Struct(f"{self.order}I")
@@ -149,10 +164,9 @@ class _Reader:
     def _implied(self, tag: int) -> str:
         known = entry(tag)
         if known is None:
-            group, element = tag >> 16, tag & 0xFFFF
-            if element == 0:
+            if tag & 0xFFFF == 0:
                 return "UL"
-            return "LO" if group & 1 and 0x10 <= element <= 0xFF else "UN"  # noqa: PLR2004
+            return "LO" if is_creator(tag) else "UN"
         vr = known[0]
         if " or " in vr:
             if "OW" in vr:
@@ -160,8 +174,8 @@ class _Reader:
             return "SS" if "SS" in vr and self.pixel_representation else "US"
         return vr
 
-    def items(self, start: int, end: int, depth: int) -> tuple[list[dict[str, Any]], int]:
-        """Items of a sequence that ends at `end`, or at its delimiter when `end` is negative."""
+    def items(self, sequence: int, start: int, end: int, depth: int) -> tuple[list[dict[str, Any]], int]:
+        """Items of the sequence of that tag. It ends at `end`, or at its delimiter when `end` is negative."""
         if depth > MAX_DEPTH:
             raise DicomError("DICOM attributes are nested too deeply")
         out: list[dict[str, Any]] = []
@@ -174,7 +188,10 @@ class _Reader:
                 raise DicomError(NOTHING)
             self._take(ITEM_ROOM)
             stop = -1 if length == UNDEFINED else position + length
-            values, _, position = self.walk(position, stop, depth + 1, None)
+            self._open.append((sequence, len(out)))
+            values, vrs, position = self.walk(position, stop, depth + 1, None)
+            note_vrs(self.nested_vrs.setdefault(self._open[0][0], {}), self._open, vrs)
+            self._open.pop()
             out.append({name(tag): value for tag, value in values.items()})
         return out, position
 
@@ -200,7 +217,7 @@ class _Reader:
                 continue
             real = self._implied(tag) if vr == "UN" and length != UNDEFINED and not tag >> 16 & 1 else vr
             if real == "SQ" or (length == UNDEFINED and vr == "UN"):
-                values[tag], position = self._sequence(value_start, length, depth, behind_un=vr == "UN")
+                values[tag], position = self._sequence(tag, value_start, length, depth, un=vr == "UN")
                 vrs[tag] = "SQ"
                 continue
             position = value_start + length
@@ -240,14 +257,14 @@ class _Reader:
         elif tag == PIXEL_REPRESENTATION and len(raw) >= 2:  # noqa: PLR2004
             self.pixel_representation = self._u16.unpack_from(raw)[0]
 
-    def _sequence(self, start: int, length: int, depth: int, *, behind_un: bool) -> tuple[list[dict[str, Any]], int]:
+    def _sequence(self, tag: int, start: int, length: int, depth: int, *, un: bool) -> tuple[list[dict[str, Any]], int]:
         """A sequence. Behind UN its items are in implicit encoding (PS3.5, 6.2.2 note 4)."""
         stop = -1 if length == UNDEFINED else start + length
         if stop > len(self.data):
             raise DicomError(NOTHING)
         implicit = self.implicit
-        self.implicit = implicit or behind_un
-        out = self.items(start, stop, depth + 1)
+        self.implicit = implicit or un
+        out = self.items(tag, start, stop, depth + 1)
         self.implicit = implicit
         return out
 
@@ -353,4 +370,5 @@ def read(data: bytes, total: int = 0) -> Parsed:
         raise DicomError(NOTHING)
     parsed.values.update(values)
     parsed.vrs.update(vrs)
+    parsed.nested_vrs = {tag: noted for tag, noted in body.nested_vrs.items() if noted}
     return parsed

@@ -76,7 +76,7 @@ def remove(current: Document, wanted: Payload, *, force: bool) -> None:
                 raise validation(f"{key} cannot be removed.")
             existing.pop(key, None)
         if own:
-            _forget(own, attributes, ("DICOMVRs", "BulkData"))
+            _forget(own, attributes, ("DICOMVRs", "BulkData", "NestedVRs"))
     for uid, series in wanted.series.items():
         instances = current["Study"]["Series"][uid]["Instances"]
         gone = [sop for sop, item in series.instances.items() if item.whole]
@@ -105,8 +105,8 @@ def update(current: Document, wanted: Payload, *, force: bool, is_primary: bool)
             _check_value(key, value, force=force)
             existing[key] = value
         if own:
-            # A large private value that lay beside the pixels is replaced by what the text says.
-            _forget(own, attributes, ("BulkData",))
+            # A large private value that lay beside the pixels is replaced by what the text says, a sequence whole.
+            _forget(own, attributes, ("BulkData", "NestedVRs"))
     for series in wanted.series.values():
         for sop, item in series.instances.items():
             if item.whole:
@@ -232,8 +232,9 @@ def _forget(body: dict[str, Any], keys: Iterable[str], members: tuple[str, ...])
     """Take attributes out of members of an instance that speak of them."""
     for member in members:
         body[member] = {key: value for key, value in body.get(member, {}).items() if key not in keys}
-    if not body.get("BulkData"):
-        body.pop("BulkData", None)
+    for member in ("BulkData", "NestedVRs"):
+        if not body.get(member):
+            body.pop(member, None)
 
 
 def _private_vrs(current: Document, wanted: Payload) -> None:

@@ -145,8 +145,8 @@ def instance(
         body["ChecksumType"] = "DECOMPRESSED"
     body["ImageFrames"] = images.frames
     apart = {name(tag): _keep_apart(f"{seed}/{tag:08X}", raw, writer) for tag, raw in parsed.bulk.items()}
-    if apart:
-        body["BulkData"] = apart
+    nested = {name(tag): vrs for tag, vrs in parsed.nested_vrs.items()}
+    body |= {member: kept for member, kept in (("BulkData", apart), ("NestedVRs", nested)) if kept}
     problems |= set(images.problems or (() if frames.is_supported(parsed) else ("UNSUPPORTED_TRANSFER_SYNTAX",)))
     if problems:
         # "HealthImaging uses the DICOM element (0008,1196) to persist import warning codes" (Searching for instances).

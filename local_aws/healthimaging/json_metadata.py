@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging.dicom import PIXELS
 from local_aws.healthimaging.sources import JobFailedError
-from local_aws.healthimaging.values import BINARY, NUMERIC, entry, name, shape
+from local_aws.healthimaging.values import BINARY, NUMERIC, entry, name, note_vrs, shape
 from local_aws.inprocess import CallError
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 STUDY_UID, SERIES_UID, SOP_UID, SOP_CLASS_UID = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
 KEPT = PIXELS | {STUDY_UID, SERIES_UID, SOP_UID, SOP_CLASS_UID}
 FILE_META = 2
-Element = tuple[str, Any]
+# The sequences around an element, outermost first: tag, and number of the item.
+Path = tuple[tuple[int, int], ...]
+# VR, value in the document's form, and the VRs inside it that no dictionary knows.
+Element = tuple[str, Any, dict[str, str]]
 
 
 class JsonMetadata:
@@ -57,7 +60,7 @@ class JsonMetadata:
 
     def _add(self, mapping: dict[str, Any], loaded: Any) -> None:
         for one in loaded if isinstance(loaded, list) else [loaded]:
-            elements = {int(tag, 16): _element(int(tag, 16), element) for tag, element in one.items()}
+            elements = {int(tag, 16): _element(int(tag, 16), element, {}, ()) for tag, element in one.items()}
             wanted = {STUDY_UID: mapping["studyInstanceUID"]}
             if mapping.get("seriesInstanceUID"):
                 wanted[SERIES_UID] = mapping["seriesInstanceUID"]
@@ -72,13 +75,16 @@ class JsonMetadata:
         for wanted, elements in self._sets:
             if any(parsed.text(tag) != uid for tag, uid in wanted.items()):
                 continue
-            for tag, (vr, value) in elements.items():
+            for tag, (vr, value, nested) in elements.items():
                 if self._wins or parsed.values.get(tag) in (None, "", []):
                     parsed.values[tag], parsed.vrs[tag] = value, vr
+                    parsed.nested_vrs.pop(tag, None)
+                    if nested:
+                        parsed.nested_vrs[tag] = nested
 
 
-def _element(tag: int, element: dict[str, Any]) -> Element:
-    """VR and value, in the document's form, of an element of the DICOM JSON model."""
+def _element(tag: int, element: dict[str, Any], noted: dict[str, str], items: Path) -> Element:
+    """An element of the DICOM JSON model; `noted` gets VRs of what is in it, `items` are those it is in."""
     vr = element["vr"]
     known = entry(tag)
     many = known[2] if known else None
@@ -86,13 +92,18 @@ def _element(tag: int, element: dict[str, Any]) -> Element:
     if not isinstance(values, list):
         raise TypeError(vr)
     if vr == "SQ":
-        items = [{name(int(t, 16)): _element(int(t, 16), e)[1] for t, e in item.items()} for item in values]
-        return vr, items
+        return vr, [_item(item, noted, (*items, (tag, number))) for number, item in enumerate(values)], noted
     if vr in BINARY:
-        return vr, element.get("InlineBinary")
+        return vr, element.get("InlineBinary"), noted
     if vr == "PN":
         groups = ("Alphabetic", "Ideographic", "Phonetic")
         values = ["=".join(v.get(g, "") for g in groups).rstrip("=") if v else "" for v in values]
     elif vr not in NUMERIC:
         values = ["" if v is None else str(v) for v in values]
-    return vr, shape(values, many)
+    return vr, shape(values, many), noted
+
+
+def _item(item: dict[str, Any], noted: dict[str, str], items: Path) -> dict[str, Any]:
+    given = {int(tag, 16): element for tag, element in item.items()}
+    note_vrs(noted, items, {tag: element["vr"] for tag, element in given.items()})
+    return {name(tag): _element(tag, element, noted, items)[1] for tag, element in given.items()}

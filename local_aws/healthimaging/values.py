@@ -12,7 +12,10 @@ import struct
 import threading
 import warnings
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 NUMERIC = {
     "US": ("H", 2),
@@ -65,6 +68,37 @@ def name(tag: int) -> str:
     """Key of an attribute in the document: its keyword, or eight hexadecimal digits."""
     known = entry(tag)
     return known[1] if known else f"{tag:08X}"
+
+
+def is_creator(tag: int) -> bool:
+    """Whether an element reserves a block of private elements; its VR is LO (PS3.5, 7.8.1)."""
+    return bool(tag >> 16 & 1) and 0x10 <= (tag & 0xFFFF) <= 0xFF  # noqa: PLR2004
+
+
+def vr_paths(items: Sequence[tuple[int, int]], tag: int) -> tuple[str, str]:
+    """Where the VR of an element inside a sequence is noted: for all items alike, and for this one alone.
+
+    Args:
+        items: The sequences around it, outermost first: tag, and number of the item.
+        tag: Its own tag.
+    """
+    (_, first), *inner = items
+    alike = "".join(f"{sequence:08X}." for sequence, _ in inner)
+    alone = "".join(f"{sequence:08X}.{number}." for sequence, number in inner)
+    return f"{alike}{tag:08X}", f"{first}.{alone}{tag:08X}"
+
+
+def note_vrs(noted: dict[str, str], items: Sequence[tuple[int, int]], vrs: Mapping[int, str]) -> None:
+    """Note the VRs in one item that no dictionary knows.
+
+    The items of a sequence rarely differ, so most have no note of their own.
+    """
+    for tag, vr in vrs.items():
+        if entry(tag) is not None or is_creator(tag):
+            continue
+        alike, alone = vr_paths(items, tag)
+        if noted.setdefault(alike, vr) != vr:
+            noted[alone] = vr
 
 
 def convert(vr: str, raw: bytes, order: str, encodings: list[str], *, many: bool | None) -> Any:
