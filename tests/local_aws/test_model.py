@@ -1,16 +1,19 @@
 """Random sequences of everything that changes image sets, against a model of a few lines.
 
 The model knows one study with two series, two patients and three instances a series. After every step the service must
-have the model's versions, states, primaries, patients and instances; in the end, the model's events.
+have the model's versions, states, primaries, patients and instances; in the end, the model's documents and pixels of
+every version, and its events. In a second profile every change takes a minute, and is looked at meanwhile.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, Phase, settings
@@ -23,16 +26,25 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from openjpeg.utils import decode as openjpeg
 from pydicom.uid import generate_uid
 
 from tests.conftest import wait_for
-from tests.local_aws.conftest import make_object
+from tests.local_aws.conftest import Imaging, make_object
+from tests.local_aws.pixels import fetch
 from tests.local_aws.test_copies import copy, instances
 from tests.local_aws.test_updates import update
 
 PATIENTS = ("ANN", "BOB")
 NUMBER = st.integers(0, 99)
-EXAMPLES, STEPS = 12, 14
+EXAMPLES, STEPS = 7, 14
+LOCKED_EXAMPLES = 2
+
+
+def pixels(sop):
+    """Pixels of an instance, which no other instance has."""
+    drawn = random.Random(sop)
+    return np.array([drawn.randrange(4096) for _ in range(16)], dtype="<u2").reshape(4, 4)
 
 
 @dataclass
@@ -119,7 +131,9 @@ class Machine(RuleBasedStateMachine):
         uid = list(self.sops)[series]
         sops = tuple(sop for n, sop in enumerate(self.sops[uid]) if chosen >> n & 1)
         shared = {"StudyInstanceUID": self.study, "SeriesInstanceUID": uid, "PatientID": patient}
-        uri = self.imaging.put({sop: make_object(**shared, SOPInstanceUID=sop) for sop in sops})
+        uri = self.imaging.put(
+            {sop: make_object(**shared, SOPInstanceUID=sop, PixelData=pixels(sop).tobytes()) for sop in sops}
+        )
         job = self.imaging.ended(self.imaging.start(uri)["jobId"])
         manifest = json.loads(self.imaging.result(job, "job-output-manifest.json"))["jobSummary"]
         [summary] = manifest["imageSetsSummary"]
@@ -291,17 +305,27 @@ class Machine(RuleBasedStateMachine):
         }
         assert {k: v for k, v in seen.items() if self.sets[k].now.sops} == expected
 
+    def see(self, one: Set, document, seen: dict[str, bytes]) -> None:
+        """Every frame of a document is the one of its instance."""
+        for sop, instance in instances(document).items():
+            [frame] = instance["ImageFrames"]
+            if frame["ID"] not in seen:
+                seen[frame["ID"]] = openjpeg(fetch(self.imaging, one.id, frame["ID"])[0]).tobytes()
+            assert seen[frame["ID"]] == pixels(sop).tobytes()
+
     def teardown(self) -> None:
-        """Every version, every document, every event."""
+        """Every version, every document, every frame, every event."""
         for one in self.sets.values():
             listed = self.imaging.api.list_image_set_versions(datastoreId=self.imaging.datastore, imageSetId=one.id)
             rows = listed["imageSetPropertiesList"]
             got = [(r["versionId"], r["ImageSetWorkflowStatus"], r["imageSetState"]) for r in reversed(rows)]
             assert got == [(str(n), v.workflow, "ACTIVE") for n, v in enumerate(one.versions, 1)]
+            seen: dict[str, bytes] = {}
             for number, version in enumerate(one.versions, 1):
                 document = self.imaging.document(one.id, versionId=str(number))
                 assert document["Patient"]["DICOM"]["PatientID"] == version.patient
                 assert sorted(instances(document)) == sorted(version.sops)
+                self.see(one, document, seen)
         for one in self.gone:
             assert self.imaging.get(one.id)["imageSetState"] == "DELETED"
         told: Counter[tuple[str, str, str]] = Counter()
@@ -316,11 +340,32 @@ class Machine(RuleBasedStateMachine):
         assert told == self.told
 
 
-def test_the_service_agrees_with_the_model(imaging):
+class Locked(Machine):
+    """The same where every change takes a minute: meanwhile what was is read, and nobody else writes."""
+
+    def settle(self, *sets: Set) -> None:
+        for one in sets:
+            state = self.imaging.get(one.id)
+            assert state["imageSetState"] == "LOCKED"
+            if one.versions:
+                document = self.imaging.document(one.id)
+                assert document["Patient"]["DICOM"]["PatientID"] == one.now.patient
+                assert sorted(instances(document)) == sorted(one.now.sops)
+                assert document == self.imaging.document(one.id, versionId=one.latest)
+            for version in {state["versionId"]} - {one.latest}:
+                self.refused("ConflictException", lambda v=version, i=one.id: self.imaging.document(i, versionId=v))
+            for version in {state["versionId"], one.latest, "1"}:
+                self.refused("ConflictException", lambda v=version, i=one.id: update(self.imaging, i, v, revert="1"))
+                self.refused("ConflictException", lambda v=version, i=one.id: copy(self.imaging, i, v))
+        self.imaging.pass_time()
+        super().settle(*sets)
+
+
+def run(machine, examples):
     run_state_machine_as_test(
-        lambda: Machine(imaging),
+        machine,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=STEPS,
             deadline=None,
             database=None,
@@ -329,3 +374,12 @@ def test_the_service_agrees_with_the_model(imaging):
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_the_service_agrees_with_the_model(imaging):
+    run(lambda: Machine(imaging), EXAMPLES)
+
+
+def test_it_agrees_while_image_sets_are_locked(make_aws_stack):
+    stack = make_aws_stack(**{f"LOCAL_AWS_{kind}_SECONDS": "60" for kind in ("UPDATE", "COPY", "DELETE")})
+    run(lambda: Locked(Imaging(stack)), LOCKED_EXAMPLES)
