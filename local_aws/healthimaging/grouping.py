@@ -105,8 +105,9 @@ class Grouping:
         """Put groups, in their order, into image sets.
 
         A series without conflict has one primary image set, into which later instances merge as a new version; the
-        same instance again replaces the older one. A group that disagrees with its primary series, or with the
-        study of the primaries, goes into a new image set that is not primary.
+        same instance again replaces the older one. A group that disagrees with the primary of its series, or, when the
+        series has none, with the oldest primary of its study, goes into a new image set that is not primary. Primaries
+        of a study disagree once one of them was updated without the others.
 
         Args:
             groups: The groups of the import, first come first.
@@ -115,20 +116,19 @@ class Grouping:
             Every image set touched, once each.
         """
         studies: dict[str, tuple[str, ...]] = {}
-        taken: dict[tuple[str, str], tuple[str, ...]] = {}
+        made: set[tuple[str, str]] = set()
         for group in groups:
             first = group.first
             study = studies.get(first.study_uid) or self._study(first.study_uid) or first.study_group
             studies[first.study_uid] = study
             series = (first.study_uid, first.series_uid)
+            primary = None if series in made else self._primary(first)
             change = None
-            if series not in taken and study == first.study_group:
-                primary = self._primary(first)
-                taken[series] = primary.grouping if primary else first.group
-                if primary is None:
-                    change = self._new(group, is_primary=True)
-                elif primary.grouping == first.group:
-                    change = self._merged(group, primary)
+            if primary and primary.grouping == first.group:
+                change = self._merged(group, primary)
+            elif primary is None and series not in made and study == first.study_group:
+                made.add(series)
+                change = self._new(group, is_primary=True)
             yield change or self._new(group, is_primary=False)
 
     def _study(self, study_uid: str) -> tuple[str, ...] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydicom.uid import generate_uid
 
@@ -85,6 +87,10 @@ TABLE = {
         [(True, 1, "a1"), (False, 1, "b1"), (True, 1, "b1")],
     ),
     "a series number belongs to its series": ([["a1", "b1 SeriesNumber=5"]], [(True, 1, "a1"), (True, 1, "b1")]),
+    "a conflict before a merge in one job": (
+        [["a2"], ["a1 StudyID=X", "a3"]],
+        [(True, 2, "a2 a3"), (False, 1, "a1")],
+    ),
     "a merge and a conflict in one job": (
         [["a1"], ["a2", "a3 StudyID=X", "a4"]],
         [(True, 2, "a1 a2 a4"), (False, 1, "a3")],
@@ -133,6 +139,33 @@ def test_nothing_else_decides(imaging, keyword):
     imaging.run({"1.dcm": make_object(**shared)})
     second = imaging.run({"2.dcm": make_object(**shared, **{keyword: NO_CONFLICTS[keyword]})})
     assert [(s["isPrimary"], s["imageSetVersion"]) for s in second.manifest["imageSetsSummary"]] == [(True, 2)]
+
+
+def test_an_instance_is_compared_with_its_own_series_first(imaging):
+    """An update of one series leaves its study in disagreement: what agrees with the series merges all the same."""
+    study, one, two, three = (generate_uid() for _ in range(4))
+    old = {"StudyInstanceUID": study, "SeriesInstanceUID": one}
+    new = {"StudyInstanceUID": study, "SeriesInstanceUID": two}
+    imaging.run({"1.dcm": make_object(**old)})
+    changed = imaging.run({"2.dcm": make_object(**new)}).success[0]["importResponse"]["imageSetId"]
+    attributes = {"SchemaVersion": 1.1, "Patient": {"DICOM": {"PatientID": "RIGHT"}}}
+    imaging.api.update_image_set_metadata(
+        datastoreId=imaging.datastore,
+        imageSetId=changed,
+        latestVersionId="1",
+        force=True,
+        updateImageSetMetadataUpdates={"DICOMUpdates": {"updatableAttributes": json.dumps(attributes).encode()}},
+    )
+    wait_for(lambda: imaging.get(changed)["imageSetState"] == "ACTIVE", what="the update")
+    [merged] = imaging.run({"3.dcm": make_object(**new, PatientID="RIGHT")}).manifest["imageSetsSummary"]
+    assert (merged["imageSetId"], merged["imageSetVersion"], merged["isPrimary"]) == (changed, 3, True)
+    [conflict] = imaging.run({"4.dcm": make_object(**new)}).manifest["imageSetsSummary"]
+    assert (conflict["imageSetId"] != changed, conflict["isPrimary"]) == (True, False)
+    # A series without a primary is compared with the oldest primary of its study.
+    third = {"StudyInstanceUID": study, "SeriesInstanceUID": three}
+    for patient, primary in (("RIGHT", False), ("P1", True)):
+        [summary] = imaging.run({"5.dcm": make_object(**third, PatientID=patient)}).manifest["imageSetsSummary"]
+        assert summary["isPrimary"] is primary
 
 
 def test_padding_is_no_conflict(imaging):

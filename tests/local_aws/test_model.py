@@ -140,7 +140,7 @@ class Machine(RuleBasedStateMachine):
         primaries = self.primaries()
         study = primaries[0].now.patient if primaries else patient
         home = next((p for p in primaries if p.series == uid), None)
-        if study == patient and home and home.now.patient == patient:
+        if home and home.now.patient == patient:
             assert summary["imageSetId"] == home.id
             home.add("UPDATED", sops=tuple(dict.fromkeys(home.now.sops + sops)))
             self.tell(home, "Updated")
