@@ -126,10 +126,15 @@ class Parts:
         """Import what the first job needs, so that it does not wait for it."""
         load_libraries()
 
-    def close(self) -> None:
-        """Stop working; what is unfinished is taken up at the next start."""
-        self._imports.close()
+    def stop(self) -> None:
+        """Stop working; what is unfinished is taken up at the next start. The loop must run, in another thread."""
+        # All know that it ends before anybody is waited for.
+        self._imports.stopping()
         self._work.close()
+        self._imports.close()
         self._clock.close()
+
+    def close(self) -> None:
+        """Close what calls still used, once there are none."""
         self._dicom_web.close()
         self._store.close()

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import xml.etree.ElementTree as ET  # our own process's answers
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Coroutine, Iterator, Mapping, Sequence
 
+T = TypeVar("T")
 Headers = dict[str, str]
 
 
@@ -34,6 +36,27 @@ class CallError(Exception):
         self.status = status
         self.code = code
         self.message = message
+
+
+class StoppedError(BaseException):
+    """The server stops: nothing can be called any more. It is no error of the call: `except Exception` lets it by."""
+
+
+def on_loop(call: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    """Run something on the server's event loop and wait for it, from any other thread.
+
+    Raises:
+        StoppedError: The server stops.
+    """
+    try:
+        return asyncio.run_coroutine_threadsafe(call, loop).result()
+    except (CancelledError, asyncio.CancelledError) as error:
+        raise StoppedError from error
+    except RuntimeError as error:
+        if not loop.is_closed():
+            raise
+        call.close()
+        raise StoppedError from error
 
 
 @dataclass(frozen=True)
@@ -132,7 +155,7 @@ class Caller:
     ) -> tuple[int, Headers, bytes]:
         """One request to `service`; blocks until it is answered."""
         call = asgi_request(self._app, method, path, query, self._headers(service, body) | (headers or {}), body)
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+        return on_loop(call, self._loop)
 
     def _headers(self, service: str, body: bytes) -> Headers:
         return {
@@ -221,7 +244,7 @@ class Caller:
                 await asyncio.sleep(0)
             return out
 
-        return asyncio.run_coroutine_threadsafe(all_of_them(), self._loop).result()
+        return on_loop(all_of_them(), self._loop)
 
     def put_object(self, bucket: str, key: str, body: bytes, content_type: str) -> None:
         """Write an object."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import signal
 import socket
 import sys
 import threading
@@ -74,12 +75,15 @@ def serve(settings: LocalSettings) -> None:
             runner.run(_serve(settings, sock, port))
 
 
-async def _serve(settings: LocalSettings, sock: socket.socket, port: int) -> None:
+def _http_server(app: LocalAws) -> Any:
     import uvicorn
 
-    from local_aws.ministack_bridge import application, save_state
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Leave signals to `_serve`: uvicorn would raise them again once it has stopped, before anything else."""
+            yield
 
-    app = LocalAws(application(), CallLog(), settings)
     # A long poll may be open for 20 s; a stop does not wait for it.
     config = uvicorn.Config(
         app,
@@ -90,7 +94,18 @@ async def _serve(settings: LocalSettings, sock: socket.socket, port: int) -> Non
         server_header=False,
         ws="none",
     )
-    server = uvicorn.Server(config)
+    return Server(config)
+
+
+async def _serve(settings: LocalSettings, sock: socket.socket, port: int) -> None:
+    from local_aws.ministack_bridge import application, save_state
+
+    # SIGTERM and SIGINT are an order to stop, not an error: the process ends with 0.
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    app = LocalAws(application(), CallLog(), settings)
+    server = _http_server(app)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
@@ -108,11 +123,16 @@ async def _serve(settings: LocalSettings, sock: socket.socket, port: int) -> Non
         sys.stdout.write("".join(f"export {name}={value}\n" for name, value in variables.items()))
         sys.stdout.flush()
         threading.Thread(target=parts.warm_up, daemon=True).start()
-    except BaseException as error:
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+    except bootstrap.BootstrapError as error:
+        raise StartError(str(error)) from error
+    finally:
+        # The order matters: what works calls ministack on this very loop, so it ends first, and elsewhere.
+        if parts:
+            await asyncio.to_thread(parts.stop)
         server.should_exit = True
         await serving
-        if isinstance(error, bootstrap.BootstrapError):
-            raise StartError(str(error)) from error
-        raise
-    await serving
-    parts.close()
+        if parts:
+            parts.close()

@@ -6,15 +6,19 @@ the choice of image set (`grouping.py`).
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging.grouping import Grouping
 from local_aws.healthimaging.problems import warning
+from local_aws.protocol.errors import conflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from local_aws.clock import Clock
     from local_aws.faults import Faults
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 # How often an import looks whether an image set that it wants to change is unlocked.
 LOCK_SECONDS = 0.02
+# How long a request waits for that; it holds one of the few threads that answer requests.
+SHORT_WAIT_SECONDS = 2.0
 TOO_LARGE = "ImageSetMetadata of the image set would be larger than the limit"
 
 
@@ -75,6 +81,7 @@ class Commits:
         stop: threading.Event,
         job: Job | None = None,
         before: Callable[[list[Placed]], None] | None = None,
+        parked: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> list[Placed]:
         """Put groups into image sets.
 
@@ -88,16 +95,24 @@ class Commits:
             stop: Gives up while waiting for a locked image set.
             job: Its job, which `before` brings to its end.
             before: What is to be done before the transaction, such as writing the result files.
+            parked: Gives the worker of a job to another one while it waits. Without it the wait is short.
 
         Returns:
             What went where; nothing when `stop` was set.
+
+        Raises:
+            ServiceError: ConflictException: without `parked`, and an image set stayed locked for too long.
         """
+        deadline = time.monotonic() + SHORT_WAIT_SECONDS
         while not stop.is_set():
             with self.merging:
                 if not self._locked(datastore_id, groups):
                     placed, numbers = self._make_true(datastore_id, groups, writer, job, before)
                     break
-            self._clock.wait_until(self._clock.now() + LOCK_SECONDS, stop)
+            if parked is None and time.monotonic() > deadline:
+                raise conflict("An image set of the study is locked by another operation.")
+            with parked() if parked else contextlib.nullcontext():
+                self._clock.wait_until(self._clock.now() + LOCK_SECONDS, stop)
         else:
             return []
         self.tell(numbers)

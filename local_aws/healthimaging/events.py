@@ -6,7 +6,6 @@ queues; ministack delivers by the rules of the template.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import threading
@@ -15,9 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from local_aws.fault_kinds import DelayEvents, DropEvents, DuplicateEvents, Fault, ShuffleEvents
+from local_aws.inprocess import on_loop
 from local_aws.ministack_bridge import put_aws_events
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
     from local_aws.clock import Clock
@@ -149,7 +150,7 @@ class Events:
         self._deliver(entries)
 
     def _deliver(self, entries: list[Entry]) -> None:
-        asyncio.run_coroutine_threadsafe(self._put(entries), self._loop).result()
+        on_loop(self._put(entries), self._loop)
 
     async def _put(self, entries: list[Entry]) -> None:
         put_aws_events(entries, self._settings.account, self._settings.region)

@@ -11,7 +11,6 @@ import json
 import logging
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,8 @@ from local_aws.healthimaging.reading import INTERNAL, Reading
 from local_aws.healthimaging.results import Results, split_uri
 from local_aws.healthimaging.sources import FAILED, JobFailedError, Source
 from local_aws.healthimaging.values import load_libraries
-from local_aws.inprocess import CallError, S3Object
+from local_aws.healthimaging.workers import Workers
+from local_aws.inprocess import CallError, S3Object, StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,7 @@ class Imports:
         self._faults = faults
         self._clock = clock
         self._closing = threading.Event()
-        self._pool = ThreadPoolExecutor(max_workers=settings.workers, thread_name_prefix="import")
+        self._pool = Workers(settings.workers)
         self._commits = Commits(settings, store, events, faults, clock)
         self.merging = self._commits.merging
         self._rules = instances.Rules(
@@ -118,15 +118,19 @@ class Imports:
 
     def submit(self, job_id: str) -> None:
         """Run a job soon."""
-        self._pool.submit(self._run, job_id)
+        self._pool.submit(lambda: self._run(job_id))
 
-    def close(self) -> None:
-        """Stop; unfinished jobs are taken up at the next start."""
+    def stopping(self) -> None:
+        """Say that the server stops: what waits gives up, and what ends in an error was only interrupted."""
         self._closing.set()
         self._clock.wake()
         with self._faults.changed:
             self._faults.changed.notify_all()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """Stop; unfinished jobs are taken up at the next start."""
+        self.stopping()
+        self._pool.close()
 
     # -- DICOMweb's store -----------------------------------------------------------------------------------------
 
@@ -177,7 +181,10 @@ class Imports:
             try:
                 self._import(job, results)
             except JobFailedError as error:
-                self._fail(job, results, str(error), manifest=self._settings.failed_job_manifest)
+                if not self._closing.is_set():
+                    self._fail(job, results, str(error), manifest=self._settings.failed_job_manifest)
+        except StoppedError:
+            log.info("import job %s goes on at the next start", job_id)
         except Exception:
             if not self._closing.is_set():
                 log.exception("import job %s broke", job_id)
@@ -248,7 +255,8 @@ class Imports:
                 self._write(job, results)
             job.status, job.ended = "COMPLETED", self._clock.now()
 
-        self._commits.commit(job.datastore_id, gathered.groups(), writer, self._closing, job, before)
+        groups = gathered.groups()
+        self._commits.commit(job.datastore_id, groups, writer, self._closing, job, before, self._pool.parked)
         if late is not None:
             self._clock.call_later(late.seconds, lambda: self._write(job, results))
 

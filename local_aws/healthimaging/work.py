@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from local_aws.fault_kinds import FailChange
+from local_aws.inprocess import StoppedError
 from local_aws.protocol.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Work:
             self._end(name, kind, body, broken.message if broken else None)
         except ChangeFailedError as error:
             self._give_up(name, kind, body, str(error))
+        except StoppedError:
+            return
         except Exception:
             if not self._closing:
                 log.exception("an operation on an image set broke: %s", kind)

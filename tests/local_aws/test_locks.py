@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.conftest import wait_for
@@ -143,3 +149,54 @@ def test_operations_survive_a_kill(slow):
     listed = slow.api.list_datastores
     wait_for(lambda: store in [d["datastoreId"] for d in listed(datastoreStatus="DELETED")["datastoreSummaries"]])
     assert status() == "DELETED"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_polite_stop_fails_nothing(slow, number):
+    """In mid-import, with an import that waits, in a LOCKED window: the next start goes on with all of it."""
+    shared = new_series()
+    image_set = make(slow, shared, 1)
+    update(slow, image_set, change={"Study": {"DICOM": {"StudyDescription": "x"}}})
+    waiting = slow.start(slow.put({"a": make_object(**shared)}))["jobId"]
+    wait_for(lambda: slow.job(waiting)["jobStatus"] == "IN_PROGRESS", what="the job that waits")
+    reading = slow.start(slow.put({str(n): make_object() for n in range(80)}))["jobId"]
+    wait_for(lambda: slow.job(reading)["jobStatus"] == "IN_PROGRESS", what="the job that reads")
+    slow.stack.process.send_signal(number)
+    assert slow.stack.process.wait(20) == 0
+    slow.stack.start()
+    slow.connect()
+    assert slow.get(image_set)["imageSetState"] == "LOCKED"
+    read = slow.outcome(reading)
+    assert (read.job["jobStatus"], read.manifest["numberOfImportedFiles"]) == ("COMPLETED", 80)
+    slow.pass_time()
+    assert slow.outcome(waiting).manifest["imageSetsSummary"][0]["imageSetVersion"] == 3
+    state = unlocked(slow, image_set)
+    assert (state["imageSetState"], state["versionId"]) == ("ACTIVE", "3")
+    assert slow.document(image_set, versionId="2")["Study"]["DICOM"]["StudyDescription"] == "x"
+
+
+def test_jobs_that_wait_hold_no_worker(slow):
+    """More of them than there are workers: others go on, and so do faults, the clock and stored objects."""
+    shared = new_series()
+    image_set = make(slow, shared, 1)
+    update(slow, image_set, change={"Study": {"DICOM": {"StudyDescription": "x"}}})
+    waiting = [slow.start(slow.put({"a": make_object(**shared)}))["jobId"] for _ in range(6)]
+    wait_for(lambda: {slow.job(j)["jobStatus"] for j in waiting} == {"IN_PROGRESS"}, what="all that wait")
+    assert slow.run({"b": make_object()}).job["jobStatus"] == "COMPLETED"
+    url = f"{slow.stack.env['AWS_ENDPOINT_URL']}/datastore/{slow.datastore}/studies"
+    headers = {"Content-Type": "application/dicom"}
+
+    def store():
+        request = urllib.request.Request(url, make_object(**shared), headers, method="POST")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=30)
+        return refused.value.code, json.loads(refused.value.read())
+
+    with ThreadPoolExecutor(12) as pool:
+        stored = [pool.submit(store) for _ in range(12)]
+        slow.stack.control("GET", "clock")
+        assert not any(one.done() for one in stored), "control answers before those that wait"
+        codes = [(one.result()[0], "locked" in one.result()[1]["message"]) for one in stored]
+    assert codes == [(409, True)] * 12
+    slow.pass_time()
+    assert {slow.ended(j)["jobStatus"] for j in waiting} == {"COMPLETED"}
