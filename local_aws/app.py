@@ -33,6 +33,9 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 _CREDENTIAL = re.compile(rb"Credential=([^/,\s]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
 _PRESIGNED = re.compile(rb"X-Amz-Credential=([^%&]+)%2F\d{8}%2F([^%&]+)%2F([^%&]+)%2Faws4_request")
 _IMAGING_HOST = re.compile(rb"(runtime-|dicom-)?medical-imaging\.")
+_IMAGING_PATH = re.compile(r"/datastore(/.*)?|/(start|get|list)DICOMImportJobs?/.*", re.DOTALL)
+# Virtual hosts of buckets.
+_BUCKET_HOST = re.compile(rb".*\.s3[.-]")
 LOG_LENGTH = 50_000
 CONTROL = "/_local_aws/"
 # The longest request of the model is some hundred kilobytes of copiableAttributes.
@@ -87,9 +90,18 @@ def _scope_of(scope: Scope) -> tuple[str, str, str]:
     return (found[1].decode(), found[2].decode(), found[3].decode()) if found else ("", "", "")
 
 
-def _imaging_host(scope: Scope) -> bool:
-    """Whether a request that nobody signed was sent to a host name of HealthImaging."""
-    return any(name == b"host" and _IMAGING_HOST.match(value) for name, value in scope["headers"])
+def _for_imaging(scope: Scope) -> bool:
+    """Whether a request that nobody signed is one of HealthImaging: by its host name, or by its path."""
+    headers = dict(scope["headers"])
+    host = headers.get(b"host", b"")
+    if _IMAGING_HOST.match(host):
+        return True
+    if _BUCKET_HOST.match(host) or not _IMAGING_PATH.fullmatch(scope["path"]):
+        return False
+    # Signature version 2 and forms of S3 name no service; a bucket may be called like our path.
+    form = headers.get(b"content-type", b"").startswith(b"multipart/form-data") and scope["path"].count("/") == 1
+    old = b"AWSAccessKeyId=" in scope.get("query_string", b"")
+    return not (form or old or headers.get(b"authorization", b"").startswith(b"AWS "))
 
 
 def _elsewhere(settings: LocalSettings, access_key: str, region: str) -> str:
@@ -141,13 +153,22 @@ async def read_body(receive: Receive, most: int | None = None) -> bytes | None:
 
 
 async def respond(
-    send: Send, status: int, headers: Mapping[str, str], body: bytes, *, kept: float | None = None
+    send: Send,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    kept: float | None = None,
+    head: bool = False,
 ) -> None:
-    """One whole answer, or its beginning: the share `kept` of its body."""
-    pairs = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
+    """One answer with a request id of its own: whole, the share `kept` of its body, or no body for a HEAD."""
+    pairs = [(k.lower().encode(), v.encode("latin-1", "replace")) for k, v in headers.items()]
+    pairs.append((b"x-amzn-requestid", str(uuid.uuid4()).encode()))
     pairs.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": pairs})
-    if kept is None:
+    if head:
+        await send({"type": "http.response.body", "body": b""})
+    elif kept is None:
         await send({"type": "http.response.body", "body": body})
     else:
         # The server closes the connection of an answer that its application leaves unfinished.
@@ -181,20 +202,22 @@ class LocalAws:
         account, region, service = _scope_of(scope)
         started = time.time()
         source = "inside" if scope["client"] and scope["client"][1] == 0 else "outside"
-        dicom_web = self.dicom_web if self.dicom_web and self.dicom_web.takes(scope, service) else None
-        if dicom_web or (service == "medical-imaging" and self.health_imaging):
+        ours = service == "medical-imaging" or (not service and _for_imaging(scope))
+        dicom_web = self.dicom_web if ours and self.dicom_web and self.dicom_web.takes(scope) else None
+        if dicom_web or (ours and service and self.health_imaging):
             if service and (why := _elsewhere(self.settings, account, region)):
                 await read_body(receive, LONGEST_BODY)
                 name, status, (headers, text) = "", 403, _error("AccessDeniedException", why)
                 size = len(text)
-                await respond(send, status, headers | {"x-amzn-RequestId": str(uuid.uuid4())}, text)
+                await respond(send, status, headers, text)
             elif dicom_web:
                 name, status, size = await dicom_web.answer(scope, receive, send)
             else:
                 name, status, size = await self._imaging(scope, receive, send)
             self.log.add("medical-imaging", name, started, status, size, source)
             return
-        if not service and _imaging_host(scope):
+        if ours:
+            await read_body(receive, LONGEST_BODY)
             await respond(send, 403, *UNSIGNED)
             return
         operation = _operation(scope, service)

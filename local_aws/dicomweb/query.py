@@ -5,6 +5,7 @@ Belongs here: reading and refusing parameters. Does not belong here: what they m
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -19,6 +20,8 @@ MAX_OFFSET = 1_000_000
 MAX_INCLUDES = 50
 # Elements of includefield: a tag, and what of its items is wanted (None: all).
 Tree = dict[int, Any]
+
+_ID = re.compile(r"[0-9a-z]{32}")
 
 
 @dataclass
@@ -84,11 +87,22 @@ def parse(level: str, query_string: str, *, ignore_unknown: bool) -> Query:
         elif name == "includefield":
             includes += [v.strip() for v in value.split(",") if v.strip()]
         elif name == "imageSetId":
+            check_image_set_id(value)
             query.image_set_id = value
         else:
             _key(query, level, name, value, ignore_unknown=ignore_unknown)
     _include(query, includes)
     return query
+
+
+def check_image_set_id(text: str) -> None:
+    """Refuse what is no id of an image set.
+
+    Raises:
+        DicomWebError: 400.
+    """
+    if not _ID.fullmatch(text):
+        raise bad_request("'imageSetId' must be 32 digits and lower case letters.")
 
 
 def _key(query: Query, level: str, name: str, value: str, *, ignore_unknown: bool) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from local_aws.app import read_body, respond
@@ -18,7 +18,7 @@ from local_aws.dicomweb import access
 from local_aws.dicomweb.errors import DicomWebError, bad_request, not_found
 from local_aws.dicomweb.json_model import join
 from local_aws.dicomweb.media import JSON
-from local_aws.dicomweb.query import pairs, parse
+from local_aws.dicomweb.query import check_image_set_id, pairs, parse
 from local_aws.dicomweb.retrieve import check_json
 from local_aws.fault_kinds import LoseResponse
 from local_aws.protocol.errors import ServiceError
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOST = "dicom-medical-imaging."
-_OURS = re.compile(r"/datastore/([0-9a-z]{32})/(?:studies|series|instances)(?:/.*)?")
+_OURS = re.compile(r"/datastore/([^/]*)/(?:studies|series|instances)(?:/.*)?", re.DOTALL)
+_ID = re.compile(r"[0-9a-z]{32}")
 _STUDY, _SERIES = "/studies/(?P<StudyInstanceUID>[^/]+)", "/series/(?P<SeriesInstanceUID>[^/]+)"
 _INSTANCE = f"{_STUDY}{_SERIES}/instances/(?P<SOPInstanceUID>[^/]+)"
 
@@ -130,12 +131,10 @@ class DicomWeb:
         self._index.close()
 
     @staticmethod
-    def takes(scope: Scope, service: str) -> bool:
-        """Whether a request is DICOMweb's: by its host, or by its path when no other service signed it."""
+    def takes(scope: Scope) -> bool:
+        """Whether a request of HealthImaging is DICOMweb's: by its host, or by its path."""
         host = next((v for k, v in scope["headers"] if k == b"host"), b"").decode("latin-1")
-        return host.startswith(HOST) or (
-            service in {"", "medical-imaging"} and _OURS.fullmatch(scope["path"]) is not None
-        )
+        return host.startswith(HOST) or _OURS.fullmatch(scope["path"]) is not None
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int, int]:
         """Answer one request.
@@ -158,10 +157,7 @@ class DicomWeb:
             operation, found = await asyncio.to_thread(self.handle, request)
         status, answer_headers, content = found
         answer_headers = answer_headers | access.cors(self._settings, headers)
-        if request.method == "HEAD":
-            await _head(send, status, answer_headers, len(content))
-        else:
-            await respond(send, status, answer_headers, content)
+        await respond(send, status, answer_headers, content, head=request.method == "HEAD")
         return operation, status, len(content)
 
     def handle(self, request: Request) -> tuple[str, Answer]:
@@ -215,6 +211,8 @@ class DicomWeb:
             uid = path.get("StudyInstanceUID", "")
             return self._storing.store(datastore_id, uid, request.headers, request.body, request.base)
         image_set_id = dict(pairs(request.query)).get("imageSetId", "")
+        if image_set_id:
+            check_image_set_id(image_set_id)
         if route.kind == "metadata":
             return self._retrieval.metadata(datastore_id, path, image_set_id, accept, request.base)
         actions = {
@@ -261,8 +259,11 @@ def _match(request: Request) -> tuple[Route, dict[str, str]]:
     Raises:
         DicomWebError: There is none, not with this method, or a UID is none.
     """
-    if not _OURS.fullmatch(request.path):
+    ours = _OURS.fullmatch(request.path)
+    if not ours:
         raise not_found("DICOMweb resources are under /datastore/{datastoreId}/studies, /series and /instances.")
+    if not _ID.fullmatch(ours[1]):
+        raise bad_request("The id of a data store is 32 digits and lower case letters.")
     path = request.path.split("/", 3)[3].rstrip("/")
     method = "GET" if request.method == "HEAD" else request.method
     found = [(r, m) for r in ROUTES if (m := r.path.fullmatch(f"/{path}"))]
@@ -276,15 +277,3 @@ def _match(request: Request) -> tuple[Route, dict[str, str]]:
                     raise bad_request(f"{name} must be a UID.")
             return route, values
     raise DicomWebError(405, "MethodNotAllowedException", f"Allowed here: {', '.join(r.method for r, _ in found)}.")
-
-
-async def _head(send: Send, status: int, headers: dict[str, Any], length: int) -> None:
-    pairs_ = [(k.lower().encode(), v.encode("latin-1")) for k, v in headers.items()]
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [*pairs_, (b"content-length", str(length).encode())],
-        }
-    )
-    await send({"type": "http.response.body", "body": b""})

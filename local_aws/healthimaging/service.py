@@ -7,7 +7,6 @@ operation does (`datastores.py`, `jobs.py`, `image_sets.py`, `updates.py`).
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -52,7 +51,7 @@ class HealthImaging:
             if not acceptable(accept, kind):
                 text = f"The answer is {kind}, which the Accept header does not allow."
                 status, headers, answer = render(self._model, ServiceError("NotAcceptableException", text))
-        return name, status, {**headers, "x-amzn-RequestId": str(uuid.uuid4())}, answer
+        return name, status, headers, answer
 
     def _handle(self, method: str, raw_path: str, query: str, body: bytes) -> Answer:
         found = self._router.match(method, raw_path)

@@ -248,3 +248,12 @@ def test_data_stores_that_are_not_there(plane: Plane) -> None:
     answer = requests.get(f"{url}/datastore/{'0' * 32}/studies", timeout=30)
     assert answer.status_code == 404
     assert answer.headers["x-amzn-ErrorType"] == "ResourceNotFoundException"
+
+
+@pytest.mark.parametrize("path", ["studies?imageSetId=x", "instances?imageSetId=", f"series?imageSetId={'A' * 32}"])
+def test_a_wrong_image_set_id_is_refused(plane: Plane, path: str) -> None:
+    answer = plane.get(path)
+    assert (answer.status_code, answer.headers["x-amzn-ErrorType"]) == (400, "ValidationException")
+    assert "imageSetId" in answer.json()["message"]
+    instance = path_of(plane.originals[0])
+    assert plane.get(f"{instance}?{path.partition('?')[2]}").status_code == (200 if path.endswith("=") else 400)
