@@ -189,7 +189,8 @@ def _check_value(key: str, value: Any, *, force: bool) -> None:
     _tag, vr, many = known
     if not _formed(key, vr, value, many=many):
         raise validation(f"The value of {key} has not the form that {vr} has in the metadata.")
-    if vr == "UI" and not all(_UID.fullmatch(one) for one in (value if isinstance(value, list) else [value]) if one):
+    uids = [one for one in (value if isinstance(value, list) else [value]) if one not in (None, "")]
+    if vr == "UI" and not all(isinstance(one, str) and _UID.fullmatch(one) for one in uids):
         raise validation(f"The value of {key} is no UID: 1 to 64 digits and dots.")
     if force:
         return
