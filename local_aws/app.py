@@ -195,9 +195,7 @@ class LocalAws:
             return
         if f"{scope['path']}/".startswith(CONTROL) and self.control:
             body = await read_body(receive, LONGEST_BODY) or b""
-            await respond(
-                send, *await self.control.handle(scope["method"], scope["path"], scope.get("query_string", b""), body)
-            )
+            await respond(send, *await self.control.handle(scope["method"], scope["path"], body))
             return
         account, region, service = _scope_of(scope)
         started = time.time()

@@ -52,7 +52,7 @@ class Control:
         # Its own: who removes a fault must not queue behind the calls that the fault holds.
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="control")
 
-    async def handle(self, method: str, path: str, query: bytes, body: bytes) -> Answer:  # noqa: ARG002
+    async def handle(self, method: str, path: str, body: bytes) -> Answer:
         """Answer one request."""
         parts = path.removeprefix("/_local_aws").strip("/").split("/")
         try:
