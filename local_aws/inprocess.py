@@ -250,14 +250,6 @@ class Caller:
         """Write an object."""
         self._s3("PUT", bucket, key, headers={"content-type": content_type}, body=body)
 
-    def head_bucket(self, bucket: str) -> bool:
-        """Whether the bucket exists."""
-        try:
-            self._s3("HEAD", bucket)
-        except CallError:
-            return False
-        return True
-
 
 def _error(status: int, body: bytes) -> CallError:
     root = _xml(body) if body.startswith(b"<") else ET.Element("Error")

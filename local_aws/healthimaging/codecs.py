@@ -52,14 +52,6 @@ class CodecError(Exception):
     """The frame cannot be decoded, or not be encoded without loss; the text says why."""
 
 
-def load_codecs() -> None:
-    """Import the codecs, so that the first frame does not wait for them."""
-    import imagecodecs
-
-    for name in ("jpeg2k_encode", "htj2k_encode", *(f"{n}_decode" for n in set(_DECODERS.values()))):
-        getattr(imagecodecs, name)
-
-
 def photometric(frame: StoredFrame) -> str:
     """Photometric interpretation of the samples that `decode` returns."""
     if frame.photometric in {"YBR_RCT", "YBR_ICT"}:

@@ -75,10 +75,6 @@ class Events:
         detail = {"datastoreId": datastore_id, "datastoreName": name, "datastoreStatus": status}
         return self._entry(_DATASTORE_TYPES[status], self._arn(datastore_id), detail)
 
-    def datastore(self, datastore_id: str, name: str, status: str) -> None:
-        """A data store changed its status."""
-        self.send([self.datastore_entry(datastore_id, name, status)])
-
     def job_entry(self, job: Job) -> Entry:
         """The event of an import job's new status, not yet sent."""
         extended = self._settings.event_output_uri == "job"
@@ -92,10 +88,6 @@ class Events:
         }
         return self._entry(_JOB_TYPES[job.status], self._arn(job.datastore_id), detail)
 
-    def job(self, job: Job) -> None:
-        """An import job changed its status."""
-        self.send([self.job_entry(job)])
-
     def image_set_entry(self, detail_type: str, image_set: ImageSet, **more: str) -> Entry:
         """The event of one image set's change, not yet sent; `more` are fields of this detail-type alone."""
         detail: dict[str, Any] = {"datastoreId": image_set.datastore_id, self._settings.event_id_key: image_set.id}
@@ -103,10 +95,6 @@ class Events:
             detail |= {"isPrimary": image_set.is_primary, "imageSetVersion": str(image_set.version)}
         detail |= {"imageSetState": image_set.state, "imageSetWorkflowStatus": image_set.workflow, **more}
         return self._entry(detail_type, self._arn(image_set.datastore_id, image_set.id), detail)
-
-    def image_set(self, detail_type: str, image_set: ImageSet) -> None:
-        """One image set changed."""
-        self.send([self.image_set_entry(detail_type, image_set)])
 
     # -- delivery -------------------------------------------------------------------------------------------------
 

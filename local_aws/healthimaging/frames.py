@@ -82,11 +82,6 @@ def stored_syntax(parsed: Parsed, lossless: str = HTJ2K) -> str:
     return lossless if syntax in TRANSCODED else syntax
 
 
-def frame_bytes(parsed: Parsed) -> int:
-    """Size of one native frame in bytes, from the image attributes; 0 when they do not say."""
-    return _frame_bits(parsed) // 8 + (_frame_bits(parsed) % 8 > 0)
-
-
 def _frame_bits(parsed: Parsed) -> int:
     # An odd object may have negative ones: such a frame has no size.
     rows, columns, bits = (max(parsed.number(tag), 0) for tag in (0x00280010, 0x00280011, 0x00280100))
