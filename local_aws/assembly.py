@@ -20,7 +20,7 @@ from local_aws.healthimaging.image_sets import ImageSets
 from local_aws.healthimaging.imports import Imports
 from local_aws.healthimaging.jobs import Jobs
 from local_aws.healthimaging.limits import Limits
-from local_aws.healthimaging.pixel_store import PixelStore
+from local_aws.healthimaging.pixel_store import FrameRules, PixelStore
 from local_aws.healthimaging.retrieve import Frames
 from local_aws.healthimaging.search import Search
 from local_aws.healthimaging.service import HealthImaging
@@ -58,7 +58,13 @@ class Parts:
         events = Events(settings, loop, faults, clock)
         self._datastores = Datastores(settings, self._store, events, clock, faults)
         self._pixels = PixelStore(
-            settings.aws_dir / "healthimaging" / "pixels", self._store, settings.checked_frame_bytes
+            settings.aws_dir / "healthimaging" / "pixels",
+            self._store,
+            FrameRules(
+                settings.checked_frame_bytes,
+                pyramid=settings.frame_resolutions == "pyramid",
+                encoded_sizes=settings.frame_sizes == "encoded",
+            ),
         )
         self._imports = Imports(settings, self._store, self._pixels, self._caller, events, faults, clock)
         self._work = Work(self._store, clock, self._imports.merging, events, faults)

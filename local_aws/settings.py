@@ -28,6 +28,10 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "long_values": ("fail", "warn"),
     "invalid_uids": ("warn", "fail"),
     "update_errors": ("now", "later"),
+    "frame_resolutions": ("full", "pyramid"),
+    "frame_sizes": ("decoded", "encoded"),
+    "pixel_data_key": ("absent", "null"),
+    "checksum_type": ("present", "absent"),
     "promote_into_primary": ("merge", "refuse"),
     "primary_variant": ("first", "last", "largest"),
     "import_workflow": ("created", "imported"),
@@ -149,6 +153,14 @@ class LocalSettings:
     # Decoded bytes of an object up to which its compressed frames are decoded at import, which checksum, minimum
     # and maximum need. Above it those are null; 0: never decode at import.
     checked_frame_bytes: int = 64 * 2**20
+    # The two real documents differ. Checksums of transcoded frames: of the "full" resolution (2025), or a "pyramid" of
+    # halves from 256 pixels a side up to it (2022), for which every frame is encoded at import.
+    frame_resolutions: str = "full"
+    # FrameSizeInBytes of transcoded frames: "decoded" (2022, developer guide), or "encoded" (2025), likewise.
+    frame_sizes: str = "decoded"
+    # Whether the attributes of an instance have PixelData as null (2022), and the instance ChecksumType (2025).
+    pixel_data_key: str = "absent"
+    checksum_type: str = "present"
     # DICOMweb: status of a search that finds nothing, 200 with an empty list or 204.
     dicomweb_empty_status: int = 200
     # A search key that the developer guide does not list: "refuse" (400) or "ignore" (with a Warning header).

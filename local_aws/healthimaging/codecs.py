@@ -46,6 +46,8 @@ _SAMPLE_SIZE = 42
 # SOF0 to SOF15 without DHT, JPG and DAC; SOF55 is JPEG-LS.
 _STARTS_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 COLOURS = 3
+# The encoder's number of decompositions.
+BASE_SIDE, MAX_HALVINGS = 256, 5
 
 
 class CodecError(Exception):
@@ -151,6 +153,21 @@ def encode(array: Array, syntax: str) -> bytes:
         return bytes(imagecodecs.jpeg2k_encode(array, level=0, codecformat="j2k", reversible=True))
     except (RuntimeError, ValueError, TypeError) as error:
         raise CodecError(f"the frame cannot be encoded: {error}") from error
+
+
+def lower_resolutions(array: Array) -> list[Array]:
+    """What a decoder gets out of an image's HTJ2K stream below full resolution, smallest first.
+
+    Halves down to sides of `BASE_SIDE` at most: the real document of 2022 goes from 640 and from 320 columns to 160.
+
+    Raises:
+        CodecError: The format cannot carry it.
+    """
+    import imagecodecs
+
+    halvings = min(((max(array.shape[:2]) - 1) // BASE_SIDE).bit_length(), MAX_HALVINGS)
+    stream = encode(array, HTJ2K) if halvings else b""
+    return [imagecodecs.htj2k_decode(stream, skipres=skipped) for skipped in range(halvings, 0, -1)]
 
 
 # -- one syntax each --------------------------------------------------------------------------------------------------

@@ -163,6 +163,7 @@ class _Instance:
         )
         # What comes in the data store's own format is described by its decoded pixels as well.
         self._transcoded = stored == writer.lossless
+        self._encodes = self._transcoded and (writer.rules.pyramid or writer.rules.encoded_sizes)
 
     # -- kinds of pixel data --------------------------------------------------------------------------------------
 
@@ -174,7 +175,7 @@ class _Instance:
         if self._transcoded:
             codecs.check_encodable(form.bits_allocated, form.samples, self._writer.lossless)
         plain = form.samples == 1 or (form.planar == 0 and form.photometric not in SUBSAMPLED)
-        if not self._transcoded or form.bits_allocated == 1 or not plain:
+        if not self._transcoded or form.bits_allocated == 1 or not plain or self._encodes:
             return self._done(self._whole_native(i, bits) for i in range(self._count))
         return self._done(self._plain(i, bits // 8) for i in range(self._count))
 
@@ -224,7 +225,7 @@ class _Instance:
             # A client decodes it to other bytes than the object says, so it does not pass as it is.
             self._form = form._replace(syntax=codecs.GENERAL[form.syntax])
         examine = form.rows * form.columns * form.samples * ((form.bits_allocated + 7) // 8) * self._count
-        kept = self._decoded if examine <= self._writer.checked_bytes else self._unchecked
+        kept = self._decoded if examine <= self._writer.rules.checked_bytes else self._unchecked
         return self._done((kept(i, g) for i, g in enumerate(groups)), problems)
 
     def _is_as_said(self, group: list[Fragment]) -> bool:
@@ -276,22 +277,39 @@ class _Instance:
         found = list(frames)
         return Described(found, self._form.stored_syntax, problems)
 
-    def _examined(self, data: bytes) -> tuple[int, int | None, int | None, int]:
-        """Checksum, extremes and size of the decoded pixels."""
-        decoded = codecs.pixels(StoredFrame(data, **self._form._asdict()))
+    def _examined(self, data: bytes) -> tuple[int, int | None, int | None, int, list[dict[str, int]]]:
+        """Checksum, extremes and size of the decoded pixels, and what is known of lower resolutions."""
+        frame, rules = StoredFrame(data, **self._form._asdict()), self._writer.rules
+        decoded = codecs.pixels(frame)
         extremes = _Extremes(self._form)
         extremes.add(decoded)
-        return zlib.crc32(decoded), *extremes.values, len(decoded)
+        size, lower = len(decoded), []
+        if self._encodes:
+            array = codecs.decode(frame)
+            if rules.encoded_sizes:
+                size = len(codecs.stored_stream(frame))
+            for small in codecs.lower_resolutions(array) if rules.pyramid else ():
+                pixels = small.astype(small.dtype.newbyteorder("<"), copy=False).tobytes()
+                lower.append({"Width": small.shape[1], "Height": small.shape[0], "Checksum": zlib.crc32(pixels)})
+        return zlib.crc32(decoded), *extremes.values, size, lower
 
     def _frame(
-        self, index: int, offset: int, length: int, crc: int | None, low: int | None, high: int | None, size: int
+        self,
+        index: int,
+        offset: int,
+        length: int,
+        crc: int | None,
+        low: int | None,
+        high: int | None,
+        size: int,
+        lower: Iterable[dict[str, int]] = (),
     ) -> dict[str, Any]:
         frame_id = hashlib.blake2b(f"{self._seed}/{index}".encode(), digest_size=16).hexdigest()
         self._writer.frame(frame_id, offset, length, self._form)
         resolution = {"Width": self._form.columns, "Height": self._form.rows, "Checksum": crc}
         return {
             "ID": frame_id,
-            "PixelDataChecksumFromBaseToFullResolution": [resolution],
+            "PixelDataChecksumFromBaseToFullResolution": [*lower, resolution],
             "MinPixelValue": low,
             "MaxPixelValue": high,
             "FrameSizeInBytes": size,
@@ -302,13 +320,18 @@ class _Extremes:
     """Smallest and largest sample, over pieces."""
 
     def __init__(self, form: Form) -> None:
-        self._kind = f"<{'i' if form.signed and form.bits_allocated > 1 else 'u'}{max(form.bits_allocated // 8, 1)}"
+        self._signed = form.signed and form.bits_allocated > 1
+        self._kind = f"<{'i' if self._signed else 'u'}{max(form.bits_allocated // 8, 1)}"
+        # Above the stored bits there may be anything, such as an overlay.
+        self._spare = form.bits_allocated - form.bits_stored if 0 < form.bits_stored < form.bits_allocated else 0
         self.values: tuple[int | None, int | None] = (None, None)
 
     def add(self, piece: bytes | memoryview) -> None:
         import numpy as np
 
         samples = np.frombuffer(piece, self._kind)
+        if self._spare:
+            samples = np.right_shift(np.left_shift(samples, self._spare), self._spare)
         low, high = self.values
         first, last = int(samples.min()), int(samples.max())
         self.values = (first if low is None else min(low, first), last if high is None else max(high, last))

@@ -103,7 +103,10 @@ class Imports:
         self._commits = Commits(settings, store, events, faults, clock)
         self.merging = self._commits.merging
         self._rules = instances.Rules(
-            long_values=settings.long_values == "warn", invalid_uids=settings.invalid_uids == "warn"
+            long_values=settings.long_values == "warn",
+            invalid_uids=settings.invalid_uids == "warn",
+            null_pixels=settings.pixel_data_key == "null",
+            checksum_type=settings.checksum_type == "present",
         )
 
     def resume(self) -> None:

@@ -52,10 +52,12 @@ LENGTHS = {
 
 @dataclass(frozen=True)
 class Rules:
-    """What an import forgives: imported with a warning instead of refused."""
+    """What an import forgives (imported with a warning instead of refused), and what a document says of pixels."""
 
     long_values: bool = False
     invalid_uids: bool = True
+    null_pixels: bool = False
+    checksum_type: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ def instance(
         raise DicomError(SHORT_PIXELS) from error
     if images.frames:
         body["StoredTransferSyntaxUID"] = images.stored_syntax
-        body["ChecksumType"] = "DECOMPRESSED"
+        body.update({"ChecksumType": "DECOMPRESSED"} if rules.checksum_type else {})
+        own.update({"PixelData": None} if rules.null_pixels else {})
     body["ImageFrames"] = images.frames
     apart = {name(tag): _keep_apart(f"{seed}/{tag:08X}", raw, writer) for tag, raw in parsed.bulk.items()}
     nested = {name(tag): vrs for tag, vrs in parsed.nested_vrs.items()}

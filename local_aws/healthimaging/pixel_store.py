@@ -89,13 +89,28 @@ def _form(text: str) -> Form:
     return Form(*json.loads(text))
 
 
+@dataclass(frozen=True)
+class FrameRules:
+    """What an import finds out about frames.
+
+    Attributes:
+        checked_bytes: Decoded bytes of an object up to which its compressed frames are decoded.
+        pyramid: Whether transcoded frames have checksums of lower resolutions, too.
+        encoded_sizes: Whether the size of a transcoded frame is that of its stream.
+    """
+
+    checked_bytes: int = 2**26
+    pyramid: bool = False
+    encoded_sizes: bool = False
+
+
 class PixelStore:
     """The frames of all image sets. Safe from several threads."""
 
-    def __init__(self, folder: Path, store: Store, checked_bytes: int = 2**26) -> None:
+    def __init__(self, folder: Path, store: Store, rules: FrameRules | None = None) -> None:
         self._folder = folder
         self._store = store
-        self._checked_bytes = checked_bytes
+        self._rules = rules or FrameRules()
         self._sweep()
 
     def _sweep(self) -> None:
@@ -109,7 +124,7 @@ class PixelStore:
         """A writer for one import; use it as a context manager, and `keep` it once its rows are committed."""
         rows = self._store.rows("SELECT format FROM datastores WHERE id = ?", (datastore_id,))
         lossless = LOSSLESS[(rows[0]["format"] if rows else None) or "HTJ2K"]
-        return PixelWriter(self._store, self._folder, datastore_id, job_id, lossless, self._checked_bytes)
+        return PixelWriter(self._store, self._folder, datastore_id, job_id, lossless, self._rules)
 
     def read(self, datastore_id: str, image_set_id: str, frame_id: str) -> StoredFrame | None:
         """A frame of an image set, whichever of its versions had it; None when the set never had it."""
@@ -172,14 +187,14 @@ class PixelWriter:
 
     Attributes:
         lossless: Transfer syntax into which the data store transcodes.
-        checked_bytes: Decoded bytes of an object up to which its compressed frames are decoded at import.
+        rules: What an import finds out about frames.
     """
 
     def __init__(
-        self, store: Store, folder: Path, datastore_id: str, job_id: str, lossless: str, checked_bytes: int
+        self, store: Store, folder: Path, datastore_id: str, job_id: str, lossless: str, rules: FrameRules
     ) -> None:
         self.lossless = lossless
-        self.checked_bytes = checked_bytes
+        self.rules = rules
         self._store = store
         self._datastore_id = datastore_id
         self._file = f"{datastore_id}/{job_id}"

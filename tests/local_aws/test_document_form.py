@@ -1,7 +1,8 @@
 """The real document that is public, made again: objects from it go in, and it comes out, key by key.
 
-`tests/data/healthimaging/usdoppler.json` is a document of the service from 2022. What newer ones have otherwise stands
-in `test_metadata.py`: padding of DS and IS kept, no key for pixel data, one resolution in the checksums.
+`tests/data/healthimaging/usdoppler.json` is a document of the service from 2022, so the switches are set to its form.
+What newer ones have otherwise stands in `test_metadata.py`: padding of DS and IS kept, no key for pixel data, one
+resolution in the checksums.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from __future__ import annotations
 import base64
 import io
 import json
+import urllib.request
 import warnings
+import zlib
 from pathlib import Path
 
+import pydicom
 import pytest
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian
+
+from tests.local_aws.conftest import make_object
 
 REAL = Path(__file__).resolve().parents[1] / "data" / "healthimaging" / "usdoppler.json"
 BINARY = {"OB", "OW", "UN"}
@@ -65,11 +71,22 @@ def objects(document):
 
 
 @pytest.fixture(scope="module")
-def pair(aws_stack):
-    """The real document, and ours of the same objects."""
+def imaging_of_2022(tmp_path_factory):
+    """HealthImaging whose documents have the form of the real one from 2022."""
+    from tests.conftest import AwsStack
     from tests.local_aws.conftest import Imaging
 
-    imaging = Imaging(aws_stack)
+    form = {"FRAME_RESOLUTIONS": "pyramid", "PIXEL_DATA_KEY": "null", "CHECKSUM_TYPE": "absent"}
+    options = {f"LOCAL_AWS_{name}": value for name, value in form.items()}
+    stack = AwsStack(tmp_path_factory.mktemp("form") / "home", options).start()
+    yield Imaging(stack)
+    stack.stop()
+
+
+@pytest.fixture(scope="module")
+def pair(imaging_of_2022):
+    """The real document, and ours of the same objects."""
+    imaging = imaging_of_2022
     real = json.loads(REAL.read_text())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a misspelt character set in it
@@ -111,7 +128,7 @@ def test_every_attribute_of_every_instance(pair):
     ours, real = (the_series(d)[1]["Instances"] for d in reversed(pair))
     assert set(ours) == set(real)
     for uid, instance in real.items():
-        expected = {k: v for k, v in instance["DICOM"].items() if k != "PixelData"}
+        expected = dict(instance["DICOM"])
         found = dict(ours[uid]["DICOM"])
         # Written by pydicom, so not that of 2012.
         for key in ("FileMetaInformationGroupLength", "ImplementationClassUID", "ImplementationVersionName"):
@@ -136,13 +153,10 @@ def test_frames(pair):
         assert len(ours[uid]["ImageFrames"]) == len(instance["ImageFrames"])
         for mine, frame in zip(ours[uid]["ImageFrames"], instance["ImageFrames"], strict=True):
             assert list(mine) == list(frame)
-            assert types(mine) | {"PixelDataChecksumFromBaseToFullResolution": 0} == types(frame) | {
-                "PixelDataChecksumFromBaseToFullResolution": 0
-            }
-            [full] = mine["PixelDataChecksumFromBaseToFullResolution"]
-            largest = max(frame["PixelDataChecksumFromBaseToFullResolution"], key=lambda one: one["Width"])
-            assert list(full) == list(largest)
-            assert (full["Width"], full["Height"]) == (largest["Width"], largest["Height"])
+            assert types(mine) == types(frame)
+            found, expected = (one["PixelDataChecksumFromBaseToFullResolution"] for one in (mine, frame))
+            # The pixels are not theirs, so the checksums are others.
+            assert [{**one, "Checksum": 0} for one in found] == [{**one, "Checksum": 0} for one in expected]
             assert len(mine["ID"]) == len(frame["ID"])
             assert mine["FrameSizeInBytes"] == frame["FrameSizeInBytes"]
 
@@ -170,3 +184,41 @@ def test_the_rules_of_the_form(pair):
         _, series = the_series(document)
         for level in (document["Patient"], document["Study"], series, *series["Instances"].values()):
             check(level["DICOM"])
+
+
+def test_a_client_gets_the_checksums_of_every_resolution(imaging_of_2022):
+    """What it decodes from the frame at a quarter, at half, and whole."""
+    import imagecodecs
+    import numpy as np
+
+    imaging = imaging_of_2022
+    pixels = np.random.default_rng(5).integers(0, 4096, (300, 520)).astype("<u2")
+    body = make_object(Rows=300, Columns=520, PixelData=pixels.tobytes())
+    outcome = imaging.run({"a.dcm": body})
+    one = {"datastoreId": imaging.datastore, "imageSetId": outcome.success[0]["importResponse"]["imageSetId"]}
+    [instance] = the_series(imaging.document(one["imageSetId"]))[1]["Instances"].values()
+    [frame] = instance["ImageFrames"]
+    found = frame["PixelDataChecksumFromBaseToFullResolution"]
+    assert [(level["Width"], level["Height"]) for level in found] == [(130, 75), (260, 150), (520, 300)]
+    stream = imaging.api.get_image_frame(**one, imageFrameInformation={"imageFrameId": frame["ID"]})["imageFrameBlob"]
+    data = stream.read()
+    for level, skipped in zip(found, (2, 1, 0), strict=True):
+        assert zlib.crc32(imagecodecs.htj2k_decode(data, skipres=skipped).tobytes()) == level["Checksum"]
+    root = f"{imaging.stack.env['AWS_ENDPOINT_URL']}/datastore/{imaging.datastore}"
+    own = pydicom.dcmread(io.BytesIO(body))
+    path = f"studies/{own.StudyInstanceUID}/series/{own.SeriesInstanceUID}/instances/{own.SOPInstanceUID}"
+    request = urllib.request.Request(f"{root}/{path}", headers={"Accept": "application/dicom"})
+    with urllib.request.urlopen(request) as answer:
+        assert pydicom.dcmread(io.BytesIO(answer.read())).PixelData == pixels.tobytes()
+
+
+def test_the_size_of_the_stream(make_aws_stack):
+    from tests.local_aws.conftest import Imaging
+
+    imaging = Imaging(make_aws_stack(LOCAL_AWS_FRAME_SIZES="encoded"))
+    outcome = imaging.run({"a.dcm": make_object()})
+    one = {"datastoreId": imaging.datastore, "imageSetId": outcome.success[0]["importResponse"]["imageSetId"]}
+    [instance] = the_series(imaging.document(one["imageSetId"]))[1]["Instances"].values()
+    [frame] = instance["ImageFrames"]
+    stream = imaging.api.get_image_frame(**one, imageFrameInformation={"imageFrameId": frame["ID"]})["imageFrameBlob"]
+    assert frame["FrameSizeInBytes"] == len(stream.read())

@@ -160,3 +160,17 @@ def test_settings_of_frames(make_aws_stack):
     np.testing.assert_array_equal(openjpeg(body), pixels[0])
     [frame] = only_instance(imaging, sets["cut"])["ImageFrames"]
     assert code_of(fetch, imaging, sets["cut"], frame["ID"]) == "NotAcceptableException"
+
+
+def test_bits_above_the_stored_ones_are_no_extremes(imaging):
+    """Old objects keep an overlay or padding there."""
+    for representation, expected in ((0, (0x001, 0xFFE)), (1, (-2, 0x7F0))):
+        samples = np.array([0xF001, 0x1FFE, 0x0300, 0x27F0] * 4, "<u2")
+        outcome = imaging.run({"a.dcm": make_object(PixelRepresentation=representation, PixelData=samples.tobytes())})
+        document = imaging.document(outcome.success[0]["importResponse"]["imageSetId"])
+        [series] = document["Study"]["Series"].values()
+        [instance] = series["Instances"].values()
+        [frame] = instance["ImageFrames"]
+        assert (frame["MinPixelValue"], frame["MaxPixelValue"]) == expected
+        [full] = frame["PixelDataChecksumFromBaseToFullResolution"]
+        assert full["Checksum"] == zlib.crc32(samples.tobytes())
