@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from local_aws.healthimaging.values import BINARY, NUMERIC, is_creator, load_libraries, vr_paths
+from local_aws.healthimaging.dicom import PIXELS
+from local_aws.healthimaging.values import BINARY, NUMERIC, is_creator, load_libraries, name, vr_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     Path = tuple[tuple[int, int], ...]
 
 Document = dict[str, Any]
-PIXEL_DATA = 0x7FE00010
-PIXELS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
 # File meta information belongs to a file, not to a data set.
 FILE_META = 0x0002
 WHOLE_NUMBERS = frozenset({"US", "SS", "UL", "SL", "UV", "SV"})
@@ -97,8 +96,6 @@ def dictionary_vr(tag: int) -> str:
 @lru_cache(maxsize=16384)
 def keyword_of(tag: int) -> str:
     """Key of an attribute in the document: its keyword, or eight hexadecimal digits."""
-    from local_aws.healthimaging.values import name
-
     return name(tag)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from local_aws.healthimaging.dicom import CHARACTER_SET
 from local_aws.healthimaging.values import BINARY, NUMERIC
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ DataSet = dict[str, JsonElement]
 Written = dict[str, str]
 # "Binary attributes larger than 1MB will be represented by a BulkDataURI" (Getting DICOM bulkdata).
 MAX_INLINE = 2**20
-CHARACTER_SET = 0x00080005
 _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 # Kept in JSON as they came: backslashes in them separate nothing.
 _NUMBERS_AS_TEXT = frozenset({"DS", "IS"})

@@ -8,25 +8,25 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-_JPEG = "1.2.840.10008.1.2.4."
-OCTETS = "application/octet-stream"
+from local_aws.healthimaging.syntaxes import JPEG, RLE
+
 DICOM = "application/dicom"
 JSON = "application/dicom+json"
 MULTIPART = "multipart/related"
 # Media type of a stored frame: the first is ours when the client leaves the choice, the rest are taken as well.
 # HTJ2K is image/jphc as a codestream; GetImageFrame's page calls it image/jph.
 OF_SYNTAX: dict[str, tuple[str, ...]] = {
-    **{_JPEG + n: ("image/jpeg",) for n in ("50", "51", "57", "70")},
-    **{_JPEG + n: ("image/jls", "image/x-jls") for n in ("80", "81")},
-    **{_JPEG + n: ("image/jp2", "image/j2c", "image/x-jp2") for n in ("90", "91")},
-    **{_JPEG + n: ("image/jpx",) for n in ("92", "93")},
-    **{_JPEG + n: ("image/jxl",) for n in ("110", "111", "112")},
-    **{_JPEG + n: ("image/jphc", "image/jph") for n in ("201", "202", "203")},
-    **{_JPEG + n: ("video/mpeg", "video/mpeg2") for n in ("100", "100.1", "101", "101.1")},
-    **{_JPEG + n: ("video/mp4",) for n in ("102", "102.1", "103", "103.1", "104", "104.1", "105", "105.1", "106")},
-    **{_JPEG + n: ("video/mp4",) for n in ("106.1",)},
-    **{_JPEG + n: ("video/H265", "video/H256") for n in ("107", "108")},
-    "1.2.840.10008.1.2.5": ("image/dicom-rle", "image/x-dicom-rle"),
+    **{JPEG + n: ("image/jpeg",) for n in ("50", "51", "57", "70")},
+    **{JPEG + n: ("image/jls", "image/x-jls") for n in ("80", "81")},
+    **{JPEG + n: ("image/jp2", "image/j2c", "image/x-jp2") for n in ("90", "91")},
+    **{JPEG + n: ("image/jpx",) for n in ("92", "93")},
+    **{JPEG + n: ("image/jxl",) for n in ("110", "111", "112")},
+    **{JPEG + n: ("image/jphc", "image/jph") for n in ("201", "202", "203")},
+    **{JPEG + n: ("video/mpeg", "video/mpeg2") for n in ("100", "100.1", "101", "101.1")},
+    **{JPEG + n: ("video/mp4",) for n in ("102", "102.1", "103", "103.1", "104", "104.1", "105", "105.1")},
+    **{JPEG + n: ("video/mp4",) for n in ("106", "106.1")},
+    **{JPEG + n: ("video/H265", "video/H256") for n in ("107", "108")},
+    RLE: ("image/dicom-rle", "image/x-dicom-rle"),
 }
 
 

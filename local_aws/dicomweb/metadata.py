@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from local_aws.dicomweb.elements import PIXEL_DATA, Document, Vrs, element, in_data_set, large, merged, tag_of
+from local_aws.dicomweb.elements import Document, Vrs, element, in_data_set, large, merged, tag_of
 from local_aws.dicomweb.json_model import Written, bulk_url, json_element, write
-from local_aws.dicomweb.part10 import EXPLICIT_LITTLE_ENDIAN
+from local_aws.healthimaging.dicom import PIXEL_DATA
+from local_aws.healthimaging.syntaxes import EXPLICIT, HTJ2K
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HTJ2K = "1.2.840.10008.1.2.4.202"
 BYTE = 8
 PIXEL_PATH = f"{PIXEL_DATA:08X}"
 
@@ -84,6 +84,6 @@ class Metadata:
 def _stored_syntax(instance: Mapping[str, Any]) -> str:
     """The metadata name the stored transfer syntax, not the object's own ("Getting DICOM instance metadata")."""
     if not instance.get("ImageFrames"):
-        return EXPLICIT_LITTLE_ENDIAN
+        return EXPLICIT
     # No such key means the default lossless format ("Getting image set metadata").
     return str(instance.get("StoredTransferSyntaxUID") or HTJ2K)

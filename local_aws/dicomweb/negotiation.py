@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from local_aws.dicomweb.media import DICOM, OCTETS, OF_SYNTAX
-from local_aws.dicomweb.part10 import EXPLICIT_LITTLE_ENDIAN
+from local_aws.dicomweb.media import DICOM, OF_SYNTAX
+from local_aws.healthimaging.retrieve import OCTETS
+from local_aws.healthimaging.syntaxes import EXPLICIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,12 +51,12 @@ def forms(accepted: Sequence[MediaType], stored: str, *, single: bool) -> Iterat
             continue
         multipart = wanted.multipart or wanted.name == "*/*"
         syntax = wanted.transfer_syntax
-        if syntax in {"", EXPLICIT_LITTLE_ENDIAN} and wanted.covers(OCTETS):
+        if syntax in {"", EXPLICIT} and wanted.covers(OCTETS):
             yield Form(OCTETS, native=True, multipart=multipart)
         if syntax in {"", "*", stored}:
             name = next((n for n in names if wanted.covers(n)), None)
             if name is not None:
-                yield Form(name, native=stored == EXPLICIT_LITTLE_ENDIAN, multipart=multipart)
+                yield Form(name, native=stored == EXPLICIT, multipart=multipart)
 
 
 def instance_forms(accepted: Sequence[MediaType], stored: str) -> Iterator[Form]:
@@ -64,10 +65,10 @@ def instance_forms(accepted: Sequence[MediaType], stored: str) -> Iterator[Form]
         if not wanted.covers(DICOM):
             continue
         syntax = wanted.transfer_syntax
-        if syntax in {"", EXPLICIT_LITTLE_ENDIAN}:
+        if syntax in {"", EXPLICIT}:
             yield Form(DICOM, native=True, multipart=wanted.multipart)
         if syntax in {"", "*", stored}:
-            yield Form(DICOM, native=stored == EXPLICIT_LITTLE_ENDIAN, multipart=wanted.multipart)
+            yield Form(DICOM, native=stored == EXPLICIT, multipart=wanted.multipart)
 
 
 def refusal(stored: str) -> str:

@@ -12,17 +12,14 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb.elements import Element
+from local_aws.healthimaging.dicom import CHARACTER_SET, LONG, PIXEL_DATA, UNDEFINED
 from local_aws.healthimaging.values import BINARY, ENCODED, NUMERIC, encodings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-CHARACTER_SET = 0x00080005
-EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 IMPLEMENTATION_UID = "2.25.301187446398236108914405083171640563087"
 IMPLEMENTATION_NAME = "LOCAL_AWS"
-UNDEFINED = 0xFFFFFFFF
-LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
 MAX_SHORT = 0xFFFE
 _ITEM, _ITEM_END, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
 _ITEM_DELIMITER = _ITEM_END + bytes(4)
@@ -41,8 +38,8 @@ def file(items: Sequence[Element], pixels: bytes, syntax: str) -> bytes:
     text = _encoding(items)
     if text == "utf-8":
         items = _with_utf8(items)
-    before = b"".join(_element(e, text) for e in items if e.tag < 0x7FE00010)  # noqa: PLR2004 -- pixel data
-    after = b"".join(_element(e, text) for e in items if e.tag > 0x7FE00010)  # noqa: PLR2004
+    before = b"".join(_element(e, text) for e in items if e.tag < PIXEL_DATA)
+    after = b"".join(_element(e, text) for e in items if e.tag > PIXEL_DATA)
     return b"".join((_preamble(items, syntax), before, pixels, after))
 
 
@@ -60,7 +57,7 @@ def _preamble(items: Sequence[Element], syntax: str) -> bytes:
     return bytes(128) + b"DICM" + _element(Element(0x00020000, "UL", [len(body)]), "ascii") + body
 
 
-def native_pixels(vr: str, data: bytes, tag: int = 0x7FE00010) -> bytes:
+def native_pixels(vr: str, data: bytes, tag: int = PIXEL_DATA) -> bytes:
     """The pixel data element of an uncompressed file."""
     return _header(tag, vr, len(data) + len(data) % 2) + data + b"\0" * (len(data) % 2)
 
@@ -74,7 +71,7 @@ def encapsulated_pixels(frames: Iterable[bytes]) -> bytes:
         position += len(frame) + 8
     # An offset is 32 bits wide; without a table a reader counts fragments, which are frames here.
     table = struct.pack(f"<{len(offsets)}I", *offsets) if position < UNDEFINED else b""
-    parts = [_header(0x7FE00010, "OB", UNDEFINED), _ITEM, struct.pack("<I", len(table)), table]
+    parts = [_header(PIXEL_DATA, "OB", UNDEFINED), _ITEM, struct.pack("<I", len(table)), table]
     for frame in padded:
         parts += (_ITEM, struct.pack("<I", len(frame)), frame)
     return b"".join((*parts, _SEQUENCE_DELIMITER))
@@ -83,7 +80,7 @@ def encapsulated_pixels(frames: Iterable[bytes]) -> bytes:
 def whole_pixels(data: bytes) -> bytes:
     """The pixel data element around a sequence of fragments that was kept as it is."""
     end = b"" if data.endswith(_SEQUENCE_DELIMITER) else _SEQUENCE_DELIMITER
-    return _header(0x7FE00010, "OB", UNDEFINED) + data + end
+    return _header(PIXEL_DATA, "OB", UNDEFINED) + data + end
 
 
 def is_fragments(data: bytes) -> bool:

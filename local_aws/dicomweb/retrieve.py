@@ -10,15 +10,16 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from local_aws.dicomweb import part10
-from local_aws.dicomweb.elements import PIXEL_DATA, Element, Vrs, elements, large, merged, walk
+from local_aws.dicomweb.elements import Element, Vrs, elements, large, merged, walk
 from local_aws.dicomweb.errors import bad_request, not_acceptable, not_found
 from local_aws.dicomweb.json_model import bulk_url, join
-from local_aws.dicomweb.media import DICOM, JSON, OCTETS, accepted
+from local_aws.dicomweb.media import DICOM, JSON, accepted
 from local_aws.dicomweb.metadata import Metadata
 from local_aws.dicomweb.multipart import encode
 from local_aws.dicomweb.negotiation import Form, forms, instance_forms, refusal
-from local_aws.dicomweb.part10 import EXPLICIT_LITTLE_ENDIAN
-from local_aws.healthimaging.frames import NATIVE
+from local_aws.healthimaging.dicom import PIXEL_DATA
+from local_aws.healthimaging.retrieve import OCTETS
+from local_aws.healthimaging.syntaxes import EXPLICIT, NATIVE
 from local_aws.healthimaging.values import BINARY
 from local_aws.protocol.errors import ServiceError
 
@@ -101,7 +102,7 @@ class Retrieval:
         for form in forms(accepted(accept), syntax, single=len(numbers) == 1):
             made = self._made(stored, form)
             if made is not None:
-                named = f"{form.media_type}; transfer-syntax={EXPLICIT_LITTLE_ENDIAN if form.native else syntax}"
+                named = f"{form.media_type}; transfer-syntax={EXPLICIT if form.native else syntax}"
                 return _answer([(named, data) for data in made], form)
         raise not_acceptable(refusal(syntax))
 
@@ -117,7 +118,7 @@ class Retrieval:
         for form in instance_forms(accepted(accept), syntax):
             made = self._made(stored, form)
             if made is not None:
-                uid = EXPLICIT_LITTLE_ENDIAN if form.native else syntax
+                uid = EXPLICIT if form.native else syntax
                 named = f"{DICOM}; transfer-syntax={uid}"
                 return _answer([(named, _file(found, self._elements(found), stored, made, uid))], form)
         raise not_acceptable(refusal(syntax))
@@ -166,7 +167,7 @@ def _is_plain_blob(stored: Sequence[StoredFrame]) -> bool:
 
 def _syntax(stored: Sequence[StoredFrame]) -> str:
     """Stored transfer syntax of an instance."""
-    return EXPLICIT_LITTLE_ENDIAN if not stored or _is_plain_blob(stored) else stored[0].stored_syntax
+    return EXPLICIT if not stored or _is_plain_blob(stored) else stored[0].stored_syntax
 
 
 def check_json(accept: str) -> None:
@@ -217,12 +218,12 @@ def _file(found: Found, items: list[Element], stored: list[StoredFrame], frames:
     if first.blob:
         return part10.file(items, _blob(first.data, found.instance["DICOM"]), syntax)
     replaced = {}
-    if syntax != first.syntax or syntax == EXPLICIT_LITTLE_ENDIAN:  # what is kept as it was stays what it was
+    if syntax != first.syntax or syntax == EXPLICIT:  # what is kept as it was stays what it was
         replaced[PHOTOMETRIC] = Element(PHOTOMETRIC, "CS", [codecs.photometric(first)])
         if first.samples > 1:
             replaced[PLANAR] = Element(PLANAR, "US", [0])
     items = sorted([e for e in items if e.tag not in replaced] + list(replaced.values()), key=lambda e: e.tag)
-    if syntax != EXPLICIT_LITTLE_ENDIAN:
+    if syntax != EXPLICIT:
         return part10.file(items, part10.encapsulated_pixels(frames), syntax)
     data = _single_bits(stored) if first.bits_allocated == 1 else b"".join(frames)
     return part10.file(items, part10.native_pixels("OW" if first.bits_allocated > BYTE else "OB", data), syntax)

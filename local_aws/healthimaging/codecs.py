@@ -14,7 +14,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from local_aws.healthimaging.pixel_store import HTJ2K, JPEG_2000
+from local_aws.healthimaging.syntaxes import EXPLICIT, HTJ2K, JPEG, JPEG_2000, RLE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,22 +24,19 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.generic]
 
-EXPLICIT = "1.2.840.10008.1.2.1"
-RLE = "1.2.840.10008.1.2.5"
-_JPEG = "1.2.840.10008.1.2.4."
 _DECODERS = {
-    **dict.fromkeys((_JPEG + n for n in ("50", "51", "57", "70")), "jpeg8"),
-    **dict.fromkeys((_JPEG + n for n in ("80", "81")), "jpegls"),
+    **dict.fromkeys((JPEG + n for n in ("50", "51", "57", "70")), "jpeg8"),
+    **dict.fromkeys((JPEG + n for n in ("80", "81")), "jpegls"),
     # OpenJPH lets lossy samples beyond white come out black; OpenJPEG, slower, does not.
-    **dict.fromkeys((_JPEG + n for n in ("90", "91", "92", "93", "203")), "jpeg2k"),
-    **dict.fromkeys((_JPEG + n for n in ("201", "202")), "htj2k"),
-    _JPEG + "112": "jpegxl",
+    **dict.fromkeys((JPEG + n for n in ("90", "91", "92", "93", "203")), "jpeg2k"),
+    **dict.fromkeys((JPEG + n for n in ("201", "202")), "htj2k"),
+    JPEG + "112": "jpegxl",
 }
 # What holds every stream of a lossless format, and is transcoded into it.
-GENERAL = {HTJ2K: _JPEG + "201", JPEG_2000: _JPEG + "91"}
+GENERAL = {HTJ2K: JPEG + "201", JPEG_2000: JPEG + "91"}
 # Largest samples, in bits, that the encoder of a format keeps exactly (checked in test_frames.py).
 _EXACT = {HTJ2K: 32, JPEG_2000: 16}
-_SUBSAMPLED = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
+SUBSAMPLED = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
 _END_OF_CODESTREAM = b"\xff\xd9"
 _SIZE_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 _SAMPLE_SIZE = 42
@@ -175,7 +172,7 @@ def lower_resolutions(array: Array) -> list[Array]:
 
 def _is_plain(frame: StoredFrame) -> bool:
     """Whether native bytes are already in the order that a decoder gives."""
-    return frame.samples == 1 or (frame.planar == 0 and frame.photometric not in _SUBSAMPLED)
+    return frame.samples == 1 or (frame.planar == 0 and frame.photometric not in SUBSAMPLED)
 
 
 def _dtype(frame: StoredFrame) -> str:
@@ -191,7 +188,7 @@ def _native(frame: StoredFrame) -> Array:
     count = rows * columns * samples
     if frame.bits_allocated == 1:
         return _bits(frame, count)
-    if samples == COLOURS and frame.photometric in _SUBSAMPLED:
+    if samples == COLOURS and frame.photometric in SUBSAMPLED:
         return _subsampled(frame)
     dtype = np.dtype(_dtype(frame))
     if len(frame.data) < count * dtype.itemsize:

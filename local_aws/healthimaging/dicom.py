@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from local_aws.healthimaging.syntaxes import BIG_ENDIAN, DEFLATED, IMPLICIT
 from local_aws.healthimaging.values import (
     BINARY,
     MAX_BINARY,
@@ -70,10 +71,8 @@ CHARACTER_SET, PIXEL_REPRESENTATION, IMAGE_GROUP = 0x00080005, 0x00280103, 0x002
 # The documented text for an object that cannot be read at all.
 NOTHING = "DICOM attributes does not exist"
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-DEFLATED = "1.2.840.10008.1.2.1.99"
-IMPLICIT = "1.2.840.10008.1.2"
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
+PIXEL_DATA = 0x7FE00010
+PIXELS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
 MAX_DEPTH = 64
 # A deflated data set may not grow beyond the first, nor beyond the second and so many times its size, or one small
 # object would fill the memory.

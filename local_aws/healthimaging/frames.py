@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging import codecs, fragments
-from local_aws.healthimaging.codecs import EXPLICIT, CodecError
+from local_aws.healthimaging.codecs import SUBSAMPLED, CodecError
+from local_aws.healthimaging.dicom import PIXEL_DATA
 from local_aws.healthimaging.fragments import Source
-from local_aws.healthimaging.pixel_store import HTJ2K, Form, StoredFrame
+from local_aws.healthimaging.pixel_store import Form, StoredFrame
+from local_aws.healthimaging.syntaxes import BIG_ENDIAN, EXPLICIT, HTJ2K, KEPT, NATIVE, TRANSCODED, VIDEO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,24 +28,8 @@ if TYPE_CHECKING:
     from local_aws.healthimaging.fragments import Fetch, Fragment
     from local_aws.healthimaging.pixel_store import PixelWriter
 
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
-NATIVE = frozenset({"1.2.840.10008.1.2", EXPLICIT, "1.2.840.10008.1.2.1.99", BIG_ENDIAN})
-_JPEG = "1.2.840.10008.1.2.4."
-TRANSCODED = NATIVE | {
-    _JPEG + n for n in ("51", "57", "70", "80", "81", "90", "92", "93", "201", "202")
-} | {"1.2.840.10008.1.2.5"}  # fmt: skip
-VIDEO = frozenset(
-    _JPEG + n
-    for n in (
-        *("100", "100.1", "101", "101.1"),
-        *("102", "102.1", "103", "103.1", "104", "104.1", "105", "105.1", "106", "106.1", "107", "108"),
-    )
-)
-KEPT = VIDEO | {_JPEG + n for n in ("50", "91", "112", "203")}
-PIXEL_DATA = 0x7FE00010
 # Bits allocated, and the bytes of a word that big endian turns round.
 _WORDS = {16: 2, 32: 4, 64: 8}
-SUBSAMPLED = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
 # A frame that must be in memory at once, to be decoded or put in order, is not larger than this.
 MAX_FRAME = 256 * 2**20
 # Frames whose description alone is beyond the 50 MB that an image set's metadata may have.

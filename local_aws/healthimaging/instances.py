@@ -17,6 +17,7 @@ from local_aws.healthimaging.dicom import PIXELS, DicomError
 from local_aws.healthimaging.fragments import CutError
 from local_aws.healthimaging.pixel_store import Form
 from local_aws.healthimaging.problems import CODES, warning
+from local_aws.healthimaging.syntaxes import EXPLICIT
 from local_aws.healthimaging.values import entry, name
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ IDENTITY = {
 SHORT_PIXELS = "DICOM attribute PixelData is shorter than the image attributes say"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LIKE_A_UID = re.compile(r"[0-9.]+")
-OCTETS = "1.2.840.10008.1.2.1"
 # Longest values that an import accepts (developer guide, "DICOM element constraints").
 LIMITS = {
     "PatientName": 256, "PatientID": 256, "StudyInstanceUID": 256, "StudyID": 256, "StudyDescription": 256,
@@ -222,6 +222,6 @@ def is_too_long(vr: str, value: str) -> bool:
 def _keep_apart(seed: str, raw: bytes, writer: PixelWriter) -> str:
     """Put a large private value beside the pixels; returns its id there."""
     identity = hashlib.blake2b(seed.encode(), digest_size=16).hexdigest()
-    form = Form(OCTETS, OCTETS, 0, 0, 0, 0, 0, signed=False, planar=0, photometric="", blob=True)
+    form = Form(EXPLICIT, EXPLICIT, 0, 0, 0, 0, 0, signed=False, planar=0, photometric="", blob=True)
     writer.frame(identity, writer.write(raw), len(raw), form)
     return identity

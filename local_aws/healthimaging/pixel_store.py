@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from local_aws.healthimaging.syntaxes import LOSSLESS
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 
     from local_aws.healthimaging.store import Store
 
-HTJ2K = "1.2.840.10008.1.2.4.202"
-JPEG_2000 = "1.2.840.10008.1.2.4.90"
-LOSSLESS = {"HTJ2K": HTJ2K, "JPEG_2000_LOSSLESS": JPEG_2000}
 # One write to the file holds the frames of many small instances.
 BUFFER_BYTES = 2**20
 

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging.codecs import CodecError, StreamCache
-from local_aws.healthimaging.frames import VIDEO
+from local_aws.healthimaging.syntaxes import JPEG, JPEG_2000, VIDEO
 from local_aws.protocol.errors import ServiceError, conflict, not_found
 
 if TYPE_CHECKING:
@@ -18,20 +18,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_JPEG = "1.2.840.10008.1.2.4."
 OCTETS = "application/octet-stream"
 # "GetImageFrame" of the service model; what it does not list is octets. HEVC's type is its own spelling.
 CONTENT_TYPES = {
-    **dict.fromkeys((s for s in VIDEO if s.startswith((_JPEG + "100", _JPEG + "101"))), "video/mpeg"),
-    **dict.fromkeys((s for s in VIDEO if _JPEG + "102" <= s < _JPEG + "107"), "video/mp4"),
-    **dict.fromkeys((_JPEG + "107", _JPEG + "108"), "video/H256"),
-    _JPEG + "50": "image/jpeg",
-    _JPEG + "91": "image/j2c",
-    _JPEG + "112": "image/jxl",
-    _JPEG + "202": "image/jph",
-    _JPEG + "203": "image/jphc",
+    **dict.fromkeys((s for s in VIDEO if s.startswith((JPEG + "100", JPEG + "101"))), "video/mpeg"),
+    **dict.fromkeys((s for s in VIDEO if JPEG + "102" <= s < JPEG + "107"), "video/mp4"),
+    **dict.fromkeys((JPEG + "107", JPEG + "108"), "video/H256"),
+    JPEG + "50": "image/jpeg",
+    JPEG + "91": "image/j2c",
+    JPEG + "112": "image/jxl",
+    JPEG + "202": "image/jph",
+    JPEG + "203": "image/jphc",
 }
-JPEG_2000 = _JPEG + "90"
 
 
 class Frames:
