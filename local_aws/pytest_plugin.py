@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 # Tests call faster than the documented rates, and each has a data store of its own.
 DEFAULTS = {"rate_limits": "off", "max_datastores": "1000000"}
-ROLE = "arn:aws:iam::123456789012:role/any"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class HealthImaging:
             s3.put_object(Bucket=self.bucket, Key=f"{prefix}/{name}", Body=body)
         answer = self.client.start_dicom_import_job(
             datastoreId=self.datastore_id,
-            dataAccessRoleArn=ROLE,
+            dataAccessRoleArn=f"arn:aws:iam::{self.stack.env['AWS_ACCESS_KEY_ID']}:role/any",
             inputS3Uri=f"s3://{self.bucket}/{prefix}/",
             outputS3Uri=f"s3://{self.bucket}/results/",
         )
@@ -139,7 +138,10 @@ def _for_one_test(stack: Stack) -> HealthImaging:
 
     wait_for(active, what="the data store")
     bucket = f"test-{datastore_id[:12]}"
-    stack.client("s3").create_bucket(Bucket=bucket)
+    region = stack.env["AWS_REGION"]
+    # S3 wants no constraint in its first region, and one in all others.
+    place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    stack.client("s3").create_bucket(Bucket=bucket, **place)
     return HealthImaging(stack, client, datastore_id, bucket)
 
 

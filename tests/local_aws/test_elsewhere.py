@@ -12,7 +12,14 @@ from tests.conftest import REPOSITORY
 from tests.local_aws.conftest import make_object
 
 CONFTEST = """
+import pytest
+
 pytest_plugins = ["local_aws.pytest_plugin"]
+
+
+@pytest.fixture(scope="session")
+def local_aws_settings():
+    return {"account": "111122223333", "region": "eu-west-1"}
 """
 TESTS = """
 import boto3, gzip, json, os, pathlib, pytest
@@ -25,6 +32,8 @@ def test_plain_boto3_imports_and_reads(health_imaging):
     assert (summary["numberOfScannedFiles"], summary["numberOfImportedFiles"]) == (2, 1)
     [found] = health_imaging.image_set_ids()
     client = boto3.client("medical-imaging")
+    arn = client.get_datastore(datastoreId=health_imaging.datastore_id)["datastoreProperties"]["datastoreArn"]
+    assert arn.startswith("arn:aws:medical-imaging:eu-west-1:111122223333:datastore/")
     answer = client.get_image_set_metadata(datastoreId=health_imaging.datastore_id, imageSetId=found)
     assert json.loads(gzip.decompress(answer["imageSetMetadataBlob"].read()))["ImageSetID"] == found
 
