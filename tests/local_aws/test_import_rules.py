@@ -301,7 +301,7 @@ ENHANCED = {
     "00100010": {"vr": "PN", "Value": [{"Alphabetic": "New^Name", "Ideographic": "新"}]},
     "00101030": {"vr": "DS", "Value": [70.5]},
     "00081030": {"vr": "LO", "Value": ["From JSON"]},
-    "00280010": {"vr": "US", "Value": [4]},
+    "00280010": {"vr": "US", "Value": [9999]},
     "00204000": {"vr": "LT"},
     "00280030": {"vr": "DS", "Value": [1, 2.5]},
     "00081032": {"vr": "SQ", "Value": [{"00080100": {"vr": "SH", "Value": ["X"]}}]},
@@ -359,17 +359,17 @@ def test_json_metadata_may_only_fill_in(switched):
     assert document["Study"]["DICOM"]["PatientWeight"] == "70.5"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"no JSON",
-        b'{"00100010": 7}',
-        b'[["x"]]',
-        b'{"zz": {"vr": "LO"}}',
-        b'{"00100010": {"vr": "LO", "Value": "x"}}',
-        None,
-    ],
-)
+UNREADABLE = [
+    *(b"no JSON", b'{"00100010": 7}', b'[["x"]]', b'{"zz": {"vr": "LO"}}', None),
+    *(b'{"00100010": {"vr": "LO", "Value": "x"}}', b'{"-0100010": {"vr": "PN"}}', b'{"00101030": {"vr": "XX"}}'),
+    # No JSON by the standard, and values that their VR does not have.
+    *(b'{"00101030": {"vr": "DS", "Value": [NaN]}}', b'{"00189087": {"vr": "FD", "Value": [1e999]}}'),
+    *(b'{"00100020": {"vr": "US", "Value": [5]}}', b'{"00100020": {"vr": "LO", "Value": [{"a": 1}]}}'),
+    *(b'{"00091001": {"vr": "OB", "InlineBinary": {"x": 1}}}', b'{"00091001": {"vr": "US", "Value": [70000]}}'),
+]
+
+
+@pytest.mark.parametrize("content", UNREADABLE)
 def test_an_unreadable_metadata_file_fails_the_job(imaging, content):
     study = generate_uid()
     objects = {"a.dcm": make_object(StudyInstanceUID=study)} | ({"m.json": content} if content else {})
