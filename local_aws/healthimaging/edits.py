@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from local_aws.healthimaging import levels
+from local_aws.healthimaging import document, levels
 from local_aws.healthimaging.instances import LIMITS, is_too_long
 from local_aws.healthimaging.values import BINARY, NUMERIC, entry, load_libraries
 from local_aws.healthimaging.work import ChangeFailedError
@@ -48,8 +48,8 @@ FORMS = {
 }
 # With force too: a UID becomes a key of the document and a part of URLs.
 _UID = re.compile(r"[0-9.]{1,64}")
-# One level of a document: its name, its DICOM object, what is wanted of it, and the whole instance if it is one.
-Part = tuple[str, dict[str, Any], dict[str, Any], dict[str, Any] | None]
+# One level of a document: its name, its DICOM object, what is wanted of it, and the instances that have it.
+Part = tuple[str, dict[str, Any], dict[str, Any], list[dict[str, Any]]]
 
 
 def plain(message: str) -> str:
@@ -69,13 +69,13 @@ def remove(current: Document, wanted: Payload, *, force: bool) -> None:
     Raises:
         ServiceError: ValidationException, with what cannot be removed.
     """
-    for level, existing, attributes, own in _parts(current, wanted):
+    for level, existing, attributes, below in _parts(current, wanted):
         for key in attributes:
             _check_key(level, key, force=force)
             if key in UIDS.values():
                 raise validation(f"{key} cannot be removed.")
             existing.pop(key, None)
-        if own:
+        for own in below:
             _forget(own, attributes, ("DICOMVRs", "BulkData", "NestedVRs"))
     for uid, series in wanted.series.items():
         instances = current["Study"]["Series"][uid]["Instances"]
@@ -97,14 +97,14 @@ def update(current: Document, wanted: Payload, *, force: bool, is_primary: bool)
         ServiceError: ValidationException, with what cannot be changed.
         ChangeFailedError: Two instances or series would have one UID.
     """
-    for level, existing, attributes, own in _parts(current, wanted):
+    for level, existing, attributes, below in _parts(current, wanted):
         for key, value in attributes.items():
             _check_key(level, key, force=force)
             if key in UIDS.values() and (is_primary or not value):
                 raise validation(f"{key} can be changed on image sets only that are not primary, and not to nothing.")
             _check_value(key, value, force=force)
             existing[key] = value
-        if own:
+        for own in below:
             # A large private value that lay beside the pixels is replaced by what the text says, a sequence whole.
             _forget(own, attributes, ("BulkData", "NestedVRs"))
     for series in wanted.series.values():
@@ -123,20 +123,20 @@ def _parts(current: Document, wanted: Payload) -> Iterator[Part]:
     """
     load_libraries()
     if wanted.patient:
-        yield "Patient", current["Patient"]["DICOM"], wanted.patient, None
+        yield "Patient", current["Patient"]["DICOM"], wanted.patient, list(document.instances(current).values())
     if wanted.study:
-        yield "Study", current["Study"]["DICOM"], wanted.study, None
+        yield "Study", current["Study"]["DICOM"], wanted.study, list(document.instances(current).values())
     for uid, series in wanted.series.items():
         existing = current["Study"]["Series"].get(uid)
         if existing is None:
             raise validation(f"The image set has no series {_named(uid)}.")
         if series.attributes:
-            yield "Series", existing["DICOM"], series.attributes, None
+            yield "Series", existing["DICOM"], series.attributes, list(existing["Instances"].values())
         for sop, item in series.instances.items():
             if sop not in existing["Instances"]:
                 raise validation(f"The image set has no instance {_named(sop)} in series {_named(uid)}.")
             body = existing["Instances"][sop]
-            yield "Instance", body["DICOM"], item.attributes, body
+            yield "Instance", body["DICOM"], item.attributes, [body]
 
 
 # -- attributes ---------------------------------------------------------------------------------------------------

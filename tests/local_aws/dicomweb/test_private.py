@@ -123,3 +123,27 @@ def test_without_vrs_in_the_object_they_are_unknown(empty: Plane) -> None:
     [inner] = found["00081140"]["Value"]
     assert inner["00290010"] == {"vr": "LO", "Value": ["MAKER"]}
     assert inner["00291001"] == {"vr": "UN", "InlineBinary": "SEVBRA=="}
+
+
+def test_what_an_update_replaces_has_no_old_vrs(empty: Plane) -> None:
+    """Private sequences and those of a study: what the text of an update says comes out as text."""
+    data = with_private(item({1: ("OB", b"HEAD"), 5: ("US", 7)}), Manufacturer="M")
+    data.ReferencedStudySequence = data.ReferencedImageSequence
+    assert empty.store(saved(data)).status_code == 200
+    api = empty.stack.client("medical-imaging")
+    [found] = api.search_image_sets(datastoreId=empty.datastore_id)["imageSetsMetadataSummaries"]
+    get = {"datastoreId": empty.datastore_id, "imageSetId": found["imageSetId"]}
+    sequence = [{"00290010": "MAKER", "00291001": "HEAD", "00291005": "TRUE"}]
+    instance = {"DICOM": {"00291020": sequence}, "DICOMVRs": {"00291020": "SQ"}}
+    series = {data.SeriesInstanceUID: {"Instances": {data.SOPInstanceUID: instance}}}
+    wanted = {
+        "SchemaVersion": 1.1,
+        "Study": {"DICOM": {"ReferencedStudySequence": sequence}, "Series": series},
+    }
+    change = {"DICOMUpdates": {"updatableAttributes": json.dumps(wanted).encode()}}
+    api.update_image_set_metadata(**get, latestVersionId="1", updateImageSetMetadataUpdates=change, force=True)
+    empty.stack.wait_for(lambda: api.get_image_set(**get)["imageSetState"] == "ACTIVE")
+    [metadata] = empty.json(f"{path_of(data)}/metadata")
+    for tag, vrs in (("00291020", ["LO", "LO"]), ("00081110", ["LO", "LO"]), ("00081140", ["OB", "US"])):
+        [inner] = metadata[tag]["Value"]
+        assert [inner[t]["vr"] for t in ("00291001", "00291005")] == vrs, tag
