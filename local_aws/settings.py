@@ -28,6 +28,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "long_values": ("fail", "warn"),
     "invalid_uids": ("warn", "fail"),
     "update_errors": ("now", "later"),
+    "attribute_wins": ("first", "latest"),
     "frame_resolutions": ("full", "pyramid"),
     "frame_sizes": ("decoded", "encoded"),
     "pixel_data_key": ("absent", "null"),
@@ -82,7 +83,9 @@ class LocalSettings:
     json_metadata_wins: bool = True
     # Whether a job that ends FAILED by itself writes a manifest; real ones were seen to.
     failed_job_manifest: bool = False
-    # Warning 45056 when an attribute above the instance differs from that of the image set, which stays.
+    # An attribute of patient, study or series that an import has otherwise than the image set: whose value counts, the
+    # "first" or the "latest", and whether there is warning 45056.
+    attribute_wins: str = "first"
     coercion_warnings: bool = False
     # "imageSetId" is what AWS's own consumers read; the developer guide prints "imagesetId".
     event_id_key: str = "imageSetId"

@@ -157,7 +157,8 @@ class Commits:
 
     def _written(self, datastore_id: str, groups: list[Group]) -> Iterator[Placed]:
         """Write the documents, one of them in memory at a time."""
-        for change in Grouping(self._store, datastore_id, self._clock).place(self._ordered(groups)):
+        latest = self._settings.attribute_wins == "latest"
+        for change in Grouping(self._store, datastore_id, self._clock, latest=latest).place(self._ordered(groups)):
             head = change.head
             if self._settings.import_workflow == "imported":
                 head.workflow = "IMPORTED"

@@ -68,8 +68,10 @@ class Draft:
         """A document as `pack` wrote it."""
         return _split(gzip.decompress(packed))
 
-    def add_levels(self, series_uid: str, patient: Attributes, study: Attributes, series: Attributes) -> bool:
-        """Add attributes above the instances that the document does not have yet; what it has stays.
+    def add_levels(
+        self, series_uid: str, patient: Attributes, study: Attributes, series: Attributes, *, latest: bool = False
+    ) -> bool:
+        """Add attributes above the instances; what the document has stays, or the `latest` replaces it.
 
         Returns:
             Whether it had another value of one of them.
@@ -80,6 +82,8 @@ class Draft:
         for level, values in ((self.head["Patient"], patient), (self.head["Study"], study), (own, series)):
             for key, value in values.items():
                 differs |= level["DICOM"].setdefault(key, value) != value
+                if latest:
+                    level["DICOM"][key] = value
         return differs
 
     def add(self, series_uid: str, bodies: Mapping[str, bytes]) -> None:

@@ -46,11 +46,13 @@ class Group:
     oversized: bool = False
     _bytes: int = 0
 
-    def add(self, name: str, item: Instance, most_bytes: int) -> None:
+    def add(self, name: str, item: Instance, most_bytes: int, *, latest: bool) -> None:
         """Put an instance in; of the same instance twice the latter stays. Too much metadata is not kept at all."""
         for level, values in ((self.patient, item.patient), (self.study, item.study), (self.series, item.series)):
             for key, value in values.items():
                 self.coerced |= level.setdefault(key, value) != value
+                if latest:
+                    level[key] = value
         self._bytes += len(item.body) - len(self.bodies.get(item.sop_uid, b""))
         self.oversized |= self._bytes > most_bytes
         if self.oversized:
@@ -63,8 +65,9 @@ class Group:
 class Gathered:
     """The instances of one import, group by group in the order in which they came."""
 
-    def __init__(self, most_bytes: int) -> None:
-        """Hold no more metadata of a group than an image set may have."""
+    def __init__(self, most_bytes: int, *, latest: bool = False) -> None:
+        """Hold no more metadata of a group than an image set may have; `latest` as in `Draft.add_levels`."""
+        self._latest = latest
         self._groups: dict[tuple[str, ...], Group] = {}
         self._most_bytes = most_bytes
 
@@ -73,7 +76,7 @@ class Gathered:
         group = self._groups.get(item.group)
         if group is None:
             group = self._groups[item.group] = Group(item)
-        group.add(name, item, self._most_bytes)
+        group.add(name, item, self._most_bytes, latest=self._latest)
 
     def groups(self) -> list[Group]:
         """All groups."""
@@ -96,7 +99,8 @@ class Touched:
 class Grouping:
     """Places the groups of one import. The caller holds the lock of those who change image sets."""
 
-    def __init__(self, store: Store, datastore_id: str, clock: Clock) -> None:
+    def __init__(self, store: Store, datastore_id: str, clock: Clock, *, latest: bool = False) -> None:
+        self._latest = latest
         self._store = store
         self._datastore_id = datastore_id
         self._clock = clock
@@ -154,7 +158,7 @@ class Grouping:
         if packed is None:
             return None
         draft = Draft.unpack(packed)
-        coerced = draft.add_levels(head.series_uid, group.patient, group.study, group.series)
+        coerced = draft.add_levels(head.series_uid, group.patient, group.study, group.series, latest=self._latest)
         draft.add(head.series_uid, group.bodies)
         head.version += 1
         head.workflow = "UPDATED"
@@ -167,7 +171,7 @@ class Grouping:
         now, first = self._clock.now(), group.first
         identity = uuid.uuid4().hex
         draft = Draft.new(self._datastore_id, identity, first)
-        draft.add_levels(first.series_uid, group.patient, group.study, group.series)
+        draft.add_levels(first.series_uid, group.patient, group.study, group.series, latest=self._latest)
         draft.add(first.series_uid, group.bodies)
         head = ImageSet(
             datastore_id=self._datastore_id,

@@ -102,6 +102,7 @@ class Imports:
         self._pool = Workers(settings.workers)
         self._commits = Commits(settings, store, events, faults, clock)
         self.merging = self._commits.merging
+        self._latest = settings.attribute_wins == "latest"
         self._rules = instances.Rules(
             long_values=settings.long_values == "warn",
             invalid_uids=settings.invalid_uids == "warn",
@@ -150,7 +151,7 @@ class Imports:
         """
         load_libraries()
         source = f"{source or 'store'}-{uuid.uuid4().hex}"
-        gathered, outcome = Gathered(self._settings.max_metadata_bytes), {}
+        gathered, outcome = Gathered(self._settings.max_metadata_bytes, latest=self._latest), {}
         with self._pixels.writer(datastore_id, source) as writer:
             for name, body in objects:
                 parsed = None
@@ -222,7 +223,7 @@ class Imports:
             if broken.manifest:
                 self._write(job, results)
             raise JobFailedError(broken.message)
-        gathered = Gathered(self._settings.max_metadata_bytes)
+        gathered = Gathered(self._settings.max_metadata_bytes, latest=self._latest)
         spoiled = self._faults.take(FailFiles)
         with self._pixels.writer(job.datastore_id, job.id) as writer:
             if spoiled:

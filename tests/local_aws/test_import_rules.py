@@ -159,6 +159,7 @@ def switched(tmp_path_factory):
         "LONG_VALUES": "warn",
         "INVALID_UIDS": "fail",
         "COERCION_WARNINGS": "on",
+        "ATTRIBUTE_WINS": "latest",
         "JSON_METADATA_WINS": "off",
         "FAILED_JOB_MANIFEST": "on",
         "MAX_FILES_PER_JOB": "4",
@@ -193,13 +194,14 @@ def test_invalid_uids_may_fail(switched):
     assert outcome.failure[0]["exception"]["message"] == "DICOM attribute StudyInstanceUID is not a valid UID"
 
 
-def test_an_attribute_that_gives_way_to_that_of_the_image_set(switched):
+def test_an_attribute_that_differs_from_that_of_the_image_set(switched, imaging):
     shared = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
-    assert run(switched, {"a.dcm": make_object(**shared)}).warning == []
-    outcome = run(switched, {"b.dcm": make_object(**shared, PatientName="Other^Name")})
-    assert outcome.warning[0]["importResponse"]["warnings"][0]["type"] == "CoercionOfDataElements"
-    document = switched.document(outcome.success[0]["importResponse"]["imageSetId"])
-    assert document["Patient"]["DICOM"]["PatientName"] == "Test^Name"
+    for target, name, told in ((imaging, "Test^Name", []), (switched, "Other^Name", ["CoercionOfDataElements"])):
+        assert run(target, {"a.dcm": make_object(**shared)}).warning == []
+        outcome = run(target, {"b.dcm": make_object(**shared, PatientName="Other^Name")})
+        assert [line["importResponse"]["warnings"][0]["type"] for line in outcome.warning] == told
+        one = outcome.success[0]["importResponse"]["imageSetId"]
+        assert target.document(one)["Patient"]["DICOM"]["PatientName"] == name
 
 
 @pytest.mark.parametrize(
@@ -257,7 +259,7 @@ def test_an_import_waits_for_a_locked_image_set(switched):
         latestVersionId="1",
         updateImageSetMetadataUpdates={"DICOMUpdates": {"updatableAttributes": json.dumps(change).encode()}},
     )
-    job = switched.start(switched.put({"b.dcm": make_object(**shared)}))["jobId"]
+    job = switched.start(switched.put({"b.dcm": make_object(**shared, PatientName=None)}))["jobId"]
     switched.stack.wait_for(lambda: switched.job(job)["jobStatus"] == "IN_PROGRESS")
     switched.stack.control("POST", "clock", {"advance": 10})
     assert switched.get(name)["imageSetState"] == "LOCKED"
