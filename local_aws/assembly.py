@@ -20,6 +20,7 @@ from local_aws.healthimaging.image_sets import ImageSets
 from local_aws.healthimaging.imports import Imports
 from local_aws.healthimaging.jobs import Jobs
 from local_aws.healthimaging.limits import Limits
+from local_aws.healthimaging.outbox import Outbox
 from local_aws.healthimaging.pixel_store import FrameRules, PixelStore
 from local_aws.healthimaging.retrieve import Frames
 from local_aws.healthimaging.search import Search
@@ -55,8 +56,9 @@ class Parts:
         limits = Limits(
             clock, enabled=settings.rate_limits, factor=settings.rate_factor, others=settings.undocumented_rate
         )
-        events = Events(settings, loop, faults, clock)
-        self._datastores = Datastores(settings, self._store, events, clock, faults)
+        events = Events(settings, loop, clock)
+        outbox = Outbox(self._store, events, faults, clock)
+        self._datastores = Datastores(settings, self._store, events, outbox, clock, faults)
         self._pixels = PixelStore(
             settings.aws_dir / "healthimaging" / "pixels",
             self._store,
@@ -66,9 +68,10 @@ class Parts:
                 encoded_sizes=settings.frame_sizes == "encoded",
             ),
         )
-        self._imports = Imports(settings, self._store, self._pixels, self._caller, events, faults, clock)
-        self._work = Work(self._store, clock, self._imports.merging, events, faults)
+        self._imports = Imports(settings, self._store, self._pixels, self._caller, events, outbox, faults, clock)
+        self._work = Work(self._store, clock, self._imports.merging, outbox, faults)
         self._datastores.attach(self._work)
+        self._imports.attach(self._work)
         jobs = Jobs(settings, self._store, self._datastores, self._imports, events, clock)
         image_sets = ImageSets(settings, self._store, self._datastores, faults, clock)
         search = Search(settings, self._store, clock, self._datastores, faults)

@@ -115,17 +115,31 @@ class DropEvents(Fault):
 
 @dataclass
 class DuplicateEvents(Fault):
-    """Matching events are delivered `copies` times, with the same event id fields but for the envelope's id."""
+    """Matching events are delivered `copies` times: one event, or without `same_id` one with an id for each."""
 
     kind = "duplicate_events"
     detail_type: str = "*"
     copies: int = 2
+    same_id: bool = True
 
     def check(self) -> None:
         """See `Fault.check`."""
         _known_events(self.detail_type)
         if not 1 <= self.copies <= MOST_COPIES:
             raise FaultError(f"duplicate_events: copies lies between 1 and {MOST_COPIES}.")
+
+
+@dataclass
+class RefuseEvents(Fault):
+    """The bus refuses matching events; each is sent again a second later."""
+
+    kind = "refuse_events"
+    times: int | None = 1
+    detail_type: str = "*"
+
+    def check(self) -> None:
+        """See `Fault.check`."""
+        _known_events(self.detail_type)
 
 
 @dataclass
@@ -307,10 +321,11 @@ class HoldJobs(Fault):
 
 @dataclass
 class KillServer(Fault):
-    """The process is gone as by SIGKILL when an import comes to `point`, the first time or `after` so many times.
+    """The process is gone as by SIGKILL when work comes to `point`, the first time or `after` so many times.
 
     The points: `read` (an object is read), `document` (a document is written), `results` (the result files are in S3,
-    the transaction is to come), `committed` (the transaction is done, the events are to come).
+    the transaction is to come), `committed` (the transaction is done, the events are to come). Of an update, a copy or
+    a delete: `settled` (its documents are written, the transaction is to come), `told` (it is done, the events not).
     """
 
     kind = "kill_server"
@@ -319,9 +334,9 @@ class KillServer(Fault):
     after: int = 0
 
     def check(self) -> None:
-        """Refuse a point that imports do not have."""
-        if self.point not in {"read", "document", "results", "committed"}:
-            raise FaultError("kill_server: point is read, document, results or committed.")
+        """Refuse a point that there is not."""
+        if self.point not in {"read", "document", "results", "committed", "settled", "told"}:
+            raise FaultError("kill_server: point is read, document, results, committed, settled or told.")
 
 
 @dataclass
@@ -368,7 +383,7 @@ class FailDatastore(Fault):
 KINDS: dict[str, type[Fault]] = {
     cls.kind: cls
     for cls in (
-        *(DropEvents, DuplicateEvents, DelayEvents, ShuffleEvents),
+        *(DropEvents, DuplicateEvents, RefuseEvents, DelayEvents, ShuffleEvents),
         *(Throttle, LoseResponse, FailCall, CutAnswers, LockMetadata),
         *(FailJob, FailFiles, LateManifest, HoldJobs, StuckJobs, SlowJobs),
         *(FailChange, LagSearch, FailDatastore, KillServer),

@@ -39,7 +39,7 @@ def put_aws_events(entries: Sequence[Mapping[str, Any]], account: str, region: s
     Must run on the server's event loop: ministack's stores belong to it.
 
     Args:
-        entries: PutEvents entries (Source, DetailType, Detail, Resources, Time as epoch seconds).
+        entries: PutEvents entries (Source, DetailType, Detail, Resources, Time as epoch seconds) with an `Id`.
         account: Account of the bus.
         region: Region of the bus.
 
@@ -49,15 +49,17 @@ def put_aws_events(entries: Sequence[Mapping[str, Any]], account: str, region: s
     from ministack.core.responses import request_scope
     from ministack.services import eventbridge
 
-    machine = eventbridge._now_ts  # noqa: SLF001
+    machine, new_uuid = eventbridge._now_ts, eventbridge.new_uuid  # noqa: SLF001
     with request_scope(account, region):
         for entry in entries:
-            # ministack takes no notice of an entry's Time, and stamps with this function.
+            # ministack takes no notice of an entry's Time and Id, and stamps with these functions; the id is the first.
+            ids = iter([entry["Id"]] if "Id" in entry else [])
+            eventbridge.new_uuid = lambda ids=ids: next(ids, None) or new_uuid()
             eventbridge._now_ts = partial(entry.get, "Time", machine())  # noqa: SLF001
             try:
                 _, _, body = eventbridge._put_events({"Entries": [dict(entry)]}, allow_aws_source=True)  # noqa: SLF001
             finally:
-                eventbridge._now_ts = machine  # noqa: SLF001
+                eventbridge._now_ts, eventbridge.new_uuid = machine, new_uuid  # noqa: SLF001
             if json.loads(body)["FailedEntryCount"]:
                 raise RuntimeError("ministack refused an event")
 

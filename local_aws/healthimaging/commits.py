@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from local_aws.faults import Faults
     from local_aws.healthimaging.events import Events
     from local_aws.healthimaging.grouping import File, Group
+    from local_aws.healthimaging.outbox import Outbox
     from local_aws.healthimaging.pixel_store import PixelWriter
     from local_aws.healthimaging.store import ImageSet, Job, Store
     from local_aws.settings import LocalSettings
@@ -47,10 +48,13 @@ class Placed:
 class Commits:
     """Makes imports true, one at a time."""
 
-    def __init__(self, settings: LocalSettings, store: Store, events: Events, faults: Faults, clock: Clock) -> None:
+    def __init__(
+        self, settings: LocalSettings, store: Store, events: Events, outbox: Outbox, faults: Faults, clock: Clock
+    ) -> None:
         self._settings = settings
         self._store = store
         self._events = events
+        self._outbox = outbox
         self._faults = faults
         self._clock = clock
         # One writer of image sets at a time; updates, copies and deletes take it as well.
@@ -59,19 +63,18 @@ class Commits:
     def resume(self) -> None:
         """After a kill: remove documents that never became true, send the events of what did."""
         self._store.discard_pending_documents()
-        self._deliver(self._store.outbox())
+        self._outbox.resume()
 
     def put_job(self, job: Job) -> None:
         """Write a job's new status and tell of it."""
         with self._store.transaction():
             self._store.put_job(job)
-            numbers = self._store.add_to_outbox([self._events.job_entry(job)])
-        self.tell(numbers)
+            self._store.add_to_outbox([self._events.job_entry(job)])
+        self.tell()
 
-    def tell(self, numbers: list[int]) -> None:
-        """Send events of the outbox, once the transaction that put them there is true."""
-        wanted = set(numbers)
-        self._deliver([(number, entry) for number, entry in self._store.outbox() if number in wanted])
+    def tell(self) -> None:
+        """Send what is in the outbox, once the transaction that put it there is true."""
+        self._outbox.send()
 
     def commit(
         self,
@@ -107,7 +110,7 @@ class Commits:
         while not stop.is_set():
             with self.merging:
                 if not self._locked(datastore_id, groups):
-                    placed, numbers = self._make_true(datastore_id, groups, writer, job, before)
+                    placed = self._make_true(datastore_id, groups, writer, job, before)
                     break
             if parked is None and time.monotonic() > deadline:
                 raise conflict("An image set of the study is locked by another operation.")
@@ -115,7 +118,7 @@ class Commits:
                 self._clock.wait_until(self._clock.now() + LOCK_SECONDS, stop)
         else:
             return []
-        self.tell(numbers)
+        self.tell()
         return placed
 
     def _make_true(
@@ -125,13 +128,14 @@ class Commits:
         writer: PixelWriter,
         job: Job | None,
         before: Callable[[list[Placed]], None] | None,
-    ) -> tuple[list[Placed], list[int]]:
+    ) -> list[Placed]:
         try:
             placed = list(self._written(datastore_id, groups))
             if before:
                 before(placed)
             self._faults.reach("results")
             with self._store.transaction():
+                self._check_active(datastore_id)
                 true = [p for p in placed if not p.refused]
                 for one in true:
                     self._store.put_image_set(one.head)
@@ -141,13 +145,18 @@ class Commits:
                     self._store.put_job(job)
                     entries.insert(0 if self._settings.job_event_first else len(entries), self._events.job_entry(job))
                 self._store.keep_pending_documents()
-                numbers = self._store.add_to_outbox(entries)
+                self._store.add_to_outbox(entries)
         except BaseException:
             self._store.discard_pending_documents()
             raise
         writer.keep()
         self._faults.reach("committed")
-        return placed, numbers
+        return placed
+
+    def _check_active(self, datastore_id: str) -> None:
+        """Refuse what comes into a data store that was deleted meanwhile; who deletes it looks in a transaction too."""
+        if not self._store.rows("SELECT 1 FROM datastores WHERE id = ? AND status = 'ACTIVE'", (datastore_id,)):
+            raise conflict(f"Data store {datastore_id} is not ACTIVE any more.")
 
     def _ordered(self, groups: list[Group]) -> list[Group]:
         """The groups by their right to be primary."""
@@ -181,7 +190,3 @@ class Commits:
         studies = {g.first.study_uid for g in groups}
         locked = self._store.image_sets("datastore_id = ? AND is_primary = 1 AND state = 'LOCKED'", (datastore_id,))
         return any(head.study_uid in studies for head in locked)
-
-    def _deliver(self, entries: list[tuple[int, dict[str, Any]]]) -> None:
-        self._events.send([entry for _, entry in entries])
-        self._store.clear_outbox([number for number, _ in entries])

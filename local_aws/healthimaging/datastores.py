@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from local_aws.clock import Clock
     from local_aws.faults import Faults
     from local_aws.healthimaging.events import Entry, Events
+    from local_aws.healthimaging.outbox import Outbox
     from local_aws.healthimaging.store import Store
-    from local_aws.healthimaging.work import Finish, Work
+    from local_aws.healthimaging.work import Begun, Finish, Work
     from local_aws.settings import LocalSettings
 
 MAX_TAGS = 50
@@ -27,11 +28,14 @@ _ENDS = {"CREATING": "ACTIVE", "DELETING": "DELETED"}
 class Datastores:
     """The operations on data stores, which become ACTIVE or DELETED after `datastore_seconds`."""
 
-    def __init__(self, settings: LocalSettings, store: Store, events: Events, clock: Clock, faults: Faults) -> None:
+    def __init__(
+        self, settings: LocalSettings, store: Store, events: Events, outbox: Outbox, clock: Clock, faults: Faults
+    ) -> None:
         self._settings = settings
         self._store = store
         self._clock = clock
         self._events = events
+        self._outbox = outbox
         self._faults = faults
         self._work: Work | None = None
 
@@ -112,7 +116,8 @@ class Datastores:
             self._store.put("datastores", row)
             if request.get("tags"):
                 self._store.put("tags", {"arn": self.arn(datastore_id), "tags": request["tags"]})
-        self._change(datastore_id, name, "CREATING", at_once=at_once)
+            begun = self._change(datastore_id, name, "CREATING", at_once=at_once)
+        self._go_on(begun)
         return {"datastoreId": datastore_id, "datastoreStatus": "CREATING"}
 
     def delete(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -124,14 +129,17 @@ class Datastores:
             if self._used(row["id"]):
                 raise conflict("The data store still has image sets or import jobs. Delete them, or wait for them.")
             self._put_status(row["id"], "DELETING")
-        self._change(row["id"], row["name"], "DELETING")
+            begun = self._change(row["id"], row["name"], "DELETING")
+        self._go_on(begun)
         return {"datastoreId": row["id"], "datastoreStatus": "DELETING"}
 
     def resume(self) -> None:
         """Let those go on that a kill left between two statuses, with nothing remembered of them."""
         for row in self._store.rows("SELECT * FROM datastores WHERE status IN ('CREATING', 'DELETING')"):
             if not self._store.rows("SELECT 1 FROM work WHERE kind = 'datastore' AND body LIKE ?", (f"%{row['id']}%",)):
-                self._change(row["id"], row["name"], row["status"])
+                with self._store.transaction():
+                    begun = self._change(row["id"], row["name"], row["status"])
+                self._go_on(begun)
 
     def _used(self, datastore_id: str) -> bool:
         return bool(
@@ -148,16 +156,21 @@ class Datastores:
             "UPDATE datastores SET status = ?, updated = ? WHERE id = ?", (status, self._clock.now(), datastore_id)
         )
 
-    def _change(self, datastore_id: str, name: str, status: str, *, at_once: bool = False) -> None:
-        """Tell of the new status; the next one follows, now or later."""
+    def _change(self, datastore_id: str, name: str, status: str, *, at_once: bool = False) -> Begun | None:
+        """Tell of the new status; the next one follows, now or later. Inside the transaction that sets it."""
         told = [self._events.datastore_entry(datastore_id, name, status)]
         body = {"id": datastore_id, "name": name, "status": status}
         if self._work is None or at_once or self._settings.datastore_seconds <= 0:
-            self._events.send([*told, *self._settle(body, None)()])
-            return
-        with self._store.transaction():
-            begun = self._work.begin("datastore", body, told)
-        self._work.go_on(begun)
+            self._store.add_to_outbox([*told, *self._settle(body, None)()])
+            return None
+        return self._work.begin("datastore", body, told)
+
+    def _go_on(self, begun: Begun | None) -> None:
+        """After that transaction."""
+        if begun and self._work:
+            self._work.go_on(begun)
+        else:
+            self._outbox.send()
 
     def _settle(self, body: dict[str, Any], _message: str | None) -> Finish:
         status = _ENDS[body["status"]]

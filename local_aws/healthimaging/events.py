@@ -1,19 +1,16 @@
 """HealthImaging's events on the default bus, in their documented shape.
 
-Belongs here: the 19 detail-types, the envelope's parts, and the faults of delivery. Does not belong here: rules and
-queues; ministack delivers by the rules of the template.
+Belongs here: the 19 detail-types and the envelope's parts. Does not belong here: when they are sent (`outbox.py`),
+rules and queues; ministack delivers by the rules of the template.
 """
 
 from __future__ import annotations
 
 import json
-import random
-import threading
-from fnmatch import fnmatchcase
-from functools import partial
+import logging
+import uuid
 from typing import TYPE_CHECKING, Any
 
-from local_aws.fault_kinds import DelayEvents, DropEvents, DuplicateEvents, Fault, ShuffleEvents
 from local_aws.inprocess import on_loop
 from local_aws.ministack_bridge import put_aws_events
 
@@ -22,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from local_aws.clock import Clock
-    from local_aws.faults import Faults
     from local_aws.healthimaging.store import ImageSet, Job
     from local_aws.settings import LocalSettings
+
+log = logging.getLogger(__name__)
 
 SOURCE = "aws.medical-imaging"
 Entry = dict[str, Any]
@@ -51,13 +49,10 @@ def job_folder(output_uri: str, datastore_id: str, job_id: str) -> str:
 class Events:
     """Puts events on the bus, from any thread."""
 
-    def __init__(self, settings: LocalSettings, loop: asyncio.AbstractEventLoop, faults: Faults, clock: Clock) -> None:
+    def __init__(self, settings: LocalSettings, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self._settings = settings
         self._loop = loop
-        self._faults = faults
         self._clock = clock
-        self._gathered: list[Entry] = []
-        self._lock = threading.Lock()
 
     def _arn(self, datastore_id: str, image_set_id: str = "") -> str:
         tail = f"/imageset/{image_set_id}" if image_set_id else ""
@@ -68,7 +63,8 @@ class Events:
     def _entry(self, detail_type: str, resource: str, detail: dict[str, Any]) -> Entry:
         body = json.dumps({"imagingVersion": "1.0", **detail})
         entry = {"Source": SOURCE, "DetailType": detail_type, "Resources": [resource], "Detail": body}
-        return entry | {"Time": int(self._clock.now())}
+        # They are made here, once: however often it is sent, it is the same event.
+        return entry | {"Time": int(self._clock.now()), "Id": str(uuid.uuid4())}
 
     def datastore_entry(self, datastore_id: str, name: str, status: str) -> Entry:
         """The event of a data store's new status, not yet sent."""
@@ -98,47 +94,16 @@ class Events:
 
     # -- delivery -------------------------------------------------------------------------------------------------
 
-    def _taken(self, cls: type[Any], detail_type: str) -> Any:
-        def matches(fault: Fault) -> bool:
-            return fnmatchcase(detail_type, getattr(fault, "detail_type", "*"))
+    def put(self, entries: Sequence[Entry]) -> list[int]:
+        """Put events on the bus, in this order. Returns the places of those that it refused."""
+        return on_loop(self._put(entries), self._loop) if entries else []
 
-        return self._faults.take(cls, matches)
-
-    def send(self, entries: Sequence[Entry]) -> None:
-        """Deliver events, each as the faults have it."""
-        now: list[Entry] = []
-        for entry in entries:
-            kind = entry["DetailType"]
-            if self._taken(DropEvents, kind):
-                continue
-            twice = self._taken(DuplicateEvents, kind)
-            copies = [entry] * (twice.copies if twice else 1)
-            shuffle = self._taken(ShuffleEvents, kind)
-            delay = None if shuffle else self._taken(DelayEvents, kind)
-            if shuffle:
-                self._gather(copies, shuffle)
-            elif delay:
-                self._clock.call_later(delay.seconds, partial(self._deliver, copies))
-            else:
-                now += copies
-        if now:
-            self._deliver(now)
-
-    def _gather(self, entries: list[Entry], shuffle: ShuffleEvents) -> None:
-        with self._lock:
-            first = not self._gathered
-            self._gathered += entries
-        if first:
-            self._clock.call_later(shuffle.seconds, partial(self._release, shuffle.seed))
-
-    def _release(self, seed: int) -> None:
-        with self._lock:
-            entries, self._gathered = self._gathered, []
-        random.Random(seed).shuffle(entries)  # noqa: S311 -- an order, not a secret
-        self._deliver(entries)
-
-    def _deliver(self, entries: list[Entry]) -> None:
-        on_loop(self._put(entries), self._loop)
-
-    async def _put(self, entries: list[Entry]) -> None:
-        put_aws_events(entries, self._settings.account, self._settings.region)
+    async def _put(self, entries: Sequence[Entry]) -> list[int]:
+        refused = []
+        for place, entry in enumerate(entries):
+            try:
+                put_aws_events([entry], self._settings.account, self._settings.region)
+            except Exception:
+                log.exception("the bus refused an event: %s", entry["DetailType"])
+                refused.append(place)
+        return refused

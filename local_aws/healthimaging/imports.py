@@ -26,6 +26,7 @@ from local_aws.healthimaging.sources import FAILED, JobFailedError, Source
 from local_aws.healthimaging.values import load_libraries
 from local_aws.healthimaging.workers import Workers
 from local_aws.inprocess import CallError, S3Object, StoppedError
+from local_aws.protocol.errors import ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from local_aws.fault_kinds import Fault
     from local_aws.faults import Faults
     from local_aws.healthimaging.events import Events
+    from local_aws.healthimaging.outbox import Outbox
     from local_aws.healthimaging.pixel_store import PixelStore, PixelWriter
     from local_aws.healthimaging.store import Job, Store
+    from local_aws.healthimaging.work import Finish, Work
     from local_aws.inprocess import Caller
     from local_aws.settings import LocalSettings
 
@@ -88,6 +91,7 @@ class Imports:
         pixels: PixelStore,
         caller: Caller,
         events: Events,
+        outbox: Outbox,
         faults: Faults,
         clock: Clock,
     ) -> None:
@@ -99,8 +103,9 @@ class Imports:
         self._faults = faults
         self._clock = clock
         self._closing = threading.Event()
+        self._work: Work | None = None
         self._pool = Workers(settings.workers)
-        self._commits = Commits(settings, store, events, faults, clock)
+        self._commits = Commits(settings, store, events, outbox, faults, clock)
         self.merging = self._commits.merging
         self._latest = settings.attribute_wins == "latest"
         self._rules = instances.Rules(
@@ -116,9 +121,14 @@ class Imports:
         for job in self._store.jobs("status IN (?, ?)", ACTIVE_JOBS, "ORDER BY submitted"):
             self.submit(job.id)
 
-    def tell(self, numbers: list[int]) -> None:
-        """Send events of the outbox, once the transaction that put them there is true."""
-        self._commits.tell(numbers)
+    def attach(self, work: Work) -> None:
+        """Let result files come late, also after a stop."""
+        self._work = work
+        work.register("manifest", self._late, 0.0)
+
+    def tell(self) -> None:
+        """Send what is in the outbox, once the transaction that put it there is true."""
+        self._commits.tell()
 
     def submit(self, job_id: str) -> None:
         """Run a job soon."""
@@ -187,6 +197,8 @@ class Imports:
             except JobFailedError as error:
                 if not self._closing.is_set():
                     self._fail(job, results, str(error), manifest=self._settings.failed_job_manifest)
+        except ServiceError as error:
+            self._fail(job, Results(), f"{FAILED} {error.message}")
         except StoppedError:
             log.info("import job %s goes on at the next start", job_id)
         except Exception:
@@ -256,18 +268,38 @@ class Imports:
                 else:
                     results.add(one.head, one.files)
             if late is None:
+                self._store.execute("DELETE FROM work WHERE id = ?", (f"manifest-{job.id}",))
                 self._write(job, results)
             job.status, job.ended = "COMPLETED", self._clock.now()
+            if late is not None:
+                # Before the transaction: as long as the job is not COMPLETED, nothing comes of it.
+                files = {n: body.decode() for n, body in self._files(job, results).items()}
+                due = self._clock.now() + late.seconds
+                body = {"job": job.id, "files": files}
+                self._store.put("work", {"id": f"manifest-{job.id}", "kind": "manifest", "due": due, "body": body})
 
         groups = gathered.groups()
         self._commits.commit(job.datastore_id, groups, writer, self._closing, job, before, self._pool.parked)
-        if late is not None:
-            self._clock.call_later(late.seconds, lambda: self._write(job, results))
+        if late is not None and self._work:
+            self._work.schedule(f"manifest-{job.id}")
+
+    def _late(self, body: dict[str, Any], message: str | None) -> Finish:
+        """The result files of a job that is COMPLETED for a while."""
+        found = self._store.jobs("id = ? AND status = 'COMPLETED'", (body["job"],))
+        if found and message is None:
+            self._put(found[0], {name: text.encode() for name, text in body["files"].items()})
+        return list
+
+    def _files(self, job: Job, results: Results) -> dict[str, bytes]:
+        return dict(results.files(job, keep_empty=self._settings.empty_result_files))
 
     def _write(self, job: Job, results: Results) -> None:
+        self._put(job, self._files(job, results))
+
+    def _put(self, job: Job, files: dict[str, bytes]) -> None:
         bucket, folder = split_uri(job_folder(job.output, job.datastore_id, job.id))
         try:
-            for name, body in results.files(job, keep_empty=self._settings.empty_result_files).items():
+            for name, body in files.items():
                 self._caller.put_object(bucket, folder + name, body, "application/json")
         except CallError as error:
             raise JobFailedError.because(f"Output could not be written: {error.code}") from error

@@ -52,6 +52,7 @@ class Jobs:
         wanted = json.dumps({k: v for k, v in request.items() if k != "clientToken"}, sort_keys=True)
         fingerprint = hashlib.sha256(wanted.encode()).hexdigest()
         with self._store.transaction():
+            self._datastores.active(datastore_id)  # it may be going since
             if self._settings.token_seconds:
                 self._store.execute(
                     # A blank stands in no token.
@@ -86,8 +87,8 @@ class Jobs:
                 configuration=json.dumps(request["importConfiguration"]) if "importConfiguration" in request else None,
             )
             self._store.put_job(job)
-            numbers = self._store.add_to_outbox([self._events.job_entry(job)])
-        self._imports.tell(numbers)
+            self._store.add_to_outbox([self._events.job_entry(job)])
+        self._imports.tell()
         self._imports.submit(job.id)
         return self._started(job)
 

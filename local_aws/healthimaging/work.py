@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from local_aws.clock import Clock
     from local_aws.faults import Faults
-    from local_aws.healthimaging.events import Entry, Events
+    from local_aws.healthimaging.events import Entry
+    from local_aws.healthimaging.outbox import Outbox
     from local_aws.healthimaging.store import Store
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 Finish = Callable[[], "list[Entry]"]
 # Gets what the operation has remembered and why it failed (None: it did not, yet), and does the long part of it.
 Settle = Callable[[dict[str, Any], str | None], Finish]
-Begun = tuple[str, list[int]]
+Begun = str
 
 
 # Operations that can fail after their answer.
@@ -44,12 +45,12 @@ class ChangeFailedError(Exception):
 class Work:
     """What is under way. Safe from several threads; the clock's thread settles it."""
 
-    def __init__(self, store: Store, clock: Clock, merging: threading.Lock, events: Events, faults: Faults) -> None:
+    def __init__(self, store: Store, clock: Clock, merging: threading.Lock, outbox: Outbox, faults: Faults) -> None:
         self._store = store
         self._clock = clock
         # The lock of the one writer of image sets.
         self.merging = merging
-        self._events = events
+        self._outbox = outbox
         self._faults = faults
         self._settlers: dict[str, tuple[Settle, float]] = {}
         self._closing = False
@@ -75,15 +76,16 @@ class Work:
         name = uuid.uuid4().hex
         due = self._clock.now() + self._settlers[kind][1]
         self._store.put("work", {"id": name, "kind": kind, "due": due, "body": remembered})
-        return name, self._store.add_to_outbox(entries)
+        self._store.add_to_outbox(entries)
+        return name
 
     def go_on(self, begun: Begun) -> None:
         """Send the first events and settle the operation when its time comes; call it after the transaction."""
-        name, numbers = begun
-        self.tell(numbers)
-        self._schedule(name)
+        self._outbox.send()
+        self.schedule(begun)
 
-    def _schedule(self, name: str) -> None:
+    def schedule(self, name: str) -> None:
+        """Settle an operation that is remembered when its time comes."""
         rows = self._store.rows("SELECT due FROM work WHERE id = ?", (name,))
         if rows:
             self._clock.call_later(rows[0]["due"] - self._clock.now(), lambda: self._settle(name))
@@ -91,7 +93,7 @@ class Work:
     def resume(self) -> None:
         """Take up what a stop or a kill interrupted."""
         for row in self._store.rows("SELECT id FROM work ORDER BY due"):
-            self._schedule(row["id"])
+            self.schedule(row["id"])
 
     def close(self) -> None:
         """Settle nothing more; what is under way is taken up at the next start."""
@@ -117,22 +119,21 @@ class Work:
                 self._give_up(name, kind, body, "INTERNAL_ERROR: the operation broke.")
 
     def _give_up(self, name: str, kind: str, body: dict[str, Any], message: str) -> None:
+        if not self._store.rows("SELECT 1 FROM work WHERE id = ?", (name,)):
+            return  # it is true already, and history is not rewritten
         try:
             self._end(name, kind, body, message)
+        except StoppedError:
+            return
         except Exception:
             log.exception("an operation on an image set broke, and so did its failure: %s", kind)
 
     def _end(self, name: str, kind: str, body: dict[str, Any], message: str | None) -> None:
         with self.merging:
             finish = self._settlers[kind][0](body, message)
+            self._faults.reach("settled")
             with self._store.transaction():
-                numbers = self._store.add_to_outbox(finish())
+                self._store.add_to_outbox(finish())
                 self._store.execute("DELETE FROM work WHERE id = ?", (name,))
-            # Still the one writer: the next operation on the set tells nothing before this one has.
-            self.tell(numbers)
-
-    def tell(self, numbers: list[int]) -> None:
-        """Send events of the outbox, once the transaction that put them there is true."""
-        wanted = set(numbers)
-        self._events.send([entry for number, entry in self._store.outbox() if number in wanted])
-        self._store.clear_outbox(numbers)
+        self._faults.reach("told")
+        self._outbox.send()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 import time
@@ -165,3 +166,51 @@ def test_many_kills_at_any_moment(imaging):
     assert imaging.get(name)["versionId"] == "2"
     on_disk, known_files, left = files_and_rows(imaging.stack)
     assert (on_disk, left) == (known_files, 0)
+
+
+def change(imaging, image_set, version="1"):
+    text = json.dumps({"SchemaVersion": 1.1, "Study": {"DICOM": {"StudyDescription": f"after {version}"}}}).encode()
+    imaging.api.update_image_set_metadata(
+        datastoreId=imaging.datastore,
+        imageSetId=image_set,
+        latestVersionId=version,
+        updateImageSetMetadataUpdates={"DICOMUpdates": {"updatableAttributes": text}},
+    )
+
+
+@pytest.mark.parametrize("point", ["settled", "told"])
+def test_a_kill_in_mid_update_ends_as_if_there_was_none(imaging, point):
+    name = imaging.run({"a": make_object()}).success[0]["importResponse"]["imageSetId"]
+    imaging.stack.fault("kill_server", point=point)
+    change(imaging, name)
+    imaging = killed(imaging.stack)
+    state = wait_for(lambda: (s := imaging.get(name))["imageSetState"] == "ACTIVE" and s, what="the update")
+    assert (state["imageSetWorkflowStatus"], state["versionId"]) == ("UPDATED", "2")
+    assert imaging.document(name)["Study"]["DICOM"]["StudyDescription"] == "after 1"
+    told = []
+    wait_for(
+        lambda: (
+            told.extend(imaging.stack.drain("IMAGE_SET")) or "Image Set Updated" in [t["detail-type"] for t in told]
+        ),
+        what="the event",
+    )
+    on_disk, known_files, left = files_and_rows(imaging.stack)
+    assert (on_disk, left) == (known_files, 0)
+
+
+def test_delayed_events_and_late_results_survive_a_kill(imaging):
+    imaging.stack.fault("delay_events", detail_type="Import Job Completed", seconds=600)
+    imaging.stack.fault("shuffle_events", detail_type="Image Set Created", seconds=600)
+    imaging.stack.fault("late_manifest", seconds=600)
+    job = imaging.run({"a": make_object(), "b": make_object()}).job
+    assert job["jobStatus"] == "COMPLETED"
+    assert imaging.result(job, "job-output-manifest.json") is None
+    imaging.stack.stop(kill=True)
+    imaging.stack.start()
+    imaging = Imaging(imaging.stack)
+    assert "Import Job Completed" not in [e["detail-type"] for e in imaging.stack.drain("IMPORT")]
+    imaging.stack.control("POST", "clock", {"advance": 601})
+    told = told_until(imaging.stack, job["jobId"])
+    assert sum(count for (kind, _), count in told.items() if kind == "Image Set Created") == 2
+    wait_for(lambda: imaging.result(job, "job-output-manifest.json"), what="the manifest")
+    assert len(imaging.lines(job, "SUCCESS/success.ndjson")) == 2

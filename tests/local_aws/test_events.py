@@ -178,3 +178,39 @@ def test_all_nineteen_are_those_of_the_developer_guide(imaging, bus):
         assert re.fullmatch(
             re.sub(r":[a-z0-9-]+:\d{12}:", f":{event['region']}:{event['account']}:", form), event["resources"][0]
         )
+
+
+def test_a_refused_event_changes_nothing_and_comes_later(imaging):
+    """What is true is true, whether or not the bus takes its event: it stands in the outbox and is sent again."""
+    for kind in ("Import Job Completed", "Image Set Created", "Image Set Updated"):
+        imaging.stack.fault("refuse_events", detail_type=kind)
+    job = imaging.run({"a": make_object()})
+    assert job.job["jobStatus"] == "COMPLETED"
+    image_set = job.success[0]["importResponse"]["imageSetId"]
+    text = json.dumps({"SchemaVersion": 1.1, "Patient": {"DICOM": {"PatientName": "NEW^NAME"}}}).encode()
+    imaging.api.update_image_set_metadata(
+        datastoreId=imaging.datastore,
+        imageSetId=image_set,
+        latestVersionId="1",
+        updateImageSetMetadataUpdates={"DICOMUpdates": {"updatableAttributes": text}},
+    )
+    told = []
+    wanted = {"Import Job Completed", "Image Set Created", "Image Set Updated"}
+
+    def all_there():
+        told.extend(e["detail-type"] for queue in ("IMPORT", "IMAGE_SET") for e in imaging.stack.drain(queue))
+        return wanted <= set(told)
+
+    imaging.stack.wait_for(all_there, what="the refused events")
+    assert all(told.count(kind) == 1 for kind in wanted)
+    assert imaging.get(image_set)["imageSetWorkflowStatus"] == "UPDATED"
+    assert imaging.document(image_set)["Patient"]["DICOM"]["PatientName"] == "NEW^NAME"
+    assert imaging.job(job.job["jobId"])["jobStatus"] == "COMPLETED"
+
+
+@pytest.mark.parametrize(("same", "ids"), [(True, 1), (False, 3)])
+def test_a_repeated_event_is_the_same_one(imaging, same, ids):
+    imaging.stack.fault("duplicate_events", detail_type="Import Job Completed", copies=3, same_id=same)
+    imaging.run({"a": make_object()})
+    told = [e for e in imaging.stack.drain("IMPORT") if e["detail-type"] == "Import Job Completed"]
+    assert (len(told), len({e["id"] for e in told}), len({e["time"] for e in told})) == (3, ids, 1)
