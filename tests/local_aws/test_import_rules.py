@@ -200,8 +200,8 @@ def test_an_attribute_that_differs_from_that_of_the_image_set(switched, imaging)
         assert run(target, {"a.dcm": make_object(**shared)}).warning == []
         outcome = run(target, {"b.dcm": make_object(**shared, PatientName="Other^Name")})
         assert [line["importResponse"]["warnings"][0]["type"] for line in outcome.warning] == told
-        one = outcome.success[0]["importResponse"]["imageSetId"]
-        assert target.document(one)["Patient"]["DICOM"]["PatientName"] == name
+        [line] = outcome.success
+        assert target.document(line["importResponse"]["imageSetId"])["Patient"]["DICOM"]["PatientName"] == name
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,6 @@ def test_json_metadata_may_only_fill_in(switched):
 UNREADABLE = [
     *(b"no JSON", b'{"00100010": 7}', b'[["x"]]', b'{"zz": {"vr": "LO"}}', None),
     *(b'{"00100010": {"vr": "LO", "Value": "x"}}', b'{"-0100010": {"vr": "PN"}}', b'{"00101030": {"vr": "XX"}}'),
-    # No JSON by the standard, and values that their VR does not have.
     *(b'{"00101030": {"vr": "DS", "Value": [NaN]}}', b'{"00189087": {"vr": "FD", "Value": [1e999]}}'),
     *(b'{"00100020": {"vr": "US", "Value": [5]}}', b'{"00100020": {"vr": "LO", "Value": [{"a": 1}]}}'),
     *(b'{"00091001": {"vr": "OB", "InlineBinary": {"x": 1}}}', b'{"00091001": {"vr": "US", "Value": [70000]}}'),
