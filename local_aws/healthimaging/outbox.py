@@ -92,8 +92,10 @@ class Outbox:
             )
 
     def _in(self, seconds: float) -> float:
+        # The moment first: a call that comes a hair before it would find nothing due, and none would come after.
+        due = self._clock.now() + seconds
         self._clock.call_later(seconds, self.send)
-        return self._clock.now() + seconds
+        return due
 
     def _gathered(self, seconds: float) -> float:
         """When those are released that are being gathered to be shuffled."""

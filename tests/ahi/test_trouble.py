@@ -139,7 +139,12 @@ def test_both_versions_unread_and_the_newer_first(site):
         site.work()
         site.stack.wait_for(lambda: results.settle_ended(site.pipeline, patience_seconds=1) or imported(site))
     events: list[str] = []
-    site.stack.wait_for(lambda: events.extend(site.stack.drain_raw("IMAGE_SET")) or len(events) == 2, what="events")
+
+    def both():
+        events.extend(body for body in site.stack.drain_raw("IMAGE_SET") if site.datastore_id in body)
+        return len(events) == 2
+
+    site.stack.wait_for(both, what="two events")
     versions = {body: json.loads(body)["detail"]["imageSetVersion"] for body in events}
     assert sorted(versions.values()) == ["1", "2"]
     for body in sorted(events, key=versions.__getitem__, reverse=True):

@@ -350,8 +350,10 @@ def test_every_pagination_shows_everything_once(listed, operation):
     members = MODEL.operation_model(operation).input_shape.members
     request = {k: v for k, v in {"datastoreId": imaging.datastore, "imageSetId": image_set}.items() if k in members}
     call, name = getattr(imaging.api, xform_name(operation)), xform_name(operation)
-    whole = [item[identity] for item in call(**request)[key]]
-    pages = list(imaging.api.get_paginator(name).paginate(**request, PaginationConfig={"PageSize": 1}))
+    paginator = imaging.api.get_paginator(name)
+    large = paginator.paginate(**request, PaginationConfig={"PageSize": 50})
+    whole = [item[identity] for page in large for item in page[key]]
+    pages = list(paginator.paginate(**request, PaginationConfig={"PageSize": 1}))
     assert all(len(page[key]) == 1 for page in pages[:-1])
     turned = [item[identity] for page in pages for item in page[key]]
     assert len(whole) >= 3

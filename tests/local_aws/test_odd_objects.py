@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
 import urllib.request
 import zlib
@@ -107,49 +106,6 @@ def test_any_value_under_any_attribute(own, vr):
     assert [f for f in outcome.failure if f["exception"]["exceptionType"] == "InternalServerException"] == []
     assert len(outcome.success) + len(outcome.failure) == len(files)
     assert everything_answers(own) == len(outcome.success)
-
-
-def test_a_forced_uid_does_not_break_later_merges(own):
-    """An update with force may put any text where a SOP Instance UID stands: the document must be taken apart again."""
-    shared = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
-    objects = {f"{n}.dcm": make_object(**shared, SOPInstanceUID=generate_uid()) for n in range(3)}
-    here = {"datastoreId": own.datastore}
-
-    def copied(version, **more):
-        source = {"sourceImageSet": {"latestVersionId": str(version)}}
-        answer = own.api.copy_image_set(sourceImageSetId=one, copyImageSetInformation=source, **here, **more)
-        made = answer["destinationImageSetProperties"]["imageSetId"]
-        wait_for(lambda: own.get(made)["imageSetState"] == "ACTIVE", what="the copy")
-        return made
-
-    first = one = own.run(dict(list(objects.items())[:2])).success[0]["importResponse"]["imageSetId"]
-    # UIDs may change in sets only that are not primary.
-    one = copied(1)
-    [series] = own.document(one)["Study"]["Series"].values()
-    for version, (uid, odd) in enumerate(zip(series["Instances"], ('a":b', 'c\\"":{'), strict=True), 1):
-        instances = {"Instances": {uid: {"DICOM": {"SOPInstanceUID": odd}}}}
-        wanted = {"SchemaVersion": 1.1, "Study": {"Series": {shared["SeriesInstanceUID"]: instances}}}
-        own.api.update_image_set_metadata(
-            **here,
-            imageSetId=one,
-            latestVersionId=str(version),
-            force=True,
-            updateImageSetMetadataUpdates={"DICOMUpdates": {"updatableAttributes": json.dumps(wanted).encode()}},
-        )
-        wait_for(lambda: own.get(one)["imageSetState"] == "ACTIVE", what="the update")
-    own.api.delete_image_set(**here, imageSetId=first)
-    wait_for(lambda: own.get(first)["imageSetState"] == "DELETED", what="the delete")
-    odd_one = one
-    one = copied(3, promoteToPrimary=True)
-    own.api.delete_image_set(**here, imageSetId=odd_one)
-    wait_for(lambda: own.get(odd_one)["imageSetState"] == "DELETED", what="the delete")
-    before = own.document(one)["Study"]["Series"][shared["SeriesInstanceUID"]]["Instances"]
-    assert set(before) == {'a":b', 'c\\"":{'}
-    assert own.run({"2.dcm": objects["2.dcm"]}).failure == []
-    after = own.document(one)["Study"]["Series"][shared["SeriesInstanceUID"]]["Instances"]
-    assert len(after) == 3
-    assert before.items() <= after.items()
-    assert everything_answers(own) == 1
 
 
 def deflated(tail: bytes) -> bytes:
