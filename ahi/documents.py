@@ -16,6 +16,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ahi.exploded import explode, geometry
 from ahi.index.keywords_instance import INSTANCE
 from ahi.index.keywords_patient import PATIENT
 from ahi.index.keywords_series import SERIES
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 
 # Rises when the same document may give other rows.
-PARSER_VERSION = "documents-1"
+PARSER_VERSION = "documents-2"
 
 _GZIP = b"\x1f\x8b"
 # The series shows the first instance's, and `image_types_all` the rest: it differs by design.
@@ -56,10 +57,24 @@ class DocumentRows:
     series_uid: str
     n_instances: int
     patient_key: str
-    series: list[Row]
-    instances: list[Row]
-    frames: list[Row]
     sop_instance_uids: frozenset[str]
+    tables: dict[str, list[Row]]
+    """Rows by table of the registry; tables without rows may be left out."""
+
+    @property
+    def series(self) -> list[Row]:
+        """Rows of the table `series`."""
+        return self.tables["series"]
+
+    @property
+    def instances(self) -> list[Row]:
+        """Rows of the table `instances`."""
+        return self.tables["instances"]
+
+    @property
+    def frames(self) -> list[Row]:
+        """Rows of the table `frames`."""
+        return self.tables["frames"]
 
 
 def patient_key_function(secret: bytes) -> PatientKey:
@@ -116,29 +131,27 @@ def flatten(
         "parser_version": PARSER_VERSION,
         "StudyInstanceUID": study_uid,
     }
-    rows: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
+    rows: dict[str, list[Row]] = {"series": [], "instances": [], "frames": []}
     series_map = _mapping(study_level, "Series")
     for series_uid in series_map:
         series = _mapping(series_map, series_uid, "a series")
         _add_series(rows, {**base, "SeriesInstanceUID": series_uid}, (patient, study), series, patient_key)
-    if not rows[0]:
+    if not rows["series"]:
         raise DocumentError("The document has no series.")
     return DocumentRows(
         datastore_id=datastore_id,
         image_set_id=image_set_id,
         study_uid=study_uid,
-        series_uid=str(rows[0][0]["SeriesInstanceUID"]),
-        n_instances=len(rows[1]),
-        patient_key=str(rows[0][0]["patient_key"]),
-        series=rows[0],
-        instances=rows[1],
-        frames=rows[2],
-        sop_instance_uids=frozenset(str(row["SOPInstanceUID"]) for row in rows[1]),
+        series_uid=str(rows["series"][0]["SeriesInstanceUID"]),
+        n_instances=len(rows["instances"]),
+        patient_key=str(rows["series"][0]["patient_key"]),
+        sop_instance_uids=frozenset(str(row["SOPInstanceUID"]) for row in rows["instances"]),
+        tables=rows,
     )
 
 
 def _add_series(
-    rows: tuple[list[Row], list[Row], list[Row]],
+    rows: dict[str, list[Row]],
     base: Row,
     above: tuple[Mapping[str, Any], Mapping[str, Any]],
     series: Mapping[str, Any],
@@ -155,9 +168,14 @@ def _add_series(
         attributes.append(_mapping(instance, "DICOM"))
         row = _instance_row(base, uid, instance, attributes[-1], inherited, offset)
         instance_rows.append(row)
-        rows[2].extend(_frame_rows(base, uid, instance))
-    rows[1].extend(instance_rows)
-    rows[0].append(_series_row(base, inherited, attributes, instance_rows, patient_key))
+        rows["frames"].extend(_frame_rows(base, uid, instance))
+        merged = {**inherited, **attributes[-1]}
+        for table, found in explode(uid, merged, instance.get("DICOMVRs") or {}).items():
+            rows.setdefault(table, []).extend({**base, **one} for one in found)
+    rows["instances"].extend(instance_rows)
+    rows["series"].append(_series_row(base, inherited, attributes, instance_rows, patient_key))
+    if shape := geometry(instance_rows):
+        rows.setdefault("series_geometry", []).append({**base, **shape})
 
 
 def _instance_row(

@@ -108,8 +108,8 @@ def _index(pipeline: Pipeline, chunk: Sequence[_Kept], report: IndexReport, *, r
     batch_id = f"index:{uuid.uuid4().hex}"
     flat, bad = _flatten(pipeline, chunk)
     files = []
-    for table in ("series", "instances", "frames"):
-        rows = [row for _, document in flat for row in getattr(document, table)]
+    for table in dict.fromkeys(name for _, document in flat for name in document.tables):
+        rows = [row for _, document in flat for row in document.tables.get(table, ())]
         report.rows[table] += len(rows)
         file = pipeline.index.write(table, rows, batch_id=batch_id)
         files += [file] if file else []

@@ -130,3 +130,13 @@ def dicom(
     if vr == "SQ":
         shape = shape or Shape.CODE
     return Column(keyword, duckdb_type(vr, vm, shape), description, tier, tag, vr, vm, level, shape)
+
+
+def derived(name: str, duckdb_type: str, tier: Tier, description: str) -> Column:
+    """A column that comes from no attribute of its own."""
+    return Column(name, duckdb_type, description, tier)
+
+
+def image_set_table(name: str, description: str, columns: tuple[Column, ...], sort_by: tuple[str, ...]) -> Table:
+    """A table whose rows are replaced with their image set. The registry adds the columns that all of these carry."""
+    return Table(name, description, columns, "image_set_id", sort_by)

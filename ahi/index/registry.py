@@ -6,13 +6,15 @@ A column is added by one line in `keywords_*`; a test fails when its tag, VR or 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ahi.index.columns import Column, Table, Tier
+from ahi.index.columns import Column, Table, Tier, derived, image_set_table
 from ahi.index.keywords_instance import INSTANCE
 from ahi.index.keywords_patient import PATIENT
 from ahi.index.keywords_series import SERIES
 from ahi.index.keywords_study import STUDY
+from ahi.index.tables_exploded import EXPLODED
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 # Rises with every change of a table's columns or their meaning.
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 COLUMNS: dict[str, Column] = {column.name: column for column in (*PATIENT, *STUDY, *SERIES, *INSTANCE)}
 
@@ -70,135 +72,124 @@ SERIES_SUMMARY = (
 )
 
 
-def _derived(name: str, duckdb_type: str, tier: Tier, description: str) -> Column:
-    return Column(name, duckdb_type, description, tier)
-
-
-_PATIENT_KEY = _derived("patient_key", "VARCHAR", Tier.LIMITED, "Keyed hash of IssuerOfPatientID and PatientID.")
-_NAME_PARTS = _derived("PatientName_parts", PERSON_TYPE, Tier.IDENTIFIED, "Components of PatientName.")
+_PATIENT_KEY = derived("patient_key", "VARCHAR", Tier.LIMITED, "Keyed hash of IssuerOfPatientID and PatientID.")
+_NAME_PARTS = derived("PatientName_parts", PERSON_TYPE, Tier.IDENTIFIED, "Components of PatientName.")
 
 _COMMON = (
-    _derived("batch_id", "VARCHAR", Tier.DEIDENTIFIED, "Commit that wrote the row."),
-    _derived("indexed_at", "TIMESTAMPTZ", Tier.DEIDENTIFIED, "Time of that commit."),
-    _derived("cast_failures", CAST_FAILURE_TYPE, Tier.IDENTIFIED, "Values that did not fit their column, as sent."),
-    _derived("schema_version", "VARCHAR", Tier.DEIDENTIFIED, "Version of the columns' meaning."),
-    _derived("parser_version", "VARCHAR", Tier.DEIDENTIFIED, "Version of the code that read the values."),
-    _derived("dagster_run_id", "VARCHAR", Tier.DEIDENTIFIED, "Run that wrote the row."),
+    derived("batch_id", "VARCHAR", Tier.DEIDENTIFIED, "Commit that wrote the row."),
+    derived("indexed_at", "TIMESTAMPTZ", Tier.DEIDENTIFIED, "Time of that commit."),
+    derived("cast_failures", CAST_FAILURE_TYPE, Tier.IDENTIFIED, "Values that did not fit their column, as sent."),
+    derived("schema_version", "VARCHAR", Tier.DEIDENTIFIED, "Version of the columns' meaning."),
+    derived("parser_version", "VARCHAR", Tier.DEIDENTIFIED, "Version of the code that read the values."),
+    derived("dagster_run_id", "VARCHAR", Tier.DEIDENTIFIED, "Run that wrote the row."),
 )
 _IMAGE_SET = (
-    _derived("datastore_id", "VARCHAR", Tier.DEIDENTIFIED, "HealthImaging data store."),
-    _derived("image_set_id", "VARCHAR", Tier.DEIDENTIFIED, "HealthImaging image set."),
-    _derived("image_set_version", "INTEGER", Tier.DEIDENTIFIED, "Version of the image set that the row was read from."),
-    _derived("is_primary", "BOOLEAN", Tier.DEIDENTIFIED, "False when HealthImaging found a conflict of metadata."),
+    derived("datastore_id", "VARCHAR", Tier.DEIDENTIFIED, "HealthImaging data store."),
+    derived("image_set_id", "VARCHAR", Tier.DEIDENTIFIED, "HealthImaging image set."),
+    derived("image_set_version", "INTEGER", Tier.DEIDENTIFIED, "Version of the image set that the row was read from."),
+    derived("is_primary", "BOOLEAN", Tier.DEIDENTIFIED, "False when HealthImaging found a conflict of metadata."),
     *_COMMON,
 )
 _OBJECT = (
-    _derived("object_id", "VARCHAR", Tier.DEIDENTIFIED, "One S3 object version; the ledger has the same id."),
-    _derived(
-        "source_uri", "VARCHAR", Tier.IDENTIFIED, "Bucket and key of the object; senders may put names into keys."
-    ),
-    _derived("source_version_id", "VARCHAR", Tier.DEIDENTIFIED, "S3 version of the object."),
-    _derived("source_etag", "VARCHAR", Tier.DEIDENTIFIED, "S3 entity tag of the object."),
-    _derived("size_bytes", "UBIGINT", Tier.DEIDENTIFIED, "Size of the object."),
-    _derived("received_at", "TIMESTAMPTZ", Tier.DEIDENTIFIED, "When a sensor took the message of the upload."),
-    _derived("parser", "VARCHAR", Tier.DEIDENTIFIED, "Reader of the header: lean or pydicom."),
-    _derived("lenient", "VARCHAR[]", Tier.DEIDENTIFIED, "Rules of the file format that the object breaks."),
-    _derived(
-        "pixel_complete", "BOOLEAN", Tier.DEIDENTIFIED, "False when the pixel data ends early; null when unknown."
-    ),
-    _derived("header_bytes_read", "BIGINT", Tier.DEIDENTIFIED, "Bytes that were read of the object."),
+    derived("object_id", "VARCHAR", Tier.DEIDENTIFIED, "One S3 object version; the ledger has the same id."),
+    derived("source_uri", "VARCHAR", Tier.IDENTIFIED, "Bucket and key of the object; senders may put names into keys."),
+    derived("source_version_id", "VARCHAR", Tier.DEIDENTIFIED, "S3 version of the object."),
+    derived("source_etag", "VARCHAR", Tier.DEIDENTIFIED, "S3 entity tag of the object."),
+    derived("size_bytes", "UBIGINT", Tier.DEIDENTIFIED, "Size of the object."),
+    derived("received_at", "TIMESTAMPTZ", Tier.DEIDENTIFIED, "When a sensor took the message of the upload."),
+    derived("parser", "VARCHAR", Tier.DEIDENTIFIED, "Reader of the header: lean or pydicom."),
+    derived("lenient", "VARCHAR[]", Tier.DEIDENTIFIED, "Rules of the file format that the object breaks."),
+    derived("pixel_complete", "BOOLEAN", Tier.DEIDENTIFIED, "False when the pixel data ends early; null when unknown."),
+    derived("header_bytes_read", "BIGINT", Tier.DEIDENTIFIED, "Bytes that were read of the object."),
     *_COMMON,
 )
 
 _SERIES_DERIVED = (
-    _derived("n_instances", "INTEGER", Tier.DEIDENTIFIED, "Instances in the image set."),
-    _derived("n_frames", "BIGINT", Tier.DEIDENTIFIED, "Frames in the image set."),
-    _derived("sop_class_uids", "VARCHAR[]", Tier.DEIDENTIFIED, "Distinct SOP classes of the instances, sorted."),
-    _derived("image_types_all", "VARCHAR[]", Tier.DEIDENTIFIED, "Distinct image types, each joined by a backslash."),
-    _derived("is_original", "BOOLEAN", Tier.DEIDENTIFIED, "Whether the first instance's ImageType begins ORIGINAL."),
-    _derived("is_localizer", "BOOLEAN", Tier.DEIDENTIFIED, "Whether any ImageType holds LOCALIZER."),
-    _derived("transfer_syntax_uids", "VARCHAR[]", Tier.DEIDENTIFIED, "Distinct encodings as received, sorted."),
-    _derived("stored_transfer_syntax_uids", "VARCHAR[]", Tier.DEIDENTIFIED, "Distinct encodings as stored, sorted."),
-    _derived(
-        "pixel_spacing_row_mm", "DOUBLE", Tier.DEIDENTIFIED, "Distance of rows in mm, at the detector if need be."
-    ),
-    _derived("pixel_spacing_col_mm", "DOUBLE", Tier.DEIDENTIFIED, "Distance of columns in mm, likewise."),
-    _derived("study_datetime_utc", "TIMESTAMPTZ", Tier.LIMITED, "Start of the study; null when the offset is unknown."),
-    _derived("patient_age_years", "DOUBLE", Tier.LIMITED, "Age at the study, from PatientAge or from the dates."),
-    _derived("instance_number_gaps", "INTEGER", Tier.DEIDENTIFIED, "InstanceNumber values missing between the ends."),
-    _derived("mixed_attrs", "VARCHAR[]", Tier.DEIDENTIFIED, "Columns left null because the instances differ."),
+    derived("n_instances", "INTEGER", Tier.DEIDENTIFIED, "Instances in the image set."),
+    derived("n_frames", "BIGINT", Tier.DEIDENTIFIED, "Frames in the image set."),
+    derived("sop_class_uids", "VARCHAR[]", Tier.DEIDENTIFIED, "Distinct SOP classes of the instances, sorted."),
+    derived("image_types_all", "VARCHAR[]", Tier.DEIDENTIFIED, "Distinct image types, each joined by a backslash."),
+    derived("is_original", "BOOLEAN", Tier.DEIDENTIFIED, "Whether the first instance's ImageType begins ORIGINAL."),
+    derived("is_localizer", "BOOLEAN", Tier.DEIDENTIFIED, "Whether any ImageType holds LOCALIZER."),
+    derived("transfer_syntax_uids", "VARCHAR[]", Tier.DEIDENTIFIED, "Distinct encodings as received, sorted."),
+    derived("stored_transfer_syntax_uids", "VARCHAR[]", Tier.DEIDENTIFIED, "Distinct encodings as stored, sorted."),
+    derived("pixel_spacing_row_mm", "DOUBLE", Tier.DEIDENTIFIED, "Distance of rows in mm, at the detector if need be."),
+    derived("pixel_spacing_col_mm", "DOUBLE", Tier.DEIDENTIFIED, "Distance of columns in mm, likewise."),
+    derived("study_datetime_utc", "TIMESTAMPTZ", Tier.LIMITED, "Start of the study; null when the offset is unknown."),
+    derived("patient_age_years", "DOUBLE", Tier.LIMITED, "Age at the study, from PatientAge or from the dates."),
+    derived("instance_number_gaps", "INTEGER", Tier.DEIDENTIFIED, "InstanceNumber values missing between the ends."),
+    derived("mixed_attrs", "VARCHAR[]", Tier.DEIDENTIFIED, "Columns left null because the instances differ."),
 )
 _INSTANCE_DERIVED = (
-    _derived("has_pixel_data", "BOOLEAN", Tier.DEIDENTIFIED, "Whether HealthImaging has frames of the instance."),
-    _derived("n_frames", "INTEGER", Tier.DEIDENTIFIED, "Frames that HealthImaging has of the instance."),
-    _derived("slice_position_mm", "DOUBLE", Tier.DEIDENTIFIED, "Position along the normal of the image plane, in mm."),
-    _derived("stored_transfer_syntax_uid", "VARCHAR", Tier.DEIDENTIFIED, "Encoding in which HealthImaging stores it."),
-    _derived("checksum_type", "VARCHAR", Tier.DEIDENTIFIED, "What the frame checksums are of, as HealthImaging says."),
-    _derived("n_elements", "INTEGER", Tier.DEIDENTIFIED, "Attributes of the instance, those of its series left out."),
-    _derived("n_private_elements", "INTEGER", Tier.DEIDENTIFIED, "Private attributes of the instance."),
+    derived("has_pixel_data", "BOOLEAN", Tier.DEIDENTIFIED, "Whether HealthImaging has frames of the instance."),
+    derived("n_frames", "INTEGER", Tier.DEIDENTIFIED, "Frames that HealthImaging has of the instance."),
+    derived("slice_position_mm", "DOUBLE", Tier.DEIDENTIFIED, "Position along the normal of the image plane, in mm."),
+    derived("stored_transfer_syntax_uid", "VARCHAR", Tier.DEIDENTIFIED, "Encoding in which HealthImaging stores it."),
+    derived("checksum_type", "VARCHAR", Tier.DEIDENTIFIED, "What the frame checksums are of, as HealthImaging says."),
+    derived("n_elements", "INTEGER", Tier.DEIDENTIFIED, "Attributes of the instance, those of its series left out."),
+    derived("n_private_elements", "INTEGER", Tier.DEIDENTIFIED, "Private attributes of the instance."),
 )
 _FRAME = (
     COLUMNS["StudyInstanceUID"],
     COLUMNS["SeriesInstanceUID"],
     COLUMNS["SOPInstanceUID"],
-    _derived("frame_number", "INTEGER", Tier.DEIDENTIFIED, "Number of the frame in its instance, from 1."),
-    _derived("frame_id", "VARCHAR", Tier.DEIDENTIFIED, "Id to ask HealthImaging for the frame."),
-    _derived("width", "INTEGER", Tier.DEIDENTIFIED, "Columns at full resolution."),
-    _derived("height", "INTEGER", Tier.DEIDENTIFIED, "Rows at full resolution."),
-    _derived("crc32", "UINTEGER", Tier.DEIDENTIFIED, "CRC-32 of the decoded frame at full resolution."),
-    _derived("n_resolutions", "INTEGER", Tier.DEIDENTIFIED, "Resolution levels with a checksum."),
-    _derived("min_pixel_value", "DOUBLE", Tier.DEIDENTIFIED, "Smallest pixel value; null in an untouched encoding."),
-    _derived("max_pixel_value", "DOUBLE", Tier.DEIDENTIFIED, "Largest pixel value; null in an untouched encoding."),
-    _derived("frame_size_bytes", "BIGINT", Tier.DEIDENTIFIED, "Size that HealthImaging states; encoded or decoded."),
+    derived("frame_number", "INTEGER", Tier.DEIDENTIFIED, "Number of the frame in its instance, from 1."),
+    derived("frame_id", "VARCHAR", Tier.DEIDENTIFIED, "Id to ask HealthImaging for the frame."),
+    derived("width", "INTEGER", Tier.DEIDENTIFIED, "Columns at full resolution."),
+    derived("height", "INTEGER", Tier.DEIDENTIFIED, "Rows at full resolution."),
+    derived("crc32", "UINTEGER", Tier.DEIDENTIFIED, "CRC-32 of the decoded frame at full resolution."),
+    derived("n_resolutions", "INTEGER", Tier.DEIDENTIFIED, "Resolution levels with a checksum."),
+    derived("min_pixel_value", "DOUBLE", Tier.DEIDENTIFIED, "Smallest pixel value; null in an untouched encoding."),
+    derived("max_pixel_value", "DOUBLE", Tier.DEIDENTIFIED, "Largest pixel value; null in an untouched encoding."),
+    derived("frame_size_bytes", "BIGINT", Tier.DEIDENTIFIED, "Size that HealthImaging states; encoded or decoded."),
 )
 
+_OWN = (
+    image_set_table(
+        "series",
+        "One row for each version of an image set, with the attributes of its patient, study and series.",
+        (
+            *PATIENT,
+            _PATIENT_KEY,
+            _NAME_PARTS,
+            *STUDY,
+            *SERIES,
+            *(COLUMNS[name] for name in SERIES_SUMMARY),
+            *_SERIES_DERIVED,
+        ),
+        ("Modality", "StudyDate", "SeriesInstanceUID"),
+    ),
+    image_set_table(
+        "instances",
+        "One row for each SOP instance of a version of an image set.",
+        (COLUMNS["StudyInstanceUID"], COLUMNS["SeriesInstanceUID"], *INSTANCE, *_INSTANCE_DERIVED),
+        ("SeriesInstanceUID", "InstanceNumber", "SOPInstanceUID"),
+    ),
+    image_set_table(
+        "frames",
+        "One row for each frame of a version of an image set.",
+        _FRAME,
+        ("SeriesInstanceUID", "SOPInstanceUID", "frame_number"),
+    ),
+)
+
+_HEADERS = Table(
+    "headers",
+    "One row for each uploaded object whose header could be read.",
+    (*HEADER_KEYWORDS.values(), _PATIENT_KEY, _NAME_PARTS, *_OBJECT),
+    "object_id",
+    ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
+)
+
+
+def _with_common(table: Table) -> Table:
+    """The table with the columns that every row from a document carries."""
+    names = {column.name for column in table.columns}
+    return replace(table, columns=(*table.columns, *(column for column in _IMAGE_SET if column.name not in names)))
+
+
 TABLES: dict[str, Table] = {
-    table.name: table
-    for table in (
-        Table(
-            "headers",
-            "One row for each uploaded object whose header could be read.",
-            (*HEADER_KEYWORDS.values(), _PATIENT_KEY, _NAME_PARTS, *_OBJECT),
-            "object_id",
-            ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
-        ),
-        Table(
-            "series",
-            "One row for each version of an image set, with the attributes of its patient, study and series.",
-            (
-                *PATIENT,
-                _PATIENT_KEY,
-                _NAME_PARTS,
-                *STUDY,
-                *SERIES,
-                *(COLUMNS[name] for name in SERIES_SUMMARY),
-                *_SERIES_DERIVED,
-                *_IMAGE_SET,
-            ),
-            "image_set_id",
-            ("Modality", "StudyDate", "SeriesInstanceUID"),
-        ),
-        Table(
-            "instances",
-            "One row for each SOP instance of a version of an image set.",
-            (
-                COLUMNS["StudyInstanceUID"],
-                COLUMNS["SeriesInstanceUID"],
-                *INSTANCE,
-                *_INSTANCE_DERIVED,
-                *_IMAGE_SET,
-            ),
-            "image_set_id",
-            ("SeriesInstanceUID", "InstanceNumber", "SOPInstanceUID"),
-        ),
-        Table(
-            "frames",
-            "One row for each frame of a version of an image set.",
-            (*_FRAME, *_IMAGE_SET),
-            "image_set_id",
-            ("SeriesInstanceUID", "SOPInstanceUID", "frame_number"),
-        ),
-    )
+    table.name: table for table in (_HEADERS, *(_with_common(table) for table in (*_OWN, *EXPLODED)))
 }
 
 

@@ -6,7 +6,7 @@ import hashlib
 import pyarrow.parquet as pq
 import pytest
 
-from ahi.index.registry import TABLES, arrow_schema
+from ahi.index.registry import SCHEMA_VERSION, TABLES, arrow_schema
 from ahi.index.store import Index, IndexWriteError
 from ahi.index.writer import table_hash
 
@@ -24,7 +24,11 @@ def test_rows_come_back_typed_sorted_and_stamped(index: Index, series_row) -> No
     assert file.sha256 == hashlib.sha256(content).hexdigest()
     table = pq.read_table(index.root / file.path, partitioning=None)
     assert table.schema.remove_metadata() == arrow_schema(TABLES["series"]).remove_metadata()
-    assert table.schema.metadata == {b"table": b"series", b"schema_version": b"1", b"batch_id": b"batch"}
+    assert table.schema.metadata == {
+        b"table": b"series",
+        b"schema_version": SCHEMA_VERSION.encode(),
+        b"batch_id": b"batch",
+    }
     first, second = table.to_pylist()
     assert (first["Modality"], second["Modality"]) == ("CT", "MR")
     assert (second["StudyDate"], second["SoftwareVersions"]) == (dt.date(2026, 1, 2), ["1", "2"])
