@@ -21,6 +21,7 @@ from ahi.index.fold import fold
 from ahi.index.mirror import MIRRORS
 from ahi.index.parquet import files_select, spilling
 from ahi.index.publish import read_dead
+from ahi.index.sidecar import mend_sidecars, remove_with_sidecar
 from ahi.index.sql import quoted
 from ahi.index.writer import DataFile, copied_file, table_hash
 
@@ -242,7 +243,7 @@ def expire(index: Index) -> ExpiryResult:
         )
         old = sa.and_(c.files.c.retired_seq.is_not(None), c.files.c.retired_seq <= (shown or 0))
         retired = connection.execute(sa.select(c.files.c.path, c.files.c.n_bytes).where(old)).fetchall()
-        known = set(connection.scalars(sa.select(c.files.c.path)))
+        known = {row.path: row.sha256 for row in connection.execute(sa.select(c.files.c.path, c.files.c.sha256))}
         connection.execute(c.files.delete().where(old))
         seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
         for table in index.tables:
@@ -256,7 +257,8 @@ def expire(index: Index) -> ExpiryResult:
         path: size for path, (modified, size) in stored.items() if path not in known and modified < cutoff.timestamp()
     }
     for path in [*(row.path for row in retired), *orphans]:
-        (index.root / path).unlink(missing_ok=True)
+        remove_with_sidecar(index.root / path)
+    mend_sidecars(index.root, known, cutoff.timestamp())
     n_bytes = sum(row.n_bytes for row in retired) + sum(orphans.values())
     return ExpiryResult(len(retired), len(orphans), n_bytes, int(dead), int(forgotten))
 

@@ -17,6 +17,7 @@ from ahi.clock import now
 from ahi.index import catalog as c
 from ahi.index.mirror import SLICES, arrow_schema, floor_of, in_delta, put_state, read_parts
 from ahi.index.parquet import files_select, spilling
+from ahi.index.sidecar import remove_with_sidecar
 from ahi.index.sql import quoted, text
 from ahi.index.writer import copied_file, write_parts
 
@@ -68,7 +69,7 @@ def slice_delta(index: Index, mirror: Mirror, ceiling: int) -> int:
         file = _write(index, mirror, read_parts(connection, mirror, seq > floor, seq <= ceiling))
     if not file.n_rows:
         # Every row of the delta was changed again since.
-        (index.root / file.path).unlink()
+        remove_with_sidecar(index.root / file.path)
         return 0
     return _enter(index, mirror, file, floor, ceiling)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ahi.clock import day_of, now
 from ahi.index.registry import SCHEMA_VERSION, arrow_schema
+from ahi.index.sidecar import write_sidecar
 from ahi.index.sql import text
 
 if TYPE_CHECKING:
@@ -106,8 +107,18 @@ def write_rows(root: Path, table: Table, rows: Sequence[Mapping[str, object]], *
         arrays.append(_array(table, column, kind, values))
     data = pa.Table.from_arrays(arrays, schema=schema)
     data = data.sort_by([(name, "ascending") for name in table.sort_by])
-    return write_table(
-        root, f"{table.name}/{day_of(stamp)}", data, table=table.name, columns=_columns(table), batch_id=batch_id
+    # Rows of a batch come from one run.
+    run_id = str(rows[0].get("dagster_run_id") or "")
+    folder = f"{table.name}/{day_of(stamp)}"
+    return write_parts(
+        root,
+        folder,
+        [data],
+        data.schema,
+        table=table.name,
+        columns=_columns(table),
+        batch_id=batch_id,
+        run_id=run_id,
     )
 
 
@@ -134,13 +145,6 @@ def _array(table: Table, column: Column, kind: pa.DataType, values: list[object]
         raise IndexWriteError(misfit) from None
 
 
-def write_table(
-    root: Path, folder: str, data: pa.Table, *, table: str, columns: Sequence[tuple[str, str]], batch_id: str = ""
-) -> DataFile:
-    """Write an Arrow table as it is to a new file under `data/<folder>/`, and sync file and folders."""
-    return write_parts(root, folder, [data], data.schema, table=table, columns=columns, batch_id=batch_id)
-
-
 def write_parts(
     root: Path,
     folder: str,
@@ -150,10 +154,21 @@ def write_parts(
     table: str,
     columns: Sequence[tuple[str, str]],
     batch_id: str = "",
+    run_id: str = "",
 ) -> DataFile:
     """Write Arrow tables of one schema, one after the other, to a new file under `data/<folder>/`, and sync it.
 
     Memory follows the largest part and not the file.
+
+    Args:
+        root: Folder of the index.
+        folder: Folder of the file, under `data/`.
+        parts: What to write.
+        schema: Their schema.
+        table: Table that the file is for.
+        columns: Names and DuckDB types of its columns.
+        batch_id: Batch of the commit that will take the file in.
+        run_id: Dagster run that writes it.
     """
     import pyarrow.parquet as pq
 
@@ -166,12 +181,13 @@ def write_parts(
             for part in parts:
                 writer.write_table(part, row_group_size=ROW_GROUP_ROWS)
                 n_rows += part.num_rows
-            writer.add_key_value_metadata({"table": table, "schema_version": SCHEMA_VERSION, "batch_id": batch_id})
+            writer.add_key_value_metadata(_provenance(table, batch_id=batch_id, run_id=run_id))
         handle.flush()
         os.fsync(handle.fileno())
         n_bytes = handle.seek(0, os.SEEK_END)
         handle.seek(0)
         sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    write_sidecar(root / path, sha256)
     sync_folder((root / path).parent)
     return DataFile(
         path=path,
@@ -192,12 +208,13 @@ def copied_file(
     *,
     table: str,
     columns: Sequence[tuple[str, str]],
+    run_id: str = "",
 ) -> DataFile | None:
     """Write what a SELECT of DuckDB gives to a new, synced file under `data/<folder>/`; None if it gives no row."""
     path = new_path(root, folder)
     target = root / path
     copied = connection.execute(
-        f"COPY ({select}) TO {text(str(target))} (FORMAT parquet, "
+        f"COPY ({select}) TO {text(str(target))} (FORMAT parquet, KV_METADATA {provenance_sql(table, run_id=run_id)}, "
         f"COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
     ).fetchone()
     n_rows = int(copied[0]) if copied else 0
@@ -207,8 +224,19 @@ def copied_file(
     with target.open("rb") as handle:
         os.fsync(handle.fileno())
         sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    write_sidecar(target, sha256)
     sync_folder(target.parent)
     return DataFile(path, table, n_rows, target.stat().st_size, sha256, schema_hash(columns))
+
+
+def _provenance(table: str, **known: str) -> dict[str, str]:
+    """Key-value metadata of a file: what it is and who wrote it. What is empty is left out."""
+    return {"table": table, "schema_version": SCHEMA_VERSION} | {key: value for key, value in known.items() if value}
+
+
+def provenance_sql(table: str, **known: str) -> str:
+    """The same for DuckDB's option KV_METADATA."""
+    return f"{{{', '.join(f'{text(key)}: {text(value)}' for key, value in _provenance(table, **known).items())}}}"
 
 
 def new_path(root: Path, folder: str) -> str:
