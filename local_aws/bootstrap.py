@@ -39,12 +39,9 @@ class BootstrapError(Exception):
 
 
 def _describe(caller: Caller) -> ET.Element | None:
-    try:
-        return caller.query("cloudformation", VERSION, "DescribeStacks", StackName=STACK).find(".//Stacks/member")
-    except CallError as error:
-        if "does not exist" in error.message:
-            return None
-        raise
+    """The stack; None when there is none. All are asked for: to be asked for one that is not there is an error."""
+    stacks = caller.query("cloudformation", VERSION, "DescribeStacks").findall(".//Stacks/member")
+    return next((s for s in stacks if s.findtext("StackName") == STACK), None)
 
 
 def _settled(caller: Caller, seconds: float = 60.0) -> ET.Element:

@@ -1,4 +1,4 @@
-"""The five places where this package reaches into ministack beyond its HTTP interface.
+"""The six places where this package reaches into ministack beyond its HTTP interface.
 
 Belongs here: every import of ministack. Does not belong here: anything that can be asked over S3, SQS or EventBridge.
 `tests/local_aws/test_ministack_bridge.py` is the contract test: move ministack's pin only with it green.
@@ -11,12 +11,19 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from local_aws.lazy_modules import LazyModules
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
 def application() -> Any:
-    """Ministack's ASGI application. Import it only after `settings.prepare_ministack`."""
+    """Ministack's ASGI application. Import it only after `settings.prepare_ministack`.
+
+    Its services are modules that run when they are first used; whatever it looks for in all loaded ones, to save or to
+    stop it, is not there in one that has not run.
+    """
+    LazyModules("ministack.services", absent=("get_state", "mtls_stop", "sftp_stop")).install()
     from ministack.app import app
 
     return app

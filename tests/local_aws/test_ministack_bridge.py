@@ -28,6 +28,21 @@ entry = {{"Source": "aws.medical-imaging", "DetailType": "T", "Resources": [], "
 put_aws_events([entry] * 25, "123456789012", "us-east-1")
 save_state()
 assert (Path({home!r}) / "aws/state/eventbridge.json").exists()
+import sys
+import ministack.services.cloudformation.provisioners as provisioners
+def lazy():
+    names = [n for n, m in sys.modules.items() if n.startswith("ministack.services.") and "Lazy" in type(m).__name__]
+    return {{n.removeprefix("ministack.services.") for n in names}}
+assert {{"rds", "iot", "dynamodb", "lambda_svc", "sqs"}} <= lazy() and len(lazy()) > 30, lazy()
+assert not lazy() & {{"eventbridge", "cloudformation"}}, lazy()
+save_state()
+assert "rds" in lazy(), "to save it, nothing must be loaded that holds no state"
+assert provisioners._sqs._queues is not None
+assert "sqs" not in lazy() and provisioners._sqs is sys.modules["ministack.services.sqs"]
+from ministack.services.iam import handle_request
+assert "iam" not in lazy() and callable(handle_request)
+save_state()
+assert (Path({home!r}) / "aws/state/sqs.json").exists()
 print("ok")
 """
 
@@ -54,4 +69,4 @@ def test_nothing_else_of_ministack_is_imported():
 def test_the_bridge_says_what_it_is_for():
     from local_aws import ministack_bridge
 
-    assert "five places" in (inspect.getdoc(ministack_bridge) or "")
+    assert "six places" in (inspect.getdoc(ministack_bridge) or "")
