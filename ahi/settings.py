@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     datastore_id: str = Field("", description="HealthImaging data store, 32 characters.")
     import_role_arn: str = Field("", description="Role that HealthImaging assumes to read and write S3.")
 
-    catalog_url: str = Field("", description="SQLAlchemy URL of the catalog; empty: SQLite under `home`.")
+    catalog_url: str = Field("", repr=False, description="SQLAlchemy URL of the catalog; empty: SQLite under `home`.")
 
     # HealthImaging quotas ("Endpoints and quotas" and "Throttling limits" of its developer guide).
     max_files_per_job: int = Field(5_000, ge=1, le=5_000, description="Objects in one import job.")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
+from ahi.errors import PermanentError
 from ahi.index import catalog
 
 if TYPE_CHECKING:
@@ -29,20 +30,41 @@ CREATED = "created"
 WRITE = "ahi_write"
 # Any number, the same in every process: the lock that serialises writers on PostgreSQL ("ahi" in ASCII).
 ADVISORY_LOCK = 0x616869
+# The wait for the lock ends, and so does a writer whose machine is gone: nobody else would free its lock for hours.
+BEGIN_POSTGRESQL = (
+    f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'; "
+    f"SET LOCAL idle_in_transaction_session_timeout = '{2 * BUSY_SECONDS}s'; "
+    f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"
+)
 
 
 def open_engine(url: str) -> sa.Engine:
     """Engine of a catalog. It opens no connection now, and keeps none: a fork of the process can use it.
 
     Args:
-        url: SQLAlchemy URL, `sqlite:///...` or `postgresql+driver://...`.
+        url: SQLAlchemy URL: `sqlite:///...`, or `postgresql://...` with or without the name of a driver.
+
+    Raises:
+        PermanentError: It names another kind of database, or a driver that is not installed.
     """
-    engine = sa.create_engine(
-        url,
-        poolclass=NullPool,
-        # An error would quote them, and keys and names of patients are among them.
-        hide_parameters=True,
-    )
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise PermanentError("AHI_CATALOG_URL is no URL of a database, such as postgresql://host/name.") from None
+    if parsed.drivername in ("postgres", "postgresql"):
+        # SQLAlchemy would take psycopg 3; the lock has psycopg2.
+        parsed = parsed.set(drivername="postgresql+psycopg2")
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise PermanentError(f"The catalog is SQLite or PostgreSQL, not {parsed.drivername}: correct AHI_CATALOG_URL.")
+    # One statement for many rows instead of a round trip for each.
+    options = {"executemany_mode": "values_plus_batch"} if parsed.drivername == "postgresql+psycopg2" else {}
+    try:
+        # An error would quote the parameters, and keys and names of patients are among them.
+        engine = sa.create_engine(parsed, poolclass=NullPool, hide_parameters=True, **options)
+    except ModuleNotFoundError as error:
+        raise PermanentError(
+            f"The driver {error.name} of the catalog's database is not installed: pip install 'ahi-pipeline[postgres]'."
+        ) from error
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -67,9 +89,12 @@ def write_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
 
     Commits at the end of the block; any exception rolls back and goes on.
     """
-    with engine.connect().execution_options(**{WRITE: True}) as connection, connection.begin():
-        if connection.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+    is_postgresql = engine.dialect.name == "postgresql"
+    # READ COMMITTED whatever the server's default is: each statement then sees what was committed before the lock.
+    options = {"isolation_level": "READ COMMITTED"} if is_postgresql else {}
+    with engine.connect().execution_options(**{WRITE: True}, **options) as connection, connection.begin():
+        if is_postgresql:
+            connection.exec_driver_sql(BEGIN_POSTGRESQL)
         yield connection
 
 
@@ -103,8 +128,10 @@ def create_tables(engine: sa.Engine, folder: Path) -> None:
             finally:
                 raw.close()
         with write_transaction(engine) as connection:
-            catalog.metadata.create_all(connection)
-            _add_missing(connection)
+            there = set(sa.inspect(connection).get_table_names())
+            new = [table for table in catalog.metadata.sorted_tables if table.name not in there]
+            catalog.metadata.create_all(connection, tables=new, checkfirst=False)
+            _add_missing(connection, there)
             state = catalog.state
             connection.execute(state.delete().where(state.c.name == CREATED))
             connection.execute(state.insert().values(name=CREATED, value=_digest()))
@@ -133,10 +160,10 @@ def _digest() -> str:
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
 
 
-def _add_missing(connection: sa.Connection) -> None:
+def _add_missing(connection: sa.Connection, names: set[str]) -> None:
     """Bring tables of earlier code up to date: columns are added, with their default in old rows; indexes follow."""
     inspector, prepare = sa.inspect(connection), connection.dialect.identifier_preparer
-    for table in catalog.metadata.sorted_tables:
+    for table in (catalog.metadata.tables[name] for name in sorted(names) if name in catalog.metadata.tables):
         present = {column["name"] for column in inspector.get_columns(table.name)}
         for column in table.columns:
             if column.name not in present:

@@ -18,6 +18,7 @@ def count(index: Index, table: sa.Table) -> int:
         return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
 
 
+@pytest.mark.both_catalogs
 def test_a_batch_is_committed_once(index: Index, put, shown) -> None:
     put("one", {"a": 1})
     with pytest.raises(AlreadyCommitted, match="one"):
@@ -25,6 +26,7 @@ def test_a_batch_is_committed_once(index: Index, put, shown) -> None:
     assert shown() == {"a": (1, 1)}
 
 
+@pytest.mark.both_catalogs
 def test_an_exception_leaves_nothing(index: Index, series_row) -> None:
     file = index.write("series", [series_row("a")], batch_id="one")
 
@@ -101,6 +103,7 @@ def test_every_order_of_versions_and_deletion_gives_the_same_index(index: Index,
     assert outcomes == {(3, 3, AT, "gone", None) if deletion is None else (3, 3, None, None, None)}
 
 
+@pytest.mark.both_catalogs
 def test_a_deletion_before_any_version_holds(index: Index, put, shown) -> None:
     with index.commit(kind="test") as commit:
         commit.bury("store", "a", version=1, reason="gone", at=AT)
@@ -143,6 +146,7 @@ def put_headers(index: Index, batch_id: str, *object_ids: str, replace: bool = F
         return winners
 
 
+@pytest.mark.both_catalogs
 def test_an_object_announced_twice_has_one_header_row(index: Index) -> None:
     assert put_headers(index, "one", "x", "y") == {"x", "y"}
     assert put_headers(index, "two", "y", "z") == {"z"}
@@ -164,6 +168,7 @@ def test_discarded_rows_of_a_batch_do_not_count(index: Index) -> None:
     assert index.query("SELECT object_id FROM headers").rows == [("y",)]
 
 
+@pytest.mark.both_catalogs
 def test_rows_of_events_get_the_number_of_the_commit(index: Index) -> None:
     with index.commit(kind="test") as commit:
         commit.connection.execute(c.events.insert().values(event_id="e", detail_type="t", batch_id="b", outcome="used"))

@@ -104,6 +104,7 @@ def test_files_of_no_commit_go_after_the_grace_period(index: Index, put, series_
     assert stored(index) == {*live(index), *live(index, "instances")}
 
 
+@pytest.mark.both_catalogs
 def test_a_commit_during_the_merge_is_not_lost(eager: Index, put, shown, monkeypatch: pytest.MonkeyPatch) -> None:
     """The race of the first version of this code: keys buried while a merge runs must stay buried."""
     for number in range(4):
@@ -155,6 +156,7 @@ def test_large_files_are_left_alone(eager: Index, put, shown) -> None:
     assert dead(eager) > 0, "rows in the large file still have to be left out"
 
 
+@pytest.mark.both_catalogs
 def test_a_large_file_is_written_again_when_too_much_of_it_is_dead(
     eager: Index, put, shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:

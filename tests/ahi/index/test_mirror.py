@@ -66,7 +66,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror, "CHUNK_ROWS", 7)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("seed", "catalog_url"), [(0, "sqlite"), (1, "postgresql")], indirect=["catalog_url"])
 def test_any_order_of_changes_publications_and_upkeep_shows_each_row_once(
     index: Index, land, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -180,6 +180,7 @@ def test_upkeep_rewrites_only_the_days_that_changed_and_keeps_publishing_times(i
     assert_shown(index)
 
 
+@pytest.mark.both_catalogs
 def test_a_bulk_is_published_from_a_file_that_stays_for_its_readers(
     index: Index, land, monkeypatch: pytest.MonkeyPatch
 ) -> None:
