@@ -16,7 +16,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ahi.exploded import explode, geometry
+from ahi.exploded import explode, explode_level, geometry
 from ahi.index.keywords_instance import INSTANCE
 from ahi.index.keywords_patient import PATIENT
 from ahi.index.keywords_series import SERIES
@@ -169,8 +169,10 @@ def _add_series(
         row = _instance_row(base, uid, instance, attributes[-1], inherited, offset)
         instance_rows.append(row)
         rows["frames"].extend(_frame_rows(base, uid, instance))
-        merged = {**inherited, **attributes[-1]}
-        for table, found in explode(uid, merged, instance.get("DICOMVRs") or {}).items():
+        for table, found in explode(uid, attributes[-1], instance.get("DICOMVRs") or {}).items():
+            rows.setdefault(table, []).extend({**base, **one} for one in found)
+    for level, own in (("patient", above[0]), ("study", above[1]), ("series", dicom)):
+        for table, found in explode_level(level, own).items():
             rows.setdefault(table, []).extend({**base, **one} for one in found)
     rows["instances"].extend(instance_rows)
     rows["series"].append(_series_row(base, inherited, attributes, instance_rows, patient_key))
