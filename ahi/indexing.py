@@ -17,9 +17,11 @@ from more_itertools import constrained_batches
 
 from ahi import inbox, quarantine
 from ahi.clock import now
-from ahi.documents import DocumentError, DocumentRows, flatten
+from ahi.documents import DocumentRows, flatten
+from ahi.documents_form import DocumentError
 from ahi.index import catalog
 from ahi.index.catalog import ObjectState
+from ahi.index.columnar import write_columns
 from ahi.index.store import Head
 from ahi.patients import patient_key_of
 from ahi.reasons import Reason
@@ -109,10 +111,9 @@ def _index(pipeline: Pipeline, chunk: Sequence[_Kept], report: IndexReport, *, r
     flat, bad = _flatten(pipeline, chunk)
     files = []
     for table in dict.fromkeys(name for _, document in flat for name in document.tables):
-        rows = [row for _, document in flat for row in document.tables.get(table, ())]
-        report.rows[table] += len(rows)
-        file = pipeline.index.write(table, rows, batch_id=batch_id)
-        files += [file] if file else []
+        parts = [part for _, document in flat for part in document.tables.get(table, ())]
+        report.rows[table] += sum(part.n_rows for part in parts)
+        files.append(write_columns(pipeline.index.root, pipeline.index.tables[table], parts, batch_id=batch_id))
     with pipeline.index.commit(batch_id=batch_id, kind="index", run_id=pipeline.run_id, files=files) as commit:
         heads = [_head(pipeline, kept, document) for kept, document in flat]
         won = {head.image_set_id for head in commit.raise_heads(heads, replace=replace)}
@@ -124,8 +125,9 @@ def _index(pipeline: Pipeline, chunk: Sequence[_Kept], report: IndexReport, *, r
             _caught_up(pipeline, commit, kept, unreadable=True)
     report.documents += len(flat)
     for _, document in flat:
-        report.modalities.update(str(row.get("Modality")) for row in document.series)
-        report.cast_failures += sum(1 for row in document.instances if row.get("cast_failures"))
+        report.modalities.update(str(part.constants["Modality"]) for part in document.tables["series"])
+        for part in document.tables.get("instances", ()):
+            report.cast_failures += sum(1 for failures in part.columns["cast_failures"] if failures)
 
 
 def _flatten(

@@ -13,6 +13,7 @@ from ahi.index.columns import Column, Table, Tier, derived, image_set_table
 from ahi.index.keywords_instance import INSTANCE
 from ahi.index.keywords_patient import PATIENT
 from ahi.index.keywords_series import SERIES
+from ahi.index.keywords_side import side_tables
 from ahi.index.keywords_study import STUDY
 from ahi.index.tables_exploded import EXPLODED
 
@@ -108,6 +109,7 @@ _SERIES_DERIVED = (
     derived("n_instances", "INTEGER", Tier.DEIDENTIFIED, "Instances in the image set."),
     derived("n_frames", "BIGINT", Tier.DEIDENTIFIED, "Frames in the image set."),
     derived("sop_class_uids", "VARCHAR[]", Tier.DEIDENTIFIED, "Distinct SOP classes of the instances, sorted."),
+    derived("sop_class_name", "VARCHAR", Tier.DEIDENTIFIED, "Name of the SOP class; null when there are several."),
     derived("image_types_all", "VARCHAR[]", Tier.DEIDENTIFIED, "Distinct image types, each joined by a backslash."),
     derived("is_original", "BOOLEAN", Tier.DEIDENTIFIED, "Whether the first instance's ImageType begins ORIGINAL."),
     derived("is_localizer", "BOOLEAN", Tier.DEIDENTIFIED, "Whether any ImageType holds LOCALIZER."),
@@ -115,6 +117,9 @@ _SERIES_DERIVED = (
     derived("stored_transfer_syntax_uids", "VARCHAR[]", Tier.DEIDENTIFIED, "Distinct encodings as stored, sorted."),
     derived("pixel_spacing_row_mm", "DOUBLE", Tier.DEIDENTIFIED, "Distance of rows in mm, at the detector if need be."),
     derived("pixel_spacing_col_mm", "DOUBLE", Tier.DEIDENTIFIED, "Distance of columns in mm, likewise."),
+    derived("body_part_normalised", "VARCHAR", Tier.DEIDENTIFIED, "BodyPartExamined in one spelling; null if unknown."),
+    derived("manufacturer_normalised", "VARCHAR", Tier.DEIDENTIFIED, "Manufacturer in one spelling; null if unknown."),
+    derived("source_aet", "VARCHAR", Tier.LIMITED, "Application entity that sent the instances, if all agree."),
     derived("study_datetime_utc", "TIMESTAMPTZ", Tier.LIMITED, "Start of the study; null when the offset is unknown."),
     derived("patient_age_years", "DOUBLE", Tier.LIMITED, "Age at the study, from PatientAge or from the dates."),
     derived("instance_number_gaps", "INTEGER", Tier.DEIDENTIFIED, "InstanceNumber values missing between the ends."),
@@ -124,15 +129,16 @@ _INSTANCE_DERIVED = (
     derived("has_pixel_data", "BOOLEAN", Tier.DEIDENTIFIED, "Whether HealthImaging has frames of the instance."),
     derived("n_frames", "INTEGER", Tier.DEIDENTIFIED, "Frames that HealthImaging has of the instance."),
     derived("slice_position_mm", "DOUBLE", Tier.DEIDENTIFIED, "Position along the normal of the image plane, in mm."),
+    derived("sop_class_name", "VARCHAR", Tier.DEIDENTIFIED, "Name of SOPClassUID; null for one that is not standard."),
     derived("stored_transfer_syntax_uid", "VARCHAR", Tier.DEIDENTIFIED, "Encoding in which HealthImaging stores it."),
     derived("checksum_type", "VARCHAR", Tier.DEIDENTIFIED, "What the frame checksums are of, as HealthImaging says."),
     derived("n_elements", "INTEGER", Tier.DEIDENTIFIED, "Attributes of the instance, those of its series left out."),
     derived("n_private_elements", "INTEGER", Tier.DEIDENTIFIED, "Private attributes of the instance."),
 )
+_SERIES_KEYS = (COLUMNS["StudyInstanceUID"], COLUMNS["SeriesInstanceUID"])
+_INSTANCE_KEYS = (*_SERIES_KEYS, COLUMNS["SOPInstanceUID"])
 _FRAME = (
-    COLUMNS["StudyInstanceUID"],
-    COLUMNS["SeriesInstanceUID"],
-    COLUMNS["SOPInstanceUID"],
+    *_INSTANCE_KEYS,
     derived("frame_number", "INTEGER", Tier.DEIDENTIFIED, "Number of the frame in its instance, from 1."),
     derived("frame_id", "VARCHAR", Tier.DEIDENTIFIED, "Id to ask HealthImaging for the frame."),
     derived("width", "INTEGER", Tier.DEIDENTIFIED, "Columns at full resolution."),
@@ -162,7 +168,7 @@ _OWN = (
     image_set_table(
         "instances",
         "One row for each SOP instance of a version of an image set.",
-        (COLUMNS["StudyInstanceUID"], COLUMNS["SeriesInstanceUID"], *INSTANCE, *_INSTANCE_DERIVED),
+        (*_SERIES_KEYS, *INSTANCE, *_INSTANCE_DERIVED),
         ("SeriesInstanceUID", "InstanceNumber", "SOPInstanceUID"),
     ),
     image_set_table(
@@ -170,6 +176,27 @@ _OWN = (
         "One row for each frame of a version of an image set.",
         _FRAME,
         ("SeriesInstanceUID", "SOPInstanceUID", "frame_number"),
+    ),
+    image_set_table(
+        "instance_metadata",
+        "One row for each SOP instance of a version of an image set, with its attributes as HealthImaging keeps them.",
+        (
+            *_INSTANCE_KEYS,
+            derived("metadata_json", "VARCHAR", Tier.IDENTIFIED, "Attributes of the instance as JSON, untouched."),
+            derived("vrs_json", "VARCHAR", Tier.IDENTIFIED, "VRs of its private attributes as JSON."),
+        ),
+        ("SeriesInstanceUID", "SOPInstanceUID"),
+    ),
+    image_set_table(
+        "series_metadata",
+        "One row for each version of an image set, with the attributes above its instances, as they are kept.",
+        (
+            *_SERIES_KEYS,
+            derived("patient_json", "VARCHAR", Tier.IDENTIFIED, "Attributes of the patient as JSON, untouched."),
+            derived("study_json", "VARCHAR", Tier.IDENTIFIED, "Attributes of the study as JSON, untouched."),
+            derived("series_json", "VARCHAR", Tier.IDENTIFIED, "Attributes of the series as JSON, untouched."),
+        ),
+        ("StudyInstanceUID", "SeriesInstanceUID"),
     ),
 )
 
@@ -189,7 +216,7 @@ def _with_common(table: Table) -> Table:
 
 
 TABLES: dict[str, Table] = {
-    table.name: table for table in (_HEADERS, *(_with_common(table) for table in (*_OWN, *EXPLODED)))
+    table.name: table for table in (_HEADERS, *map(_with_common, (*_OWN, *side_tables(_SERIES_KEYS), *EXPLODED)))
 }
 
 

@@ -25,7 +25,7 @@ Item = dict[str, object]
 """Attributes of a sequence item by keyword; values as a HealthImaging document has them."""
 
 _RAW_LIMIT = 256
-_PADDING = "\0 "
+PADDING = "\0 "
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DATE = re.compile(r"(\d{4})([.\-/]?)(\d{2})\2(\d{2})", re.ASCII)
 _TIME = re.compile(r"(\d{2})(?:(:?)(\d{2})(?:\2(\d{2})(?:\.(\d{1,6})\d*)?)?)?", re.ASCII)
@@ -33,7 +33,7 @@ _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})", re.ASCII)
 _DATETIME = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{2})?(\d{2})?(\d{2})?(?:\.(\d{1,6})\d*)?([+-]\d{4})?", re.ASCII)
 _AGE = re.compile(r"(\d{1,3})([DWMY])", re.ASCII)
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
-_RANGES = {
+RANGES = {
     "IS": (-(2**31), 2**31 - 1),
     "SL": (-(2**31), 2**31 - 1),
     "US": (0, 2**16 - 1),
@@ -94,7 +94,7 @@ def _micros(fraction: str | None) -> int:
 
 def parse_offset(text: object) -> dt.timezone | None:
     """Offset from UTC of `+HHMM` or `-HHMM`; None for anything else."""
-    match = _OFFSET.fullmatch(text.strip(_PADDING)) if isinstance(text, str) else None
+    match = _OFFSET.fullmatch(text.strip(PADDING)) if isinstance(text, str) else None
     if match is None:
         return None
     sign, hours, minutes = match.groups()
@@ -131,9 +131,13 @@ def _float(value: str | float) -> float:
         if _DECIMAL.fullmatch(value) is None:
             raise CastError("not a decimal number")
         value = float(value)
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        raise CastError("not a finite number") from None
+    if not math.isfinite(number):
         raise CastError("not a finite number")
-    return float(value)
+    return number
 
 
 def _integer(value: str | float, low: int, high: int) -> int:
@@ -160,13 +164,13 @@ def _text(value: object, vr: str) -> str:
             raise CastError("not text")
         value = str(value)
     if vr == "PN":
-        return value.rstrip(_PADDING).rstrip("=")
-    return value.strip(_PADDING + "\t\r\n") if vr == "AE" else value.rstrip(_PADDING)
+        return value.rstrip(PADDING).rstrip("=")
+    return value.strip(PADDING + "\t\r\n") if vr == "AE" else value.rstrip(PADDING)
 
 
 def _number_or_text(value: object) -> str | int | float:
     if isinstance(value, str):
-        return value.strip(_PADDING)
+        return value.strip(PADDING)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CastError("neither text nor a number")
     return value
@@ -177,20 +181,20 @@ def _scalar(vr: str) -> Callable[[object, dt.timezone | None], object]:
     """Function of one non-empty value and the object's offset from UTC to the typed value of a VR."""
     if vr in {"DS", "FD", "FL"}:
         return lambda value, _: _float(_number_or_text(value))
-    if vr in _RANGES:
-        low, high = _RANGES[vr]
+    if vr in RANGES:
+        low, high = RANGES[vr]
         return lambda value, _: _integer(_number_or_text(value), low, high)
     if vr in {"DA", "TM"}:
         # Dates and times repeat through a series.
         parse: Callable[[str], object] = lru_cache(4096)(_date if vr == "DA" else _time)
-        return lambda value, _: parse(str(value).strip(_PADDING))
+        return lambda value, _: parse(str(value).strip(PADDING))
     if vr == "DT":
-        return lambda value, offset: _datetime(str(value).strip(_PADDING), offset)
+        return lambda value, offset: _datetime(str(value).strip(PADDING), offset)
     return lambda value, _: _text(value, vr)
 
 
 def _is_empty(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip(_PADDING))
+    return value is None or (isinstance(value, str) and not value.strip(PADDING))
 
 
 def cast(column: Column, value: object, failures: list[CastFailure], offset: dt.timezone | None = None) -> object:
@@ -230,7 +234,7 @@ def _only(
     offset: dt.timezone | None,
 ) -> object:
     """The value of a list that should hold one. Text is kept as sent, a second number or date fits no column."""
-    if len(values) > 1 and _RANGES.keys() | {"DA", "TM", "DT", "DS", "FD", "FL"} >= {vr}:
+    if len(values) > 1 and RANGES.keys() | {"DA", "TM", "DT", "DS", "FD", "FL"} >= {vr}:
         if all(_is_empty(one) for one in values):
             return None
         raise CastError("more than one value")
@@ -277,9 +281,9 @@ def name_parts(name: object) -> dict[str, str | None] | None:
     """Components of a person's name: five of the alphabetic group, and the other two groups whole (PS3.5 6.2.1)."""
     if not isinstance(name, str) or not name:
         return None
-    groups = [group.strip(_PADDING) for group in name.split("=")[:3]]
+    groups = [group.strip(PADDING) for group in name.split("=")[:3]]
     groups += [""] * (3 - len(groups))
-    components = [component.strip(_PADDING) for component in groups[0].split("^")]
+    components = [component.strip(PADDING) for component in groups[0].split("^")]
     parts: dict[str, str | None] = dict.fromkeys(_NAME_COMPONENTS)
     parts.update({key: component or None for key, component in zip(_NAME_COMPONENTS, components, strict=False)})
     return {**parts, "ideographic": groups[1] or None, "phonetic": groups[2] or None}

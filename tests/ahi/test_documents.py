@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ahi.documents import DocumentError, flatten, patient_key_function
+from ahi.documents import flatten, patient_key_function
+from ahi.documents_form import DocumentError
 from ahi.index.registry import TABLES, arrow_schema
 
 DATA = Path(__file__).parents[1] / "data" / "healthimaging"
@@ -77,7 +78,7 @@ def document(*instances: dict, **series) -> dict:
 
 def test_a_series_of_two():
     rows = rows_of(document(instance(1), instance(4), TimezoneOffsetFromUTC="+0100"))
-    (series,) = rows.series
+    (series,) = rows.rows("series")
     assert (rows.study_uid, rows.series_uid, rows.n_instances) == ("1.2.3", "1.2.4", 2)
     assert rows.sop_instance_uids == {"1.2.3.1", "1.2.3.4"}
     assert (series["Modality"], series["SeriesNumber"], series["PatientID"]) == ("CT", 2, "P1")
@@ -86,11 +87,11 @@ def test_a_series_of_two():
     assert series["study_datetime_utc"] == dt.datetime(2024, 2, 29, 9, 15, tzinfo=dt.UTC)
     assert (series["patient_age_years"], series["patient_key"]) == (45.0, KEY(None, "P1"))
     assert (series["is_original"], series["is_localizer"], series["mixed_attrs"]) == (True, False, None)
-    assert [row["slice_position_mm"] for row in rows.instances] == [1.5, 4.5]
-    frame = rows.frames[0]
+    assert [row["slice_position_mm"] for row in rows.rows("instances")] == [1.5, 4.5]
+    frame = rows.rows("frames")[0]
     assert (frame["width"], frame["height"], frame["crc32"], frame["n_resolutions"]) == (512, 256, 4294967295, 2)
     assert (frame["min_pixel_value"], frame["frame_id"]) == (None, f"{1:032x}")
-    for row in (*rows.series, *rows.instances, *rows.frames):
+    for row in (row for table in rows.tables for row in rows.rows(table)):
         assert (row["image_set_version"], row["is_primary"], row["dagster_run_id"]) == (3, True, "run")
 
 
@@ -98,7 +99,7 @@ def test_what_differs_by_error_is_null_and_named():
     other = instance(2, Rows=256, ImageType=["DERIVED", "SECONDARY", "LOCALIZER"], PixelSpacing=["1", "1"])
     third = instance(3)
     del third["DICOM"]["SliceThickness"]
-    (series,) = rows_of(document(other, instance(1), third)).series
+    (series,) = rows_of(document(other, instance(1), third)).rows("series")
     assert (series["Rows"], series.get("pixel_spacing_row_mm")) == (
         None,
         None,
@@ -112,27 +113,36 @@ def test_what_differs_by_error_is_null_and_named():
 
 def test_series_attributes_kept_with_the_instances_are_found():
     rows = rows_of(document(instance(1, PatientPosition="HFS"), instance(2, PatientPosition="HFS")))
-    assert rows.series[0]["PatientPosition"] == "HFS"
+    assert rows.rows("series")[0]["PatientPosition"] == "HFS"
     rows = rows_of(document(instance(1, PatientPosition="HFS"), instance(2, PatientPosition="FFS")))
-    assert (rows.series[0]["PatientPosition"], rows.series[0]["mixed_attrs"]) == (None, ["PatientPosition"])
+    assert (rows.rows("series")[0]["PatientPosition"], rows.rows("series")[0]["mixed_attrs"]) == (
+        None,
+        ["PatientPosition"],
+    )
 
 
 def test_cast_failures_stand_on_the_row_they_belong_to():
     rows = rows_of(document(instance(1, ContentDate="soon"), SeriesDate="later"))
-    assert rows.instances[0]["cast_failures"] == [
+    assert rows.rows("instances")[0]["cast_failures"] == [
         {"keyword": "ContentDate", "vr": "DA", "raw": "soon", "reason": "not a date"}
     ]
-    assert [failure["keyword"] for failure in rows.series[0]["cast_failures"]] == ["SeriesDate"]
+    assert [failure["keyword"] for failure in rows.rows("series")[0]["cast_failures"]] == ["SeriesDate"]
 
 
 def test_a_real_document_fits_the_tables():
     import pyarrow as pa
 
     rows = rows_of((DATA / "usdoppler.json").read_bytes())
-    assert (rows.n_instances, len(rows.frames), rows.series[0]["Modality"]) == (9, 22, "US")
-    assert rows.series[0]["mixed_attrs"] == ["Columns", "LossyImageCompression", "PhotometricInterpretation", "Rows"]
-    for name in ("series", "instances", "frames"):
-        found = getattr(rows, name)
+    (series,) = rows.rows("series")
+    assert (rows.n_instances, len(rows.rows("frames")), series["Modality"]) == (9, 22, "US")
+    assert series["mixed_attrs"] == [
+        "Columns",
+        "LossyImageCompression",
+        "PhotometricInterpretation",
+        "Rows",
+    ]
+    for name in rows.tables:
+        found = rows.rows(name)
         schema = arrow_schema(TABLES[name])
         assert set(found[0]) <= set(schema.names)
         assert pa.Table.from_pylist(found, schema=schema).num_rows == len(found)
@@ -155,7 +165,7 @@ def test_a_document_without_frames_or_instances():
     bare = instance(1)
     bare["ImageFrames"] = None
     rows = rows_of(document(bare))
-    assert (rows.instances[0]["has_pixel_data"], rows.frames) == (False, [])
+    assert (rows.rows("instances")[0]["has_pixel_data"], rows.rows("frames")) == (False, [])
     assert rows_of(document()).n_instances == 0
 
 
@@ -209,8 +219,8 @@ def test_damaged_documents_give_rows_or_a_reason(content):
         rows = rows_of(content)
     except DocumentError:
         return
-    for name in ("series", "instances", "frames"):
-        pa.Table.from_pylist(getattr(rows, name), schema=arrow_schema(TABLES[name]))
+    for name in rows.tables:
+        pa.Table.from_pylist(rows.rows(name), schema=arrow_schema(TABLES[name]))
 
 
 def test_the_patient_key_is_keyed_and_unambiguous():

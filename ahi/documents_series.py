@@ -1,0 +1,140 @@
+"""The row of a series from a metadata document. Belongs here: what a series shows of its levels and its instances.
+
+Does not belong here: the rows of instances (`ahi.documents_instances`), the side tables (`ahi.documents_side`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ahi.documents_form import as_json, text
+from ahi.documents_instances import OFFSET
+from ahi.index.casting import caster
+from ahi.index.keywords_patient import PATIENT
+from ahi.index.keywords_series import SERIES
+from ahi.index.keywords_study import STUDY
+from ahi.index.normalise import body_part, manufacturer
+from ahi.index.registry import SERIES_SUMMARY
+from ahi.index.sop_classes import SOP_CLASSES
+from ahi.index.values import CastFailure, age_years, name_parts, parse_offset, start_utc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ahi.documents_instances import Source
+    from ahi.index.columnar import Rows
+
+    PatientKey = Callable[[str | None, str | None], str]
+
+Row = dict[str, object]
+
+# The series shows the first instance's, and `image_types_all` the rest: it differs by design.
+_FIRST_INSTANCE = "ImageType"
+_ABOVE = [caster(column) for column in (*PATIENT, *STUDY, *SERIES)]
+_AGREED = [name for name in SERIES_SUMMARY if name != _FIRST_INSTANCE]
+_PAIR = 2
+
+
+def series_row(source: Source, instances: Rows, patient_key: PatientKey) -> Row:
+    """The series: attributes of its levels, those on which its instances agree, and what is counted from them."""
+    row = dict(source.base)
+    failures: list[CastFailure] = []
+    mixed: list[str] = []
+    offset = parse_offset(source.inherited.get(OFFSET))
+    for one in _ABOVE:
+        name = one.name
+        if name not in source.base:
+            value = source.inherited.get(name)
+            if value is None and name in source.keys:
+                value = _agreed(name, [each.get(name) for each in source.attributes], mixed)
+            row[name] = one.one(value, failures, offset)
+    for name in _AGREED:
+        row[name] = _agreed_value(name, instances, mixed)
+    row["patient_key"] = patient_key(text(row["IssuerOfPatientID"]), text(row["PatientID"]))
+    row["PatientName_parts"] = name_parts(row["PatientName"])
+    row["study_datetime_utc"] = start_utc(row, "StudyDate", "StudyTime")
+    row["patient_age_years"] = age_years(row["PatientAge"], row["PatientBirthDate"], row["StudyDate"])
+    row["body_part_normalised"] = body_part(row["BodyPartExamined"])
+    row["manufacturer_normalised"] = manufacturer(row["Manufacturer"])
+    row["source_aet"] = _agreed_value("SourceApplicationEntityTitle", instances, [])
+    row.update(_counted(instances))
+    spacing = _agreed_value("PixelSpacing", instances, mixed)
+    if spacing is None and "PixelSpacing" not in mixed:
+        spacing = _agreed_value("ImagerPixelSpacing", instances, mixed)
+    if isinstance(spacing, list) and len(spacing) == _PAIR:
+        row["pixel_spacing_row_mm"], row["pixel_spacing_col_mm"] = spacing
+    row["mixed_attrs"] = sorted(mixed) or None
+    row["cast_failures"] = [failure.as_row() for failure in failures] or None
+    return row
+
+
+def metadata_row(source: Source, levels: Sequence[Mapping[str, Any]]) -> Row:
+    """The row of `series_metadata`; `levels` are the attributes of patient, study and series."""
+    names = ("patient_json", "study_json", "series_json")
+    return {**source.base, **{name: as_json(level) for name, level in zip(names, levels, strict=True)}}
+
+
+def _agreed(name: str, values: Sequence[object], mixed: list[str]) -> object:
+    """The one value that the instances have; None, with the name in `mixed`, when they differ.
+
+    An instance without the attribute does not count: it says nothing against the value.
+    """
+    first: object = None
+    if values and values[0] is not None and values.count(values[0]) == len(values):
+        return values[0]
+    for value in values:
+        if value is None or value == first:
+            continue
+        if first is not None:
+            mixed.append(name)
+            return None
+        first = value
+    return first
+
+
+def _agreed_value(name: str, instances: Rows, mixed: list[str]) -> object:
+    """Like `_agreed`, of typed values."""
+    values = instances.columns.get(name)
+    return instances.constants.get(name) if values is None else _agreed(name, values, mixed)
+
+
+def _first_type(instances: Rows) -> list[Any] | None:
+    """ImageType of the first instance by InstanceNumber that has one."""
+    if "ImageType" not in instances.columns:
+        return instances.constants.get("ImageType")  # type: ignore[return-value]
+    numbers, uids = instances.values("InstanceNumber"), instances.columns["SOPInstanceUID"]
+    order = [
+        (number if number is not None else 2**31, uid, kind)
+        for number, uid, kind in zip(numbers, uids, instances.columns["ImageType"], strict=True)
+        if kind is not None
+    ]
+    return min(order, key=lambda one: one[:2])[2] if order else None
+
+
+def _counted(instances: Rows) -> Row:
+    """Columns of a series that are counted or gathered from its instances, in order of InstanceNumber."""
+    types = instances.columns.get("ImageType") or [instances.constants.get("ImageType")]
+    types = [kind for kind in types if kind] if instances.n_rows else []
+    first = _first_type(instances) if types else None
+    numbers = {value for value in instances.values("InstanceNumber") if value is not None}
+    classes = _distinct(instances, "SOPClassUID")
+    return {
+        "ImageType": first,
+        "n_instances": instances.n_rows,
+        "n_frames": sum(instances.columns["n_frames"]),
+        "sop_class_uids": classes,
+        "sop_class_name": SOP_CLASSES.get(classes[0]) if classes and len(classes) == 1 else None,
+        "transfer_syntax_uids": _distinct(instances, "TransferSyntaxUID"),
+        "stored_transfer_syntax_uids": _distinct(instances, "stored_transfer_syntax_uid"),
+        "image_types_all": sorted({"\\".join(one or "" for one in kind) for kind in types}) or None,
+        "is_original": first[0] == "ORIGINAL" if first else None,
+        "is_localizer": any("LOCALIZER" in kind for kind in types) if types else None,
+        "instance_number_gaps": max(numbers) - min(numbers) + 1 - len(numbers) if numbers else None,
+    }
+
+
+def _distinct(instances: Rows, name: str) -> list[str] | None:
+    values = instances.columns.get(name)
+    if values is None:
+        values = [instances.constants.get(name)] if instances.n_rows else []
+    return sorted({value for value in values if isinstance(value, str)}) or None

@@ -1,0 +1,153 @@
+"""Typed values of one attribute of many objects at once. Belongs here: what makes `values.cast` quick over a column.
+
+Does not belong here: rules of types. Whatever is not of the usual form goes through `values.cast`, value by value, and
+the quick ways give what it gives; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ahi.index.values import PADDING, RANGES, CastFailure, cast
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Sequence
+
+    from ahi.index.columns import Column
+
+Failures = dict[int, list[CastFailure]]
+"""What did not fit, by position of the object."""
+
+_DECIMAL_VRS = frozenset({"DS", "FD", "FL"})
+_TEXT_VRS = frozenset({"UI", "LO", "SH", "ST", "LT", "UT", "UC", "UR"})
+_DECIMAL_CHARACTERS = "0123456789.+-eE "
+_INTEGER_CHARACTERS = "0123456789+- "
+# Values remembered of a column; through a series and a site most are the same.
+_REMEMBERED = 8192
+
+
+class Caster:
+    """Casts of one column."""
+
+    __slots__ = ("_integers", "_is_decimal", "_is_list", "_is_text", "_needs_offset", "_remembered", "column", "name")
+
+    def __init__(self, column: Column) -> None:
+        vr = column.vr or ""
+        self.column, self.name = column, column.name
+        self._is_list = column.vm != "1"
+        self._is_decimal = vr in _DECIMAL_VRS
+        self._is_text = vr in _TEXT_VRS and not self._is_list
+        self._integers = RANGES.get(vr)
+        self._needs_offset = vr == "DT"
+        self._remembered: dict[object, object] = {}
+
+    def one(self, value: object, failures: list[CastFailure], offset: dt.timezone | None = None) -> object:
+        """What `values.cast` gives for this value; what it gave for the same text before is remembered."""
+        if value is None or value == "":
+            return None
+        kind = type(value)
+        if kind is str and not self._needs_offset:
+            return self._recall(value, value, failures)
+        if kind is list and set(map(type, value)) == {str} and not self._needs_offset:  # type: ignore[call-overload]
+            return self._recall(tuple(value), value, failures)  # type: ignore[arg-type]
+        return cast(self.column, value, failures, offset)
+
+    def all(
+        self, values: Sequence[object], failures: Failures, offsets: Sequence[dt.timezone | None]
+    ) -> tuple[bool, Any]:
+        """Typed values of the attribute of several objects.
+
+        Args:
+            values: One for each object, as `values.cast` takes them; at least one.
+            failures: Takes what does not fit, by position.
+            offsets: Offset from UTC of each object.
+
+        Returns:
+            True and the one value that all have, or False and the list of values.
+        """
+        first, kinds = values[0], set(map(type, values))
+        kind = kinds.pop()
+        if kinds:
+            return False, self._each(values, failures, offsets)
+        is_same = kind in (str, int, type(None)) or (kind is list and set(map(type, first)) == {str})  # type: ignore[call-overload]
+        if is_same and values.count(first) == len(values) and (not self._needs_offset or len(set(offsets)) == 1):
+            found: list[CastFailure] = []
+            typed = self.one(first, found, offsets[0])
+            if found:
+                for position in range(len(values)):
+                    failures.setdefault(position, []).extend(found)
+            return True, typed
+        quick = self._quick(kind, values)
+        return False, self._each(values, failures, offsets) if quick is None else quick
+
+    def _quick(self, kind: type, values: Sequence[Any]) -> list[object] | None:
+        """Typed values where every value is of the usual form, else None."""
+        found: list[Any] | None = None
+        if self._is_list:
+            found = [_decimals(value) for value in values] if kind is list and self._is_decimal else [None]
+            found = None if None in found else found
+        elif kind is str and self._is_text:
+            found = None if "\\" in "".join(values) else [value.rstrip(PADDING) or None for value in values]
+        elif kind is str and self._is_decimal:
+            found = _decimals(values)
+        elif kind is str and self._integers is not None:
+            found = _integers(values, *self._integers)
+        elif kind is int and self._integers is not None:
+            low, high = self._integers
+            found = list(values) if min(values) >= low and max(values) <= high else None
+        return found
+
+    def _each(
+        self, values: Sequence[object], failures: Failures, offsets: Sequence[dt.timezone | None]
+    ) -> list[object]:
+        cells = []
+        for position, value in enumerate(values):
+            found: list[CastFailure] = []
+            cells.append(self.one(value, found, offsets[position]))
+            if found:
+                failures.setdefault(position, []).extend(found)
+        return cells
+
+    def _recall(self, key: object, value: object, failures: list[CastFailure]) -> object:
+        typed = self._remembered.get(key, self)
+        if typed is self:
+            found: list[CastFailure] = []
+            typed = cast(self.column, value, found)
+            if len(self._remembered) >= _REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = typed = found[0] if found else typed
+        if type(typed) is CastFailure:
+            failures.append(typed)
+            return None
+        return typed
+
+
+@cache
+def caster(column: Column) -> Caster:
+    """The casts of a column; one for the process, so that it remembers."""
+    return Caster(column)
+
+
+def _decimals(values: Sequence[Any]) -> list[float] | None:
+    """Numbers of decimal strings; None when one of them is anything else, empty or not finite."""
+    try:
+        if "".join(values).strip(_DECIMAL_CHARACTERS):
+            return None
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        return None
+    return numbers if numbers and math.isfinite(sum(numbers)) else None
+
+
+def _integers(values: Sequence[str], low: int, high: int) -> list[int] | None:
+    """Numbers of integer strings in range; None when one of them is anything else or empty."""
+    if "".join(values).strip(_INTEGER_CHARACTERS):
+        return None
+    try:
+        numbers = [int(value) for value in values]
+    except ValueError:
+        return None
+    return numbers if min(numbers) >= low and max(numbers) <= high else None

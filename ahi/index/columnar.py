@@ -1,0 +1,148 @@
+"""Rows by column. Belongs here: rows that are kept as columns from the start, and one Parquet file of many of them.
+
+Does not belong here: what the rows say (`ahi.documents`), the file itself (`writer`). A dict for each row costs more
+than everything else that makes a row; most columns of a series have one value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from ahi.clock import day_of, now
+from ahi.index.registry import TABLES, arrow_schema
+from ahi.index.writer import IndexWriteError, write_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from ahi.index.columns import Column, Table
+    from ahi.index.writer import DataFile
+
+Row = dict[str, object]
+
+
+class Rows(Sequence[Row]):
+    """Rows as columns: `constants` have one value for all rows, `columns` a list each. Reads like a list of dicts."""
+
+    __slots__ = ("columns", "constants", "n_rows")
+
+    def __init__(self, n_rows: int, constants: Row | None = None, columns: dict[str, list[Any]] | None = None) -> None:
+        self.n_rows = n_rows
+        self.constants: Row = {} if constants is None else constants
+        self.columns: dict[str, list[Any]] = {} if columns is None else columns
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.n_rows
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same, however they are kept."""
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        """One row or several, as dicts."""
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(self.n_rows))]
+        if not -self.n_rows <= index < self.n_rows:
+            raise IndexError(index)
+        return {**self.constants, **{name: cells[index] for name, cells in self.columns.items()}}
+
+    def __iter__(self) -> Iterator[Row]:
+        """The rows as dicts."""
+        return (self[n] for n in range(self.n_rows))
+
+    def values(self, name: str) -> Sequence[Any]:
+        """A column's values, one for each row."""
+        cells = self.columns.get(name)
+        return [self.constants.get(name)] * self.n_rows if cells is None else cells
+
+    def put(self, name: str, cells: tuple[bool, Any]) -> None:
+        """Set a column: (True, the one value) or (False, a list)."""
+        is_constant, found = cells
+        if is_constant:
+            self.constants[name] = found
+        else:
+            self.columns[name] = found
+
+    @staticmethod
+    def of(rows: Sequence[Mapping[str, object]], constants: Row) -> Rows:
+        """Dicts as columns, with what they all share."""
+        names = dict.fromkeys(name for row in rows for name in row)
+        return Rows(len(rows), constants, {name: [row.get(name) for row in rows] for name in names})
+
+
+def write_columns(root: Path, table: Table, parts: Iterable[Rows], *, batch_id: str) -> DataFile | None:
+    """Write rows as one immutable Parquet file, sorted and synced, as `writer.write_rows` does from dicts.
+
+    Raises:
+        IndexWriteError: A column is not in the registry, or a value is not of its column's type.
+    """
+    parts = [part for part in parts if part.n_rows]
+    if not parts:
+        return None
+    import pyarrow as pa
+
+    stamp = now()
+    given = {name for part in parts for name in (*part.constants, *part.columns)}
+    if unknown := sorted(given - {column.name for column in table.columns}):
+        raise IndexWriteError(f"Table {table.name} has no column {', '.join(unknown)}: add it to the registry.")
+    sizes = [part.n_rows for part in parts]
+    n_rows = sum(sizes)
+    of_part = pa.array([number for number, size in enumerate(sizes) for _ in range(size)], pa.int32())
+    schema = _schema(table)
+    arrays: list[pa.Array[Any]] = []
+    for column, kind in zip(table.columns, schema.types, strict=True):
+        name = column.name
+        if any(name in part.columns for part in parts):
+            arrays.append(_array(table, column, kind, [value for part in parts for value in part.values(name)]))
+            continue
+        values = [part.constants.get(name) for part in parts]
+        if name == "batch_id":
+            values = [batch_id] * len(parts)
+        elif name == "indexed_at":
+            values = [value or stamp for value in values]
+        found = _array(table, column, kind, values)
+        arrays.append(found if n_rows == len(parts) else found.take(of_part))
+    data = pa.Table.from_arrays(arrays, schema=schema)
+    data = data.sort_by([(name, "ascending") for name in table.sort_by])
+    columns = [(column.name, column.duckdb_type) for column in table.columns]
+    folder = f"{table.name}/{day_of(stamp)}"
+    return write_table(root, folder, data, table=table.name, columns=columns, batch_id=batch_id)
+
+
+_SCHEMAS: dict[str, pa.Schema] = {}
+
+
+def _schema(table: Table) -> pa.Schema:
+    """Arrow schema of a table; the registry's are made once."""
+    if TABLES.get(table.name) is not table:
+        return arrow_schema(table)
+    if table.name not in _SCHEMAS:
+        _SCHEMAS[table.name] = arrow_schema(table)
+    return _SCHEMAS[table.name]
+
+
+def _array(table: Table, column: Column, kind: pa.DataType, values: list[Any]) -> pa.Array[Any]:
+    import pyarrow as pa
+
+    misfit = f"A value of {table.name}.{column.name} is not a {column.duckdb_type}: cast it with ahi.index.values."
+    if column.is_list and str in set(map(type, values)):
+        # Arrow would take a text for the list of its letters.
+        raise IndexWriteError(misfit)
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        # Arrow's text quotes the value, which may be a patient's.
+        raise IndexWriteError(misfit) from None
