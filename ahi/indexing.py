@@ -118,11 +118,9 @@ def _index(pipeline: Pipeline, chunk: Sequence[_Kept], report: IndexReport, *, r
         heads = [_head(pipeline, kept, document) for kept, document in flat]
         won = {head.image_set_id for head in commit.raise_heads(heads, replace=replace)}
         report.stale += len(heads) - len(won)
-        for kept, _document in flat:
-            _shown(pipeline, commit, kept)
+        _shown(pipeline, commit, [kept for kept, _ in flat])
         report.quarantined += quarantine.enter(commit.connection, bad, batch_id)
-        for kept in _bad_ones(chunk, flat):
-            _caught_up(pipeline, commit, kept, unreadable=True)
+        _caught_up(pipeline, commit, _bad_ones(chunk, flat), unreadable=True)
     report.documents += len(flat)
     for _, document in flat:
         report.modalities.update(str(part.constants["Modality"]) for part in document.tables["series"])
@@ -171,26 +169,39 @@ def _bad_ones(chunk: Sequence[_Kept], flat: Sequence[tuple[_Kept, DocumentRows]]
     return [kept for kept in chunk if kept.image_set_id not in good]
 
 
-def _shown(pipeline: Pipeline, commit: Commit, kept: _Kept) -> None:
-    """The index shows this version now: no longer pending, and its objects are indexed."""
-    _caught_up(pipeline, commit, kept)
-    table = catalog.objects
-    reached = sa.or_(table.c.image_set_version.is_(None), table.c.image_set_version <= kept.version)
-    mine = sa.and_(table.c.image_set_id == kept.image_set_id, table.c.indexed_seq.is_(None), reached)
-    change = table.update().where(mine, table.c.state == ObjectState.IMPORTED)
-    values = {"indexed_at": commit.committed_at, "indexed_seq": commit.seq, "changed_seq": commit.seq}
-    commit.connection.execute(change.values(values))
-
-
-def _caught_up(pipeline: Pipeline, commit: Commit, kept: _Kept, *, unreadable: bool = False) -> None:
-    table = catalog.sightings
-    mine = sa.and_(
-        table.c.datastore_id == pipeline.settings.datastore_id,
-        table.c.image_set_id == kept.image_set_id,
-        table.c.version <= kept.version,
+def _shown(pipeline: Pipeline, commit: Commit, chunk: Sequence[_Kept]) -> None:
+    """The index shows these versions now: no longer pending, and their objects are indexed."""
+    _caught_up(pipeline, commit, chunk)
+    if not chunk:
+        return
+    table, version = catalog.objects, sa.bindparam("shown_version", type_=sa.Integer)
+    reached = sa.or_(table.c.image_set_version.is_(None), table.c.image_set_version <= version)
+    change = table.update().where(
+        table.c.image_set_id == sa.bindparam("shown_id"),
+        table.c.indexed_seq.is_(None),
+        reached,
+        table.c.state == ObjectState.IMPORTED,
     )
-    values = {"pending": False, "unreadable_version": kept.version if unreadable else None}
-    commit.connection.execute(table.update().where(mine).values(values))
+    values = {"indexed_at": commit.committed_at, "indexed_seq": commit.seq, "changed_seq": commit.seq}
+    parameters = [{"shown_id": kept.image_set_id, "shown_version": kept.version} for kept in chunk]
+    commit.connection.execute(change.values(values), parameters)
+
+
+def _caught_up(pipeline: Pipeline, commit: Commit, chunk: Sequence[_Kept], *, unreadable: bool = False) -> None:
+    if not chunk:
+        return
+    table = catalog.sightings
+    change = table.update().where(
+        table.c.datastore_id == pipeline.settings.datastore_id,
+        table.c.image_set_id == sa.bindparam("kept_id"),
+        table.c.version <= sa.bindparam("kept_version"),
+    )
+    parameters = [
+        {"kept_id": kept.image_set_id, "kept_version": kept.version, "unreadable": kept.version if unreadable else None}
+        for kept in chunk
+    ]
+    values = {"pending": False, "unreadable_version": sa.bindparam("unreadable", type_=sa.Integer)}
+    commit.connection.execute(change.values(values), parameters)
 
 
 def _bury(pipeline: Pipeline, report: IndexReport) -> None:

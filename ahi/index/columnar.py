@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from ahi.clock import day_of, now
 from ahi.index.registry import TABLES, arrow_schema
-from ahi.index.writer import IndexWriteError, write_table
+from ahi.index.writer import IndexWriteError, write_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -119,7 +119,10 @@ def write_columns(root: Path, table: Table, parts: Iterable[Rows], *, batch_id: 
     data = data.sort_by([(name, "ascending") for name in table.sort_by])
     columns = [(column.name, column.duckdb_type) for column in table.columns]
     folder = f"{table.name}/{day_of(stamp)}"
-    return write_table(root, folder, data, table=table.name, columns=columns, batch_id=batch_id)
+    run_id = str(parts[0].constants.get("dagster_run_id") or "")
+    return write_parts(
+        root, folder, [data], schema, table=table.name, columns=columns, batch_id=batch_id, run_id=run_id
+    )
 
 
 _SCHEMAS: dict[str, pa.Schema] = {}

@@ -15,7 +15,7 @@ from ahi.index.store import Index
 
 VIEWS = {
     *(name + end for name in TABLES.keys() - {"headers"} for end in ("", "_all")),
-    *("patients", "studies", "series", "series_all", "instances", "instances_all", "frames", "frames_all", "headers"),
+    *("patients", "studies", "headers"),
     *("objects", "import_jobs", "image_sets", "quarantine", "events", "freshness", "closure", "index_info"),
     *("conflicts", "tombstones", "image_set_versions"),
 }
