@@ -42,12 +42,12 @@ class DocumentRows:
     n_instances: int
     patient_key: str
     sop_instance_uids: frozenset[str]
-    tables: Mapping[str, Sequence[Rows]]
-    """Rows by table of the registry, in parts; tables without rows may be left out."""
+    tables: Mapping[str, Rows]
+    """Rows by table of the registry; tables without rows are left out."""
 
     def rows(self, table: str) -> list[Row]:
         """Rows of one table as dicts."""
-        return [row for part in self.tables.get(table, ()) for row in part]
+        return list(self.tables.get(table, ()))
 
 
 def patient_key_function(secret: bytes) -> PatientKey:
@@ -104,7 +104,7 @@ def flatten(
         "parser_version": PARSER_VERSION,
         "StudyInstanceUID": study_uid,
     }
-    tables: dict[str, list[Rows]] = {}
+    tables: dict[str, Rows] = {}
     first: Row | None = None
     uids: list[str] = []
     series_map = mapping(study_level, "Series")
@@ -131,7 +131,7 @@ def flatten(
 
 
 def _add_series(
-    tables: dict[str, list[Rows]], source: Source, levels: Sequence[Mapping[str, Any]], patient_key: PatientKey
+    tables: dict[str, Rows], source: Source, levels: Sequence[Mapping[str, Any]], patient_key: PatientKey
 ) -> Row:
     """Add the rows of one series and all below it; returns the series' own."""
     frames = frames_of(source)
@@ -159,5 +159,5 @@ def _add_series(
     found |= {table: Rows.of(rows, source.base) for table, rows in exploded.items()}
     for table, part in found.items():
         if part.n_rows:
-            tables.setdefault(table, []).append(part)
+            tables[table] = tables[table] + part if table in tables else part
     return row

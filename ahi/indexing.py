@@ -111,7 +111,7 @@ def _index(pipeline: Pipeline, chunk: Sequence[_Kept], report: IndexReport, *, r
     flat, bad = _flatten(pipeline, chunk)
     files = []
     for table in dict.fromkeys(name for _, document in flat for name in document.tables):
-        parts = [part for _, document in flat for part in document.tables.get(table, ())]
+        parts = [document.tables[table] for _, document in flat if table in document.tables]
         report.rows[table] += sum(part.n_rows for part in parts)
         files.append(write_columns(pipeline.index.root, pipeline.index.tables[table], parts, batch_id=batch_id))
     with pipeline.index.commit(batch_id=batch_id, kind="index", run_id=pipeline.run_id, files=files) as commit:
@@ -123,9 +123,9 @@ def _index(pipeline: Pipeline, chunk: Sequence[_Kept], report: IndexReport, *, r
         _caught_up(pipeline, commit, _bad_ones(chunk, flat), unreadable=True)
     report.documents += len(flat)
     for _, document in flat:
-        report.modalities.update(str(part.constants["Modality"]) for part in document.tables["series"])
-        for part in document.tables.get("instances", ()):
-            report.cast_failures += sum(1 for failures in part.columns["cast_failures"] if failures)
+        report.modalities.update(map(str, document.tables["series"].values("Modality")))
+        if "instances" in document.tables:
+            report.cast_failures += sum(map(bool, document.tables["instances"].values("cast_failures")))
 
 
 def _flatten(

@@ -76,6 +76,12 @@ class Rows(Sequence[Row]):
         else:
             self.columns[name] = found
 
+    def __add__(self, other: Rows) -> Rows:
+        """These rows and then the other's."""
+        names = dict.fromkeys((*self.constants, *self.columns, *other.constants, *other.columns))
+        columns = {name: [*self.values(name), *other.values(name)] for name in names}
+        return Rows(self.n_rows + other.n_rows, {}, columns)
+
     @staticmethod
     def of(rows: Sequence[Mapping[str, object]], constants: Row) -> Rows:
         """Dicts as columns, with what they all share."""
