@@ -31,5 +31,6 @@ def connect(settings: Settings, *, run_id: str | None = None) -> Pipeline:
         compact_files=settings.compact_files,
         small_file_bytes=settings.small_file_bytes,
         grace_seconds=settings.grace_seconds,
+        datastore_id=settings.datastore_id,
     )
     return Pipeline(settings, Aws(), index, run_id)

@@ -87,7 +87,7 @@ def open_index(settings: Settings) -> Index:
 
     if not settings.catalog_url and not (settings.index_dir / "catalog.sqlite").exists():
         fail(f"Nothing has run in {settings.home} yet. Start the stack with `make up`, then send: `ahi send PATH`.")
-    return Index(settings.index_dir, settings.catalog)
+    return Index(settings.index_dir, settings.catalog, datastore_id=settings.datastore_id)
 
 
 @contextmanager

@@ -273,6 +273,7 @@ heads = sa.Table(
     sa.Column("deleted_at", Instant, comment="When it was deleted; null: it is in the index"),
     sa.Column("delete_reason", sa.String, comment="Why it was deleted"),
     sa.Column("deleted_version", sa.Integer, comment="Last version that the deletion covers; null: every version"),
+    sa.Index("ix_heads_image_set", "image_set_id"),
     sa.Index("ix_heads_series", "SeriesInstanceUID"),
     sa.Index("ix_heads_seq", "seq"),
 )

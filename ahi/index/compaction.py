@@ -20,7 +20,7 @@ from ahi.index.engine import locked
 from ahi.index.fold import fold
 from ahi.index.mirror import MIRRORS
 from ahi.index.parquet import files_select, spilling
-from ahi.index.publish import read_dead
+from ahi.index.relations import read_dead
 from ahi.index.sidecar import mend_sidecars, remove_with_sidecar
 from ahi.index.sql import quoted
 from ahi.index.writer import DataFile, copied_file, table_hash

@@ -25,28 +25,29 @@ from ahi.index.commit import STAMPED
 from ahi.index.engine import locked
 from ahi.index.mirror import MIRRORS, STAMPS, in_delta, mirror_files, newest_select, put_state, read_parts
 from ahi.index.operational import INFO_COLUMNS
-from ahi.index.parquet import files_select, spilling
+from ahi.index.parquet import spilling
 from ahi.index.registry import SCHEMA_VERSION
+from ahi.index.relations import append, build_relations, read_snapshot, relation_columns, replace
 from ahi.index.slices import DELTA_ROWS, is_bulk, keep_until_replaced, slice_bulk, slice_delta, write_delta
 from ahi.index.sql import quoted, text
 from ahi.index.views import template_statements
-from ahi.index.writer import DataFile, sync_folder, table_hash
+from ahi.index.writer import DataFile, sync_folder
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import duckdb
-    import pyarrow as pa
 
     from ahi.index.columns import Table
+    from ahi.index.relations import Snapshot
     from ahi.index.store import Index
 
 # DuckDB 1.4 and later read it; by default 2.0 writes files that only 2.0 opens.
 STORAGE = "STORAGE_VERSION 'v1.2.0'"
 # Raise it when the way of building changes but not the text of the views.
-BUILD = "2"
+BUILD = "3"
 PUBLISHED = "published"
 
 
@@ -65,19 +66,6 @@ class Publication:
     seq: int
     published_at: dt.datetime
     is_new: bool
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """Everything a publication shows, read in one transaction."""
-
-    seq: int
-    committed_at: dt.datetime | None
-    files: list[sa.Row[tuple[object, ...]]]
-    dead: dict[str, pa.Table]
-
-    def live(self, table: str) -> list[sa.Row[tuple[object, ...]]]:
-        return [row for row in self.files if row.table_name == table]
 
 
 @dataclass(frozen=True)
@@ -111,7 +99,7 @@ def publish(index: Index) -> Publication:
         temporary = index.root / f".index-{uuid.uuid4().hex}.duckdb"
         views = _template(index, template)
         with index.snapshot() as connection:
-            shown = _read(connection, index.tables)
+            shown = read_snapshot(connection, index.tables)
             built = _build(index, temporary, views, shown, connection)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -148,34 +136,9 @@ def _has_unnumbered(connection: sa.Connection) -> bool:
     return bool(connection.scalar(sa.select(sa.or_(*found))))
 
 
-def read_dead(connection: sa.Connection, table: str) -> pa.Table:
-    """Keys of a table's rows that do not count, as a relation (row_key, batch_id)."""
-    import pyarrow as pa
-
-    wanted = sa.and_(c.dead.c.table_name == table, c.dead.c.purged_seq.is_(None))
-    rows = connection.execute(sa.select(c.dead.c.row_key, c.dead.c.batch_id).where(wanted)).fetchall()
-    row_keys, batches = zip(*rows, strict=True) if rows else ((), ())
-    return pa.table({"row_key": pa.array(row_keys, pa.string()), "batch_id": pa.array(batches, pa.string())})
-
-
-def _read(connection: sa.Connection, tables: Iterable[str]) -> _Snapshot:
-    newest = connection.execute(
-        sa.select(c.commits.c.seq, c.commits.c.committed_at).order_by(c.commits.c.seq.desc()).limit(1)
-    ).first()
-    return _Snapshot(
-        seq=newest.seq if newest else 0,
-        committed_at=newest.committed_at if newest else None,
-        files=list(
-            connection.execute(sa.select(c.files).where(c.files.c.retired_seq.is_(None)).order_by(c.files.c.live_seq))
-        ),
-        dead={name: read_dead(connection, name) for name in tables},
-    )
-
-
 def internal_columns(tables: Mapping[str, Table]) -> dict[str, list[tuple[str, str]]]:
     """Columns of each relation of the schema `internal` that a view stands on."""
-    columns = {f"{t.name}_rows": [(x.name, x.duckdb_type) for x in t.columns] for t in tables.values()}
-    columns |= {mirror.name: mirror.columns for mirror in MIRRORS}
+    columns = relation_columns(tables) | {mirror.name: mirror.columns for mirror in MIRRORS}
     return columns | {"info": list(INFO_COLUMNS.items())}
 
 
@@ -214,7 +177,7 @@ def _detach(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("DETACH published")
 
 
-def _build(index: Index, path: Path, template: Path, shown: _Snapshot, source: sa.Connection) -> _Built:
+def _build(index: Index, path: Path, template: Path, shown: Snapshot, source: sa.Connection) -> _Built:
     """Write the file. The catalog's rows go into it part by part, in the transaction that the rest was read in."""
     # What has no rows stays as the template has it: a typed, empty view.
     shutil.copyfile(template, path)
@@ -222,21 +185,7 @@ def _build(index: Index, path: Path, template: Path, shown: _Snapshot, source: s
     with spilling(index.root) as connection:
         _attach(connection, path)
         connection.execute("BEGIN")
-        for table in index.tables.values():
-            columns = [(column.name, column.duckdb_type) for column in table.columns]
-            if not shown.live(table.name):
-                continue
-            written = [(str(row.path), str(row.schema_hash)) for row in shown.live(table.name)]
-            rows = files_select(index.root, table.name, columns, table_hash(table), written)
-            keys = shown.dead[table.name]
-            if keys.num_rows:
-                dead = f"internal.{quoted('dead_' + table.name)}"
-                _append(connection, dead, keys, is_first=True)
-                rows = (
-                    f"SELECT r.* FROM ({rows}) r ANTI JOIN {dead} d "
-                    f"ON d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
-                )
-            _replace(connection, f"{table.name}_rows", rows)
+        build_relations(connection, index, shown)
         for mirror in MIRRORS:
             delta = ""
             if is_bulk(source, mirror):
@@ -246,12 +195,12 @@ def _build(index: Index, path: Path, template: Path, shown: _Snapshot, source: s
             else:
                 name = f"internal.{quoted(mirror.name + '_delta')}"
                 for part in read_parts(source, mirror, in_delta(source, mirror)):
-                    _append(connection, name, part, is_first=not delta)
+                    append(connection, name, part, is_first=not delta)
                     deltas[mirror.name] += part.num_rows
                     delta = name
             live = shown.live(mirror.name)
             if live or delta:
-                _replace(connection, mirror.name, newest_select(index, mirror, live, delta))
+                replace(connection, mirror.name, newest_select(index, mirror, live, delta))
         published_at = _write_info(connection, index, shown, deltas)
         connection.execute("COMMIT")
         _detach(connection)
@@ -259,7 +208,7 @@ def _build(index: Index, path: Path, template: Path, shown: _Snapshot, source: s
 
 
 def _write_info(
-    connection: duckdb.DuckDBPyConnection, index: Index, shown: _Snapshot, deltas: Mapping[str, int]
+    connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot, deltas: Mapping[str, int]
 ) -> dt.datetime:
     stored = [*index.tables, *(mirror.name for mirror in MIRRORS)]
     rows = {name: sum(int(row.n_rows) for row in shown.live(name)) for name in stored}
@@ -271,18 +220,8 @@ def _write_info(
         f"CREATE TABLE internal.info_row AS SELECT {values}",
         [shown.seq, shown.committed_at, published_at, SCHEMA_VERSION, rows, files],
     )
-    _replace(connection, "info", "SELECT * FROM internal.info_row")
+    replace(connection, "info", "SELECT * FROM internal.info_row")
     return published_at
-
-
-def _append(connection: duckdb.DuckDBPyConnection, name: str, data: pa.Table, *, is_first: bool) -> None:
-    connection.register("incoming", data)
-    connection.execute(f"{f'CREATE TABLE {name} AS' if is_first else f'INSERT INTO {name}'} SELECT * FROM incoming")
-    connection.unregister("incoming")
-
-
-def _replace(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> None:
-    connection.execute(f"CREATE OR REPLACE VIEW internal.{quoted(name)} AS {select}")
 
 
 def _record(index: Index, seq: int, built: _Built, marker: str) -> None:

@@ -47,6 +47,7 @@ class Index:
         compact_files: Small files of a table that trigger compaction.
         small_file_bytes: A file below this size is small.
         grace_seconds: How long files stay for readers of older publications. Longer than the longest write.
+        datastore_id: Data store of rows whose image set is not known yet.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class Index:
         compact_files: int = 64,
         small_file_bytes: int = 16 * 2**20,
         grace_seconds: float = 3_600.0,
+        datastore_id: str = "",
     ) -> None:
         self.root = root.resolve()
         self.tables = dict(TABLES if tables is None else tables)
         self.compact_files = compact_files
         self.small_file_bytes = small_file_bytes
         self.grace_seconds = grace_seconds
+        self.datastore_id = datastore_id
         self.engine = open_engine(catalog_url)
         self.root.mkdir(parents=True, exist_ok=True)
         create_tables(self.engine, self.root)

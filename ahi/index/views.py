@@ -13,8 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ahi.index.conflicts import conflicts
+from ahi.index.differences import differences
 from ahi.index.operational import operational_views
 from ahi.index.parquet import empty_select
+from ahi.index.pending import ROW_SOURCE, ROW_SOURCE_COMMENT, SHOWN
 from ahi.index.sql import quoted, text
 from ahi.index.view import View, names
 
@@ -32,6 +34,8 @@ def public_views(tables: Mapping[str, Table]) -> list[View]:
     views = [view for table in tables.values() for view in _table_views(table)]
     if "series" in tables:
         views += [_studies(tables["series"]), _patients(tables["series"]), conflicts(tables["series"])]
+    if {"headers", "instances", "series"} <= set(tables):
+        views.append(differences(tables))
     return [*views, *operational_views()]
 
 
@@ -41,9 +45,29 @@ def _table_views(table: Table) -> list[View]:
     if "is_primary" not in described:
         return [View(table.name, select, f"{table.description} {CURRENT}.", described)]
     everything = f"{table.name}_all"
+    if table.name in SHOWN:
+        return _shown_views(table, described | {ROW_SOURCE: ROW_SOURCE_COMMENT}, everything)
     return [
         View(table.name, f"{select} WHERE is_primary", f"{table.description} {PRIMARY} {everything}.", described),
         View(everything, select, f"{table.description} {CURRENT}, primary or not.", described),
+    ]
+
+
+def _shown_views(table: Table, described: Mapping[str, str], everything: str) -> list[View]:
+    """The views of a table that shows header rows too, until their document is indexed."""
+    early = "Objects not indexed yet are shown by their header (row_source)."
+    return [
+        View(
+            name,
+            f"SELECT {names(described)} FROM internal.{quoted(relation)}",
+            f"{table.description} {rule} {early}",
+            described,
+            {ROW_SOURCE: "VARCHAR"},
+        )
+        for name, relation, rule in (
+            (table.name, f"{table.name}_current", f"{PRIMARY} {everything}."),
+            (everything, f"{table.name}_current_all", f"{CURRENT}, primary or not."),
+        )
     ]
 
 
@@ -61,6 +85,7 @@ def _conflicts(columns: list[Column]) -> str:
 
 
 _DERIVED = {
+    "VARCHAR": ("row_source",),
     "VARCHAR[]": ("ModalitiesInStudy", "SOPClassesInStudy", "modalities", "conflict_attrs"),
     "BIGINT": (
         *("NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances"),
@@ -68,6 +93,10 @@ _DERIVED = {
     ),
     "DATE": ("first_study_date", "last_study_date"),
 }
+_SOURCE = (
+    f"CASE WHEN min({ROW_SOURCE}) = max({ROW_SOURCE}) THEN min({ROW_SOURCE}) ELSE 'both' END",
+    "document: all series shown are from HealthImaging. header: none is yet. both: some are.",
+)
 _DERIVED_TYPES = {name: kind for kind, found in _DERIVED.items() for name in found}
 _CONFLICT_COMMENT = (
     "Columns in which the series differ; the smallest value is shown. Nulls do not count as a difference."
@@ -87,6 +116,7 @@ def _studies(series: Table) -> View:
         "NumberOfStudyRelatedInstances": ("sum(n_instances)::BIGINT", "Instances of the series shown, counted."),
         "n_frames": ("sum(n_frames)::BIGINT", "Frames of the series shown, counted."),
         "indexed_at": ("max(indexed_at)", "Time of the newest commit that changed the study."),
+        ROW_SOURCE: _SOURCE,
     }
     sql = (
         "SELECT datastore_id, StudyInstanceUID, min(patient_key) AS patient_key, "
@@ -116,6 +146,7 @@ def _patients(series: Table) -> View:
         "last_study_date": ("max(StudyDate)", "Latest StudyDate."),
         "modalities": ("list_sort(list(DISTINCT Modality))", "Modalities of the series shown, sorted."),
         "indexed_at": ("max(indexed_at)", "Time of the newest commit that changed the patient."),
+        ROW_SOURCE: _SOURCE,
     }
     sql = (
         f"SELECT datastore_id, patient_key, {_agreed(own)}, "

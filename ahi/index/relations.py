@@ -1,0 +1,164 @@
+"""What the views stand on in the published file. Belongs here: relations of the schema `internal` of Parquet tables.
+
+Does not belong here: the views (`views`), the file and its swap (`publish`), relations of the catalog's own tables
+(`mirror`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from ahi.index import catalog as c
+from ahi.index.parquet import files_select
+from ahi.index.pending import (
+    ROW_SOURCE,
+    SHOWN,
+    as_instances,
+    as_series,
+    holding,
+    keys_select,
+    read_pending,
+    rows_select,
+)
+from ahi.index.sql import quoted
+from ahi.index.writer import table_hash
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import duckdb
+    import pyarrow as pa
+
+    from ahi.index.columns import Table
+    from ahi.index.pending import Pending
+    from ahi.index.store import Index
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything a publication shows of Parquet tables, read in one transaction."""
+
+    seq: int
+    committed_at: dt.datetime | None
+    files: list[sa.Row[Any]]
+    dead: dict[str, pa.Table]
+    pending: Pending | None
+
+    def live(self, table: str) -> list[sa.Row[Any]]:
+        """Files of a table."""
+        return [row for row in self.files if row.table_name == table]
+
+
+def read_snapshot(connection: sa.Connection, tables: Iterable[str]) -> Snapshot:
+    """What the catalog says now."""
+    newest = connection.execute(
+        sa.select(c.commits.c.seq, c.commits.c.committed_at).order_by(c.commits.c.seq.desc()).limit(1)
+    ).first()
+    return Snapshot(
+        seq=newest.seq if newest else 0,
+        committed_at=newest.committed_at if newest else None,
+        files=list(
+            connection.execute(sa.select(c.files).where(c.files.c.retired_seq.is_(None)).order_by(c.files.c.live_seq))
+        ),
+        dead={name: read_dead(connection, name) for name in tables},
+        pending=read_pending(connection),
+    )
+
+
+def read_dead(connection: sa.Connection, table: str) -> pa.Table:
+    """Keys of a table's rows that do not count, as a relation (row_key, batch_id)."""
+    import pyarrow as pa
+
+    wanted = sa.and_(c.dead.c.table_name == table, c.dead.c.purged_seq.is_(None))
+    rows = connection.execute(sa.select(c.dead.c.row_key, c.dead.c.batch_id).where(wanted)).fetchall()
+    row_keys, batches = zip(*rows, strict=True) if rows else ((), ())
+    return pa.table({"row_key": pa.array(row_keys, pa.string()), "batch_id": pa.array(batches, pa.string())})
+
+
+def relation_columns(tables: Mapping[str, Table]) -> dict[str, list[tuple[str, str]]]:
+    """Names and columns of the relations that views stand on."""
+    columns = {f"{t.name}_rows": [(x.name, x.duckdb_type) for x in t.columns] for t in tables.values()}
+    for name in (name for name in SHOWN if name in tables):
+        own = [*columns[f"{name}_rows"], (ROW_SOURCE, "VARCHAR")]
+        columns |= {f"{name}_current": own, f"{name}_current_all": own}
+    return columns
+
+
+def build_relations(connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot) -> None:
+    """Make the relations in the open file. What has no rows stays as the template has it: typed and empty."""
+    for table in index.tables.values():
+        keys = shown.dead[table.name]
+        if files := shown.live(table.name):
+            if keys.num_rows:
+                append(connection, _dead_name(table), keys, is_first=True)
+            replace(connection, f"{table.name}_rows", _rows(index, table, shown, files))
+    early = _early(connection, index, shown)
+    for name in (name for name in SHOWN if name in index.tables):
+        documents = f"SELECT *, 'document' AS {ROW_SOURCE} FROM internal.{name}_rows"
+        more = f" UNION ALL {early[name]}" if name in early else ""
+        if more or shown.live(name):
+            replace(connection, f"{name}_current", f"{documents} WHERE is_primary{more}")
+            replace(connection, f"{name}_current_all", f"{documents}{more}")
+
+
+def append(connection: duckdb.DuckDBPyConnection, name: str, data: pa.Table, *, is_first: bool) -> None:
+    """Put rows into a table of the open file, made from the first of them."""
+    connection.register("incoming", data)
+    connection.execute(f"{f'CREATE TABLE {name} AS' if is_first else f'INSERT INTO {name}'} SELECT * FROM incoming")
+    connection.unregister("incoming")
+
+
+def replace(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> None:
+    """Give a relation of the schema `internal` its rows."""
+    connection.execute(f"CREATE OR REPLACE VIEW internal.{quoted(name)} AS {select}")
+
+
+def table_select(index: Index, table: Table, files: Sequence[sa.Row[Any]]) -> str:
+    """SELECT of a table's columns from some of its files, rows that do not count included."""
+    columns = [(column.name, column.duckdb_type) for column in table.columns]
+    written = [(str(row.path), str(row.schema_hash)) for row in files]
+    return files_select(index.root, table.name, columns, table_hash(table), written)
+
+
+def _dead_name(table: Table) -> str:
+    return f"internal.{quoted('dead_' + table.name)}"
+
+
+def _rows(index: Index, table: Table, shown: Snapshot, files: Sequence[sa.Row[Any]]) -> str:
+    """SELECT of the rows that count from some of a table's files."""
+    rows = table_select(index, table, files)
+    if not shown.dead[table.name].num_rows:
+        return rows
+    return (
+        f"SELECT r.* FROM ({rows}) r ANTI JOIN {_dead_name(table)} d "
+        f"ON d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
+    )
+
+
+def _early(connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot) -> dict[str, str]:
+    """SELECTs of the header rows of pending objects by table; their keys go into the file."""
+    pending = shown.pending
+    held = holding(shown.live("headers"), pending.commits) if pending else []
+    if pending is None or not held:
+        return {}
+    headers, instances = index.tables["headers"], index.tables["instances"]
+    documents = _rows(index, instances, shown, holding(shown.live("instances"), pending.head_commits))
+    if not shown.live("instances"):
+        documents = table_select(index, instances, [])
+    connection.register("pending", pending.objects)
+    connection.register("pending_heads", pending.heads)
+    # Few series have some rows from documents and some still to come; only theirs are looked up.
+    here = f"SELECT d.* FROM ({documents}) d SEMI JOIN pending_heads h ON h.SeriesInstanceUID = d.SeriesInstanceUID"
+    connection.execute(f"CREATE TABLE internal.pending AS {keys_select('pending', 'pending_heads', here)}")
+    connection.unregister("pending")
+    connection.unregister("pending_heads")
+    replace(connection, "headers_pending", rows_select(table_select(index, headers, held), "internal.pending"))
+    rows = "internal.headers_pending"
+    return {
+        "instances": as_instances(instances, headers, rows, index.datastore_id),
+        "series": as_series(index.tables["series"], headers, rows, index.datastore_id),
+    }
