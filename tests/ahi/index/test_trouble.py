@@ -1,147 +1,216 @@
-"""Several processes at once, and processes killed in the middle: what analysts see stays right."""
+"""Several processes at once, and processes killed in the middle: what analysts see stays right.
+
+Each story runs on both catalogs. The short one is for every run of the tests; the long one is a drill.
+"""
 
 from __future__ import annotations
 
-import runpy
+import multiprocessing
+import random
 import shutil
-import signal
-import subprocess
-import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
 
 from ahi.index import catalog as c
+from tests.ahi.index.worker import PAUSED, POINTS, WRONG, Story, open_index, read, run, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ahi.index.store import Index
 
-WORKER = Path(__file__).with_name("worker.py")
+FORK = multiprocessing.get_context("fork")
+WRITERS = 4
+SECONDS = 120.0
+SHORT = Story()
+LONG = Story(image_sets=30, versions=5)
+
+pytestmark = pytest.mark.both_catalogs
 
 
-@pytest.fixture
-def worker() -> dict[str, Any]:
-    return runpy.run_path(str(WORKER))
+class Child:
+    """A forked process and what it says."""
 
+    seed = 0
+    is_doomed = False
+    rest: int | None = None
+    """Batches that it may yet acknowledge before it is killed; None: it is not killed for that."""
 
-@pytest.fixture(autouse=True)
-def same_catalog(catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not catalog_url.startswith("sqlite"):
-        monkeypatch.setenv("WORKER_CATALOG", catalog_url)
+    def __init__(self, *what: object) -> None:
+        self.told, say = FORK.Pipe(duplex=False)
+        self.process = FORK.Process(target=run, args=(say, *what), daemon=True)
+        self.process.start()
+        say.close()
+
+    def line(self) -> str:
+        """Its next word; empty when it has ended."""
+        assert self.told.poll(SECONDS), "It says nothing."
+        try:
+            return str(self.told.recv())
+        except EOFError:
+            return ""
+
+    def kill(self) -> list[str]:
+        """End it as the system would; gives what it had said and nobody had heard yet."""
+        self.process.kill()
+        self.process.join()
+        said = []
+        while word := self.line():
+            said.append(word)
+        return said
 
 
 @contextmanager
-def process(role: str, root: Path, seed: int) -> Iterator[subprocess.Popen[str]]:
-    child = subprocess.Popen(
-        [sys.executable, str(WORKER), role, str(root), str(seed)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def child(*what: object) -> Iterator[Child]:
+    started = Child(*what)
     try:
-        yield child
+        yield started
     finally:
-        child.kill()
-        child.communicate()
+        started.process.kill()
+        started.process.join()
 
 
-def first_line(child: subprocess.Popen[str]) -> str:
-    assert child.stdout is not None
-    return child.stdout.readline()
+@dataclass
+class Crowd:
+    """Four writers at once, killed `kills` times in all and begun anew from the start of their stories.
+
+    Half of the kills are where we choose, before, in or after a transaction; the others wherever the writer is. A
+    writer that is done while kills are left makes room for one that tells the story in another order.
+    """
+
+    root: Path
+    url: str
+    story: Story
+    kills: int
+    planned: int = 0
+    killed: int = 0
+    seeds: list[int] = field(default_factory=list)
+    heard: set[str] = field(default_factory=set)
+    chance: random.Random = field(default_factory=lambda: random.Random(7))
+
+    def work(self) -> None:
+        writers = [self.begin(self.new_seed()) for _ in range(WRITERS)]
+        while writers:
+            ready = wait([writer.told for writer in writers], SECONDS)
+            assert ready, "No writer says anything."
+            for writer in [writer for writer in writers if writer.told in ready]:
+                word = writer.line()
+                assert not word.startswith(WRONG), word
+                self.heard.add(word)
+                if word == PAUSED or writer.rest == 0:
+                    writers.remove(writer)
+                    self.heard |= set(writer.kill())
+                    self.killed += 1
+                    writers.append(self.begin(writer.seed))
+                elif not word:
+                    writer.process.join()
+                    assert writer.process.exitcode == 0
+                    writers.remove(writer)
+                    if writer.is_doomed:  # but has never come to its point
+                        self.planned -= 1
+                        writers.append(self.begin(self.new_seed()))
+                elif writer.rest is not None:
+                    writer.rest -= 1
+        self.heard -= {PAUSED, ""}
+
+    def new_seed(self) -> int:
+        self.seeds.append(len(self.seeds))
+        return self.seeds[-1]
+
+    def begin(self, seed: int) -> Child:
+        is_doomed, exact = self.planned < self.kills, self.planned % 2 == 0
+        at = self.chance.randrange(len(self.story.batches(seed)) // 2)
+        pause = (POINTS[self.planned // 2 % len(POINTS)], at) if is_doomed and exact else None
+        writer = Child("write", self.root, self.url, self.story, seed, pause)
+        writer.seed, writer.is_doomed, writer.rest = seed, is_doomed, at if is_doomed and not exact else None
+        self.planned += is_doomed
+        return writer
 
 
-def shown(index: Index, worker: dict[str, Any]) -> dict[str, tuple[int, int]]:
+def shown(index: Index) -> dict[str, tuple[int, int]]:
     index.publish()
-    assert worker["read"](index.root) == ""
+    assert read(index.root) == ""
     rows = index.query(
         "SELECT image_set_id, (max(image_set_version), count(*)) FROM instances GROUP BY ALL ORDER BY ALL"
     ).rows
     return {str(name): pair for name, pair in rows}  # type: ignore[misc]
 
 
-def test_four_writers_a_keeper_and_a_reader(tmp_path: Path, template: Path, worker: dict[str, Any]) -> None:
-    shutil.copy(template, tmp_path)
-    with process("keep", tmp_path, 60) as keeper, process("watch", tmp_path, 0) as reader:
-        writers = [
-            subprocess.Popen(
-                [sys.executable, str(WORKER), "write", str(tmp_path), str(seed)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for seed in range(4)
-        ]
-        ended = [(child.communicate(timeout=120), child.returncode) for child in writers]
-        assert [(text[1], code) for text, code in ended] == [("", 0)] * 4
-        assert keeper.poll() is None
-        assert reader.poll() is None
-        reader.kill()
-        looked, wrong = reader.communicate()
-    assert wrong == ""
-    assert looked.count("looked") > 0
-    index = worker["open_index"](tmp_path)
-    assert shown(index, worker) == worker["expected"]()
-    with index.snapshot() as connection:
-        assert connection.scalar(sa.select(sa.func.count()).where(c.commits.c.kind == "test")) == 4 * 9
-
-
-def test_writers_killed_in_their_commits_lose_nothing_they_acknowledged(
-    tmp_path: Path, template: Path, worker: dict[str, Any]
-) -> None:
-    shutil.copy(template, tmp_path)
-    acknowledged: set[str] = set()
-    for seed in range(4):
-        with process("write", tmp_path, seed) as child:
-            for _ in range(seed):
-                acknowledged.add(first_line(child).strip())
-            first_line(child)
-            child.send_signal(signal.SIGKILL)
-    index = worker["open_index"](tmp_path)
-    with index.snapshot() as connection:
-        committed = set(connection.scalars(sa.select(c.commits.c.batch_id)))
-    assert acknowledged - {""} <= committed
-    index.publish()
-    assert worker["read"](tmp_path) == ""
-    worker["write"](tmp_path, 0)
-    assert shown(index, worker) == worker["expected"]()
-
-
-def test_a_keeper_killed_in_compaction_publication_and_expiry(
-    tmp_path: Path, template: Path, worker: dict[str, Any]
-) -> None:
-    shutil.copy(template, tmp_path)
-    worker["write"](tmp_path, 1)
-    index = worker["open_index"](tmp_path)
-    assert shown(index, worker) == worker["expected"]()
-    for number in range(4):
-        for part in range(6):
-            worker["tell"](index, f"more{number}.{part}", worker["story"]()[part * 5 : part * 5 + 5])
-        with process("keep", tmp_path, 0) as child:
-            if number % 2:
-                first_line(child)
-            else:
-                _wait_for_work(child, tmp_path)
-            child.send_signal(signal.SIGKILL)
-        assert worker["read"](tmp_path) == ""
-        assert shown(index, worker) == worker["expected"]()
+def assert_nothing_is_left(index: Index, story: Story) -> None:
+    """After upkeep the disk holds the files that the catalog knows, whatever was killed before."""
     index.grace_seconds = 0
     index.compact()
     index.publish()
     index.expire()
-    assert shown(index, worker) == worker["expected"]()
+    assert shown(index) == story.expected()
     with index.snapshot() as connection:
         known = set(connection.scalars(sa.select(c.files.c.path)))
-    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("data/*/*/*.parquet")} == known
-    assert not list(tmp_path.glob(".index-*"))
+    assert {path.relative_to(index.root).as_posix() for path in index.root.glob("data/*/*/*.parquet")} == known
+    assert not list(index.root.glob(".index-*"))
 
 
-def _wait_for_work(child: subprocess.Popen[str], root: Path) -> None:
-    """Until a file appears that was not there: the keeper is in the middle of something."""
-    before = set(root.rglob("*.parquet")) | set(root.glob(".index-*"))
-    while child.poll() is None and not (set(root.rglob("*.parquet")) | set(root.glob(".index-*"))) - before:
-        pass
+@pytest.mark.parametrize(
+    ("story", "kills"), [(SHORT, 6), pytest.param(LONG, 20, marks=pytest.mark.drill)], ids=["short", "long"]
+)
+def test_four_writers_killed_in_their_commits_beside_a_keeper_and_a_reader(
+    tmp_path: Path, template: Path, catalog_url: str, story: Story, kills: int
+) -> None:
+    root = tmp_path / "index"
+    index = open_index(root, catalog_url)
+    shutil.copy(template, root)
+    with ExitStack() as stack:
+        keeper = stack.enter_context(child("keep", root, catalog_url, 60))
+        reader = stack.enter_context(child("watch", root, catalog_url))
+        crowd = Crowd(root, catalog_url, story, kills)
+        crowd.work()
+        kept, looked = keeper.kill(), reader.kill()
+    assert [word for word in kept + looked if word.startswith(WRONG)] == []
+    assert {"kept", "looked"} <= {*kept, *looked}
+    assert shown(index) == story.expected()
+    batches = {batch_id for seed in crowd.seeds for batch_id, _ in story.batches(seed)}
+    with index.snapshot() as connection:
+        committed = list(connection.scalars(sa.select(c.commits.c.batch_id).where(c.commits.c.kind == "test")))
+        heads = connection.execute(sa.select(c.heads.c.image_set_id, c.heads.c.version, c.heads.c.deleted_at)).all()
+    assert crowd.killed == kills
+    assert crowd.heard <= set(committed)
+    assert sorted(committed) == sorted(batches)
+    assert {name: version for name, version, gone in heads if not gone} == dict.fromkeys(
+        story.expected(), story.versions
+    )
+    assert_nothing_is_left(index, story)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.drill)])
+def test_a_keeper_killed_in_compaction_publication_and_expiry(
+    tmp_path: Path, template: Path, catalog_url: str, kills: int
+) -> None:
+    root = tmp_path / "index"
+    index = open_index(root, catalog_url)
+    shutil.copy(template, root)
+    for batch_id, deliveries in SHORT.batches(1):
+        tell(index, batch_id, deliveries)
+    assert shown(index) == SHORT.expected()
+    for number in range(kills):
+        for part in range(6):
+            tell(index, f"more{number}.{part}", SHORT.deliveries()[part * 5 : part * 5 + 5])
+        before = files(root)
+        with child("keep", root, catalog_url, 0) as keeper:
+            assert keeper.line() == "begun"
+            while number % 2 == 0 and not keeper.told.poll() and files(root) <= before:
+                pass  # until it is in the middle of something
+            if number % 2:
+                keeper.line()
+            assert not [word for word in keeper.kill() if word.startswith(WRONG)]
+        assert read(root) == ""
+        assert shown(index) == SHORT.expected()
+    assert_nothing_is_left(index, SHORT)
+
+
+def files(root: Path) -> set[Path]:
+    return set(root.rglob("*.parquet")) | set(root.glob(".index-*"))

@@ -1,46 +1,93 @@
-"""One process of the trouble tests: `python worker.py ROLE ROOT SEED`. Not a test itself.
+"""One process of the trouble tests, forked by them: a writer, the upkeep or a reader. Not a test itself.
 
-A story is a list of deliveries about shared image sets, the same for every process; each process plays a part of it in
-its own order, with repeats, as queues deliver.
+A story is a list of deliveries about shared image sets, the same for every writer; each tells it in an order of its
+own, with repeats, as queues deliver.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import os
 import random
-import sys
+import signal
 import time
-from pathlib import Path
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ahi.index.query import IndexNotPublishedError, query
 from ahi.index.store import AlreadyCommitted, Head, Index
 
-IMAGE_SETS = 8
-VERSIONS = 4
-DELETED = ("3", "5")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
 AT = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
+POINTS = ("files written", "in the transaction", "committed")
+PAUSED = "paused"
+WRONG = "wrong: "
 
 Delivery = tuple[str, int]
+Pause = tuple[str, int]
+"""A point, and from which batch on to stay there until killed."""
 
 
-def open_index(root: Path) -> Index:
-    url = os.environ.get("WORKER_CATALOG", f"sqlite:///{root / 'catalog.sqlite'}")
+@dataclass(frozen=True)
+class Story:
+    """What there is to tell: every version of every image set, and deletions (version 0)."""
+
+    image_sets: int = 8
+    versions: int = 4
+    deleted: tuple[str, ...] = ("3", "5")
+
+    def deliveries(self) -> list[Delivery]:
+        told = [(str(n), version) for n in range(self.image_sets) for version in range(1, self.versions + 1)]
+        return told + [(name, 0) for name in self.deleted]
+
+    def expected(self) -> dict[str, tuple[int, int]]:
+        """Version and instance rows by image set when all is told: version v has v instances."""
+        names = {str(n) for n in range(self.image_sets)} - set(self.deleted)
+        return dict.fromkeys(names, (self.versions, self.versions))
+
+    def batches(self, seed: int) -> list[tuple[str, list[Delivery]]]:
+        """The whole story in an order of one's own, with 20 % of batches twice."""
+        chance, told = random.Random(seed), self.deliveries()
+        chance.shuffle(told)
+        batches = [(f"w{seed}-{start}", told[start : start + 4]) for start in range(0, len(told), 4)]
+        batches += chance.sample(batches, len(batches) // 5)
+        chance.shuffle(batches)
+        return batches
+
+
+def open_index(root: Path, url: str) -> Index:
     return Index(root, url, compact_files=6, grace_seconds=60)
 
 
-def story() -> list[Delivery]:
-    """Every version of every image set, and deletions (version 0)."""
-    told = [(str(number), version) for number in range(IMAGE_SETS) for version in range(1, VERSIONS + 1)]
-    return told + [(name, 0) for name in DELETED]
+def run(say: Connection, role: str, root: Path, url: str, *rest: object) -> None:
+    """What a forked process does."""
+    try:
+        {"write": write, "keep": keep, "watch": watch}[role](say.send, open_index(root, url), *rest)  # type: ignore[operator]
+    except BaseException:
+        say.send(WRONG + traceback.format_exc())
+        raise
 
 
-def expected() -> dict[str, tuple[int, int]]:
-    """Version and instance rows by image set when all is told: version v has v instances."""
-    return {str(n): (VERSIONS, VERSIONS) for n in range(IMAGE_SETS) if str(n) not in DELETED}
+def write(say: Callable[[str], None], index: Index, story: Story, seed: int, pause: Pause | None) -> None:
+    """Tell the story, and say each batch when it is true."""
+    for number, (batch_id, deliveries) in enumerate(story.batches(seed)):
+
+        def pass_by(point: str, number: int = number) -> None:
+            if pause and pause[0] == point and pause[1] <= number:
+                say(PAUSED)
+                signal.pause()
+
+        tell(index, batch_id, deliveries, pass_by)
+        say(batch_id)
 
 
-def tell(index: Index, batch_id: str, deliveries: list[Delivery]) -> None:
+def tell(
+    index: Index, batch_id: str, deliveries: list[Delivery], pass_by: Callable[[str], None] = lambda _: None
+) -> None:
     """Commit one batch, as the pipeline does: the highest version of an image set in it, and deletions."""
     highest = {name: max(v for other, v in deliveries if other == name) for name, version in deliveries if version}
     series = [row(name, version) for name, version in highest.items()]
@@ -51,6 +98,7 @@ def tell(index: Index, batch_id: str, deliveries: list[Delivery]) -> None:
         for number in range(version)
     ]
     files = [index.write("series", series, batch_id=batch_id), index.write("instances", instances, batch_id=batch_id)]
+    pass_by(POINTS[0])
     try:
         with index.commit(batch_id=batch_id, kind="test", files=files) as commit:
             commit.raise_heads(
@@ -58,8 +106,10 @@ def tell(index: Index, batch_id: str, deliveries: list[Delivery]) -> None:
             )
             for name in {name for name, version in deliveries if not version}:
                 commit.bury("s", name, version=None, reason="deleted", at=AT)
+            pass_by(POINTS[1])
     except AlreadyCommitted:
-        return
+        pass
+    pass_by(POINTS[2])
 
 
 def row(name: str, version: int) -> dict[str, object]:
@@ -74,29 +124,24 @@ def row(name: str, version: int) -> dict[str, object]:
     }
 
 
-def write(root: Path, seed: int) -> None:
-    """Tell the whole story in an order of one's own, with 20 % of batches twice, and say each batch when it is true."""
-    index, chance = open_index(root), random.Random(seed)
-    told = story()
-    chance.shuffle(told)
-    batches = [(f"w{seed}-{start}", told[start : start + 4]) for start in range(0, len(told), 4)]
-    batches += chance.sample(batches, len(batches) // 5)
-    chance.shuffle(batches)
-    for batch_id, deliveries in batches:
-        tell(index, batch_id, deliveries)
-        print(batch_id, flush=True)  # noqa: T201 - the parent counts acknowledged commits
-
-
-def keep(root: Path, seed: int) -> None:
+def keep(say: Callable[[str], None], index: Index, grace_seconds: float) -> None:
     """Compact, publish and expire for ever."""
-    index = open_index(root)
-    index.grace_seconds = seed
+    index.grace_seconds = grace_seconds
     while True:
+        say("begun")
         index.compact()
         index.publish()
         index.expire()
-        print("kept", flush=True)  # noqa: T201
+        say("kept")
+        time.sleep(0.05)  # leave the processors to the writers; nothing waits for this
+
+
+def watch(say: Callable[[str], None], index: Index) -> None:
+    """Look for ever; stop with a sentence at the first thing that cannot be."""
+    while not (wrong := read(index.root)):
+        say("looked")
         time.sleep(0.05)
+    say(WRONG + wrong)
 
 
 def read(root: Path) -> str:
@@ -115,16 +160,3 @@ def read(root: Path) -> str:
         if heads != 1 or instances != version or instance_version != version:
             return f"image set {name}: version {version}, {heads} rows, {instances} instances of {instance_version}"
     return ""
-
-
-def watch(root: Path, _seed: int) -> None:
-    """Look for ever; stop with a sentence at the first thing that cannot be."""
-    while True:
-        if wrong := read(root):
-            sys.exit(wrong)
-        print("looked", flush=True)  # noqa: T201
-        time.sleep(0.05)  # leave the processors to the writers; nothing waits for this
-
-
-if __name__ == "__main__":
-    {"write": write, "keep": keep, "watch": watch}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
