@@ -29,7 +29,7 @@ FORK = multiprocessing.get_context("fork")
 WRITERS = 4
 SECONDS = 120.0
 SHORT = Story()
-LONG = Story(image_sets=30, versions=5)
+LONG = Story(image_sets=20, versions=5)
 
 pytestmark = pytest.mark.both_catalogs
 
@@ -186,7 +186,7 @@ def test_four_writers_killed_in_their_commits_beside_a_keeper_and_a_reader(
     assert_nothing_is_left(index, story)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.drill)])
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.drill)])
 def test_a_keeper_killed_in_compaction_publication_and_expiry(
     tmp_path: Path, template: Path, catalog_url: str, kills: int
 ) -> None:
