@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 def patient_key_of(pipeline: Pipeline) -> Callable[[str | None, str | None], str]:
     """Function from issuer and PatientID to `patient_key`, with this deployment's secret."""
-    return patient_key_function(_secret(pipeline))
+    return patient_key_function(secret_of(pipeline))
 
 
-def _secret(pipeline: Pipeline) -> bytes:
+def secret_of(pipeline: Pipeline) -> bytes:
     """Secret of the keyed hash behind `patient_key`: from the settings, or made once and kept in the catalog.
 
     Losing it changes every patient_key at the next re-index, so a deployment sets its own.

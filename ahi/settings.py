@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from dotenv import load_dotenv
 from pydantic import Field
@@ -80,6 +81,14 @@ class Settings(BaseSettings):
     keep_runs_days: float = Field(14.0, gt=0, description="Dagster runs that ended longer ago are deleted.")
     keep_clock_runs_days: float = Field(1.0, gt=0, description="The same for runs that a schedule asked for.")
     patient_key_secret: str = Field("", repr=False, description="Key of the hash behind patient_key; empty: made once.")
+
+    deidentified_dates: Literal["year", "shift"] = Field(
+        "year",
+        description="Dates of the de-identified tier: their year, or moved by whole days (ahi.index.tiers.rules).",
+    )
+    tier_terms: Path | None = Field(
+        None, description="JSON file of reviewed values that the de-identified tier may show: {column: [value, ...]}."
+    )
 
     @property
     def index_dir(self) -> Path:

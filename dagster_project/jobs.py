@@ -56,6 +56,13 @@ index_upkeep = dg.define_asset_job(
     description="Compaction and expiry of the index.",
 )
 
+index_tiers = dg.define_asset_job(
+    "index_tiers",
+    selection=_only("published_tiers"),
+    tags=SAFETY_NET,
+    description="The limited and the de-identified tier, brought up to date.",
+)
+
 ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     uploads,
     import_events,
@@ -63,5 +70,6 @@ ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     sweep,
     index_checks,
     index_upkeep,
+    index_tiers,
     run_retention,
 ]

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from ahi.clock import day_of
-from dagster_project.jobs import index_checks, index_upkeep, sweep
+from dagster_project.jobs import index_checks, index_tiers, index_upkeep, sweep
 from dagster_project.retention import run_retention
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
@@ -26,6 +26,9 @@ ALL_SCHEDULES = [
     ),
     dg.ScheduleDefinition(
         name="upkeep_every_15_minutes", job=index_upkeep, cron_schedule="7-59/15 * * * *", default_status=RUNNING
+    ),
+    dg.ScheduleDefinition(
+        name="tiers_every_10_minutes", job=index_tiers, cron_schedule="3-59/10 * * * *", default_status=RUNNING
     ),
     dg.ScheduleDefinition(
         name="retention_hourly", job=run_retention, cron_schedule="40 * * * *", default_status=RUNNING

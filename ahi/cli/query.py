@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ahi.cli import common
+from ahi.index.columns import Tier
 
 SHOWN_ROWS = 200
 
@@ -16,6 +17,7 @@ def query(
     sql: Annotated[str, typer.Argument(help="One SELECT, DESCRIBE or SHOW; `-` reads it from standard input.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as a JSON list of objects.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print rows as CSV.")] = False,
+    tier: Annotated[Tier, typer.Option(help="Which tier to ask; the lower ones show less.")] = Tier.IDENTIFIED,
 ) -> None:
     """Ask the published index in SQL (DuckDB). It can only be read.
 
@@ -25,14 +27,15 @@ def query(
     Examples: `ahi query "SELECT Modality, count(*) FROM series GROUP BY ALL"`,
     `ahi query --csv "FROM studies" > studies.csv`
 
-    DuckDB itself opens the same file: `index/index.duckdb` under AHI_HOME.
+    DuckDB itself opens the same file: `index/index.duckdb` under AHI_HOME, or `index/tiers/deidentified/index.duckdb`.
     """
     from ahi.index.query import IndexQueryError
     from ahi.index.query import query as ask
+    from ahi.index.tiers.build import tier_root
 
     settings = common.open_settings()
     try:
-        answer = ask(settings.index_dir / "index.duckdb", sys.stdin.read() if sql == "-" else sql)
+        answer = ask(tier_root(settings.index_dir, tier) / "index.duckdb", sys.stdin.read() if sql == "-" else sql)
     except IndexQueryError as error:
         common.fail(str(error))
     if as_json:

@@ -50,7 +50,8 @@ def open_index(path: Path) -> duckdb.DuckDBPyConnection:
 
     if not path.exists():
         raise IndexNotPublishedError(
-            f"There is no published index at {path}. Start the pipeline (make up) and send data."
+            f"There is no published index at {path}. Start the pipeline (make up) and send data; "
+            "tiers are built by the schedule of the asset published_tiers."
         )
     connection = duckdb.connect(str(path), read_only=True)
     folder = path.parent / "data"

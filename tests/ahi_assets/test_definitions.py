@@ -17,6 +17,7 @@ LINEAGE = {
     "series": {"image_sets"},
     "instances": {"image_sets"},
     "published_index": {"dicom_objects", "import_results", "patients", "studies", "series", "instances"},
+    "published_tiers": {"published_index"},
     "compacted_index": {"published_index"},
     "sweep_findings": set(),
 }

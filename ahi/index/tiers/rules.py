@@ -1,0 +1,232 @@
+"""What becomes of each column in each tier. Belongs here: the rules, and how they follow from the registry.
+
+Does not belong here: doing it (`transform`), lists of values (`terms`).
+
+A column crosses into a tier only if a rule is found for it. What the registry says (tier, VR, type) decides; where that
+is not enough, a line below does. A new column of text thus stays out of the de-identified tier until somebody decides.
+
+**limited** follows the limited data set of HIPAA (45 CFR 164.514(e)): columns that the registry keeps to the identified
+tier are left out (names, record and account numbers, addresses of people), so are long texts and every person name;
+serial numbers of devices and the patient key are keyed hashes. Dates, UIDs and short descriptions stay: whoever sends
+names in a SeriesDescription sends them into this tier, which is why it asks for a data use agreement.
+
+**deidentified** shows numbers, words of the standard, and keyed hashes of UIDs. Of the methods of 45 CFR 164.514(b):
+the columns hold none of the identifiers that Safe Harbor lists (ages of 90 and more are 90; birth dates are out), with
+one reservation that only the operator can settle: the join keys are hashes *derived* from identifiers, with a secret
+key, which 164.514(c) lets nobody call Safe Harbor by itself; that is an expert's determination under (b)(1). Dates:
+
+- `year` (default): of each date the year, as its 1 January. Times of day are out.
+- `shift`: all dates of a patient moved back by the same 1 to 365 whole days, from a keyed hash of the patient; times of
+  day are out. In PS3.15 annex E this is the Retain Longitudinal Temporal Information with Modified Dates Option. It is
+  not Safe Harbor: to choose it is the operator's decision and an expert's determination. A row whose patient is not
+  known has the year only.
+
+Who can see when files appear in the folder of a tier learns when data arrived: give out copies (`ahi export --tier`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from ahi.index.columns import Column, Shape, Table, Tier, struct_type
+from ahi.index.tiers.terms import TERMS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class How(StrEnum):
+    """What is done to a value."""
+
+    KEEP = "as in the identified tier"
+    HASH = "keyed hash, of this tier only"
+    DATE = "by the date rule of the tier"
+    AGE = "whole years; 90 stands for 90 and more"
+    TERMS = "null unless one of the known terms"
+    PATTERN = "null unless of the expected form"
+    VENDOR = "name of a known maker, else null"
+    STANDARD = "null unless a UID that the standard defines"
+    KEYWORDS = "null unless keywords of the data dictionary"
+    CODED = "codes of the standard's context groups with the standard's meaning; others null"
+    CODE = "null unless a code of the standard's context groups"
+    SCHEME = "coding scheme of that code"
+    MEANING = "meaning that the standard gives the code"
+
+
+class Dates(StrEnum):
+    """Date rule of the de-identified tier."""
+
+    YEAR = "year"
+    SHIFT = "shift"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a column crosses.
+
+    Attributes:
+        how: What is done.
+        terms: Values that pass, for TERMS.
+        pattern: Regular expression of values that pass, for PATTERN.
+        code: Columns with code and coding scheme, for CODE, SCHEME and MEANING.
+    """
+
+    how: How
+    terms: frozenset[str] = frozenset()
+    pattern: str = ""
+    code: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What an operator decides about the de-identified tier: the date rule, and values reviewed by hand, by column."""
+
+    dates: Dates = Dates.YEAR
+    reviewed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+ROW_VERSION = "row_version"
+LOWER = (Tier.LIMITED, Tier.DEIDENTIFIED)
+_KEEP, _HASH = Rule(How.KEEP), Rule(How.HASH)
+_CODE_TYPE = struct_type(Shape.CODE)
+_NUMBERS = frozenset(
+    ("BOOLEAN", "SMALLINT", "USMALLINT", "INTEGER", "UINTEGER", "BIGINT", "UBIGINT", "FLOAT", "DOUBLE")
+)
+# Of a row, in no lower tier: `row_version` is there instead.
+_OUT = frozenset({"batch_id", "cast_failures", "dagster_run_id"})
+
+# A person's name, and text without a limit of length or words, crosses nowhere.
+_PROSE = frozenset(("PN", "ST", "LT", "UT", "UC", "UR", "UN"))
+_LIMITED = {"patient_key": _HASH, "DeviceSerialNumber": _HASH, "GantryID": _HASH}
+
+_DEIDENTIFIED: dict[str, Rule | None] = {
+    "patient_key": _HASH,
+    "datastore_id": _HASH,
+    "image_set_id": _HASH,
+    "patient_age_years": Rule(How.AGE),
+    "study_datetime_utc": Rule(How.DATE),
+    "TimezoneOffsetFromUTC": Rule(How.PATTERN, pattern=r"[+-](0\d|1[0-4])[0-5]\d"),
+    "Manufacturer": Rule(How.VENDOR),
+    "schema_version": Rule(How.PATTERN, pattern=r"\d{1,4}"),
+    "parser_version": Rule(How.PATTERN, pattern=r"(documents|headers)-\d{1,4}"),
+    "keyword": Rule(How.KEYWORDS),
+    "sequence": Rule(How.KEYWORDS),
+    "sequence_path": Rule(How.KEYWORDS),
+    "tag": Rule(How.PATTERN, pattern="[0-9A-F]{8}"),
+    "group": Rule(How.PATTERN, pattern="[0-9A-F]{4}"),
+    "element": Rule(How.PATTERN, pattern="[0-9A-F]{2}"),
+    # Whoever has the pixels or the object could find the row by these.
+    "crc32": None,
+    "frame_id": None,
+    "source_etag": None,
+    # Times of the pipeline say when a patient was there, and would give a shift away.
+    "indexed_at": None,
+    "received_at": None,
+}
+
+
+def rule_for(table: Table, column: Column, tier: Tier, policy: Policy | None = None) -> Rule | None:
+    """How a column crosses into a tier; None: it does not."""
+    if tier is Tier.IDENTIFIED:
+        return _KEEP
+    if column.tier is Tier.IDENTIFIED or column.name in _OUT or column.vr in _PROSE:
+        return None
+    if tier is Tier.LIMITED:
+        return _LIMITED.get(column.name, _KEEP)
+    return _deidentified(table, column, policy or Policy())
+
+
+def _deidentified(table: Table, column: Column, policy: Policy) -> Rule | None:
+    if column.name in _DEIDENTIFIED:
+        return _DEIDENTIFIED[column.name]
+    kind = column.duckdb_type.removesuffix("[]")
+    if kind == _CODE_TYPE:
+        return Rule(How.CODED) if column.tier is Tier.DEIDENTIFIED else None
+    if kind == "VARCHAR":
+        return _text(table, column, policy)
+    if kind in ("DATE", "TIMESTAMPTZ"):
+        # Derived times need a line of their own above: they may tell of the pipeline instead of the patient.
+        return Rule(How.DATE) if column.tag is not None else None
+    if kind in _NUMBERS and column.tier is Tier.DEIDENTIFIED:
+        return _KEEP
+    return None
+
+
+def _text(table: Table, column: Column, policy: Policy) -> Rule | None:
+    if column.vr == "UI" or column.name.endswith(("_uid", "_uids")):
+        return Rule(How.STANDARD) if column.tier is Tier.DEIDENTIFIED else _HASH
+    if coded := _code_part(table, column):
+        return coded
+    terms = _terms(table).get(column.name, frozenset()) | policy.reviewed.get(column.name, frozenset())
+    return Rule(How.TERMS, terms) if terms and column.tier is Tier.DEIDENTIFIED else None
+
+
+def _code_part(table: Table, column: Column) -> Rule | None:
+    """Rule of a column that holds the code, the scheme or the meaning of a code that stands in columns of its own."""
+    names = {one.name for one in table.columns if one.duckdb_type == "VARCHAR"}
+    for part, how in (("code", How.CODE), ("scheme", How.SCHEME), ("meaning", How.MEANING)):
+        if column.tag is None and (column.name == part or column.name.endswith(f"_{part}")):
+            stem = column.name.removesuffix(part)
+            if {f"{stem}code", f"{stem}scheme"} <= names:
+                return Rule(how, code=(f"{stem}code", f"{stem}scheme"))
+    return None
+
+
+def _terms(table: Table) -> dict[str, frozenset[str]]:
+    from ahi.index.tiers.terms import private_creators, private_names
+
+    columns = frozenset(column.name for column in table.columns)
+    return TERMS | {
+        "creator": private_creators(),
+        "decoded_name": private_names(),
+        "mixed_attrs": columns,
+        "reason_not_regular": columns,
+    }
+
+
+def rules_of(table: Table, tier: Tier, policy: Policy | None = None) -> dict[str, Rule]:
+    """Rules of the columns that cross, in the order of the table."""
+    found = ((column.name, rule_for(table, column, tier, policy)) for column in table.columns)
+    return {name: rule for name, rule in found if rule is not None}
+
+
+def tier_table(table: Table, tier: Tier, policy: Policy | None = None) -> Table:
+    """The table as a tier has it: the columns that cross, described, and `row_version`."""
+    rules = rules_of(table, tier, policy)
+    columns = [
+        replace(column, description=_described(column, rules[column.name], policy))
+        for column in table.columns
+        if column.name in rules
+    ]
+    columns.append(Column(ROW_VERSION, "VARCHAR", "Same in all rows of one version of an image set.", tier))
+    return replace(
+        table,
+        columns=tuple(columns),
+        row_key=ROW_VERSION,
+        sort_by=tuple(name for name in table.sort_by if name in rules),
+    )
+
+
+def _described(column: Column, rule: Rule, policy: Policy | None) -> str:
+    if rule.how is How.KEEP:
+        return column.description
+    note: str = rule.how
+    if rule.how is How.DATE:
+        dates = (policy or Policy()).dates
+        note = "year only, as its 1 January" if dates is Dates.YEAR else "moved by whole days, the same for a patient"
+    return f"{column.description} Here: {note}."
+
+
+def digest_of(table: Table, tier: Tier, policy: Policy) -> str:
+    """Digest of everything that decides what a file of the tier holds."""
+    import pydicom
+
+    rules = {
+        name: (rule.how, sorted(rule.terms), rule.pattern, rule.code)
+        for name, rule in rules_of(table, tier, policy).items()
+    }
+    types = [(column.name, column.duckdb_type) for column in table.columns]
+    return hashlib.sha256(repr((rules, types, policy.dates, pydicom.__version__)).encode()).hexdigest()[:16]

@@ -1,0 +1,187 @@
+"""The `index.duckdb` of a tier. Belongs here: its views and comments, over the files of the tier and nothing else.
+
+Does not belong here: those files (`build`) and the views of the live index (`ahi.index.views`). There is no history and
+no table of the pipeline's own account here: what is not named below does not cross.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ahi.clock import now
+from ahi.index.parquet import empty_select, spilling
+from ahi.index.publish import STORAGE
+from ahi.index.registry import SCHEMA_VERSION
+from ahi.index.sql import literal_path, quoted, text
+from ahi.index.tiers.rules import ROW_VERSION
+from ahi.index.view import View, names
+from ahi.index.writer import sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    import duckdb
+
+    from ahi.index.columns import Column, Table, Tier
+    from ahi.index.tiers.rules import Policy
+
+# Column of a study or a patient: what it is made of, its SQL, what it is.
+_STUDY = {
+    "ModalitiesInStudy": ("Modality", "list_sort(list(DISTINCT Modality))", "Modalities of the series, sorted."),
+    "SOPClassesInStudy": (
+        "sop_class_uids",
+        "list_sort(list_distinct(flatten(list(sop_class_uids))))",
+        "SOP classes of the series, sorted.",
+    ),
+    "NumberOfStudyRelatedSeries": ("SeriesInstanceUID", "count(DISTINCT SeriesInstanceUID)", "Series, counted."),
+    "NumberOfStudyRelatedInstances": ("n_instances", "sum(n_instances)::BIGINT", "Instances, counted."),
+    "n_frames": ("n_frames", "sum(n_frames)::BIGINT", "Frames, counted."),
+}
+_PATIENT = {
+    "n_studies": ("StudyInstanceUID", "count(DISTINCT StudyInstanceUID)", "Studies, counted."),
+    "n_series": ("SeriesInstanceUID", "count(DISTINCT SeriesInstanceUID)", "Series, counted."),
+    "n_instances": ("n_instances", "sum(n_instances)::BIGINT", "Instances, counted."),
+    "first_study_date": ("StudyDate", "min(StudyDate)", "Earliest StudyDate, as this tier shows it."),
+    "last_study_date": ("StudyDate", "max(StudyDate)", "Latest StudyDate, as this tier shows it."),
+    "modalities": ("Modality", "list_sort(list(DISTINCT Modality))", "Modalities of the series, sorted."),
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a tier shows: its tables, their files, and the row versions in them that do not count any more."""
+
+    tier: Tier
+    policy: Policy
+    tables: Mapping[str, Table]
+    files: Mapping[str, Sequence[Path]]
+    dead: Mapping[str, Sequence[str]]
+
+
+def built_marker(root: Path) -> str | None:
+    """What the tier's `index.duckdb` was made of; None if there is none that can be read."""
+    import duckdb
+
+    if not (root / "index.duckdb").exists():
+        return None
+    try:
+        with duckdb.connect(str(root / "index.duckdb"), read_only=True) as connection:
+            row = connection.execute("SELECT marker FROM internal.built").fetchone()
+    except duckdb.Error:
+        return None
+    return str(row[0]) if row else None
+
+
+def write_index(root: Path, shown: Shown, marker: str) -> None:
+    """Build `index.duckdb` and put it in the place of the one before, at once."""
+    temporary = root / f".index-{uuid.uuid4().hex}.duckdb"
+    with spilling(root) as connection:
+        connection.execute(f"ATTACH {text(str(temporary))} AS published ({STORAGE})")
+        connection.execute("USE published")
+        connection.execute("BEGIN")
+        connection.execute("CREATE SCHEMA internal")
+        connection.execute("CREATE TABLE internal.built AS SELECT ? AS marker", [marker])
+        for table in shown.tables.values():
+            _rows(connection, table, shown)
+        for view in views(shown.tables, shown):
+            for statement in statements(view):
+                connection.execute(statement)
+        connection.execute("COMMIT")
+        connection.execute("USE memory")
+        connection.execute("DETACH published")
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.replace(root / "index.duckdb")
+    sync_folder(root)
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, table: Table, shown: Shown) -> None:
+    """The relation `internal.<table>_rows`: rows of the files that count."""
+    import pyarrow as pa
+
+    files, dead = shown.files.get(table.name, ()), shown.dead.get(table.name, ())
+    columns = [(column.name, column.duckdb_type) for column in table.columns]
+    select = empty_select(columns)
+    if files:
+        paths = ", ".join(text(literal_path(path)) for path in files)
+        select = f"SELECT {names([name for name, _ in columns])} FROM read_parquet([{paths}])"
+    if files and dead:
+        gone = f"internal.{quoted(f'dead_{table.name}')}"
+        connection.register("incoming", pa.table({ROW_VERSION: pa.array(dead, pa.string())}))
+        connection.execute(f"CREATE TABLE {gone} AS SELECT * FROM incoming")
+        connection.unregister("incoming")
+        select = f"SELECT r.* FROM ({select}) r ANTI JOIN {gone} d ON d.{ROW_VERSION} = r.{ROW_VERSION}"
+    connection.execute(f"CREATE VIEW internal.{quoted(f'{table.name}_rows')} AS {select}")
+
+
+def statements(view: View) -> Iterable[str]:
+    """SQL that makes a view with its comments."""
+    name = f"main.{quoted(view.name)}"
+    yield f"CREATE VIEW {name} AS {view.sql}"
+    yield f"COMMENT ON VIEW {name} IS {text(view.comment)}"
+    for column, comment in view.columns.items():
+        yield f"COMMENT ON COLUMN {name}.{quoted(column)} IS {text(comment)}"
+
+
+def views(tables: Mapping[str, Table], shown: Shown) -> list[View]:
+    """Every view of the tier."""
+    found = [view for table in tables.values() for view in _table_views(table)]
+    if series := tables.get("series"):
+        study = [c for c in series.columns if c.level == "Study" and c.name != "StudyInstanceUID"]
+        study += [c for c in series.columns if c.name in ("study_datetime_utc", "patient_age_years")]
+        patient = [c for c in series.columns if c.level == "Patient"]
+        found.append(_grouped("studies", series, ["datastore_id", "StudyInstanceUID"], study, _STUDY))
+        found.append(_grouped("patients", series, ["datastore_id", "patient_key"], patient, _PATIENT))
+    return [*found, _info(shown)]
+
+
+def _table_views(table: Table) -> list[View]:
+    described = {column.name: column.description for column in table.columns if column.name != ROW_VERSION}
+    select = f"SELECT {names(described)} FROM internal.{quoted(f'{table.name}_rows')}"
+    primary = f"{table.description} Primary image sets; {table.name}_all has the others too."
+    return [
+        View(table.name, f"{select} WHERE is_primary", primary, described),
+        View(f"{table.name}_all", select, f"{table.description} Primary or not."),
+    ]
+
+
+def _grouped(
+    name: str, series: Table, keys: list[str], own: Sequence[Column], derived: Mapping[str, tuple[str, str, str]]
+) -> View:
+    """One row for each study or patient, from the series; of attributes that differ, the smallest value."""
+    comments = {column.name: column.description for column in series.columns}
+    keys = [key for key in keys if key in comments]
+    if "patient_key" in comments and "patient_key" not in keys:
+        own = [column for column in series.columns if column.name == "patient_key"] + list(own)
+    made = {column: (sql, comment) for column, (needs, sql, comment) in derived.items() if needs in comments}
+    picked = [f"min({quoted(column.name)}) AS {quoted(column.name)}" for column in own]
+    picked += [f"{sql} AS {quoted(column)}" for column, (sql, _) in made.items()]
+    described = {column: comments[column] for column in [*keys, *(column.name for column in own)]}
+    return View(
+        name,
+        f"SELECT {', '.join([names(keys), *picked])} FROM main.series GROUP BY {names(keys)}",
+        f"One row for each of the {name} and data store, from its series; where these differ, the smallest value.",
+        described | {column: comment for column, (_, comment) in made.items()},
+    )
+
+
+def _info(shown: Shown) -> View:
+    files = ", ".join(f"{text(name)}: {len(paths)}" for name, paths in shown.files.items())
+    return View(
+        "index_info",
+        f"SELECT {text(shown.tier.value)} AS tier, {text(SCHEMA_VERSION)} AS schema_version, "
+        f"{text(shown.policy.dates.value)} AS dates, {text(now().isoformat())}::TIMESTAMPTZ AS built_at, "
+        f"MAP {{{files}}} AS files_by_table",
+        "One row: what this tier is.",
+        {
+            "tier": "Its name.",
+            "schema_version": "Version of the columns' meaning.",
+            "dates": "Date rule of the de-identified tier: year or shift.",
+            "built_at": "When its files were put together.",
+            "files_by_table": "Files of each table.",
+        },
+    )

@@ -1,0 +1,33 @@
+"""Stage 5, for those who must not see everything: the tiers. The work is `ahi.index.tiers`."""
+
+import dagster as dg
+
+from ahi.index.tiers.refresh import refresh_tiers
+from ahi.index.tiers.rules import LOWER
+from ahi.pipeline import Pipeline
+from ahi_assets.common import OWNERS, counts
+from ahi_assets.published_index import published_index
+
+
+@dg.asset(
+    deps=[published_index],
+    group_name="index",
+    kinds={"duckdb", "parquet"},
+    owners=OWNERS,
+    pool="index-tiers",
+    metadata={"tiers": [tier.value for tier in LOWER]},
+)
+def published_tiers(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
+    """The limited and the de-identified tier: files and an `index.duckdb` of their own, in step with the live index."""
+    metadata: dict[str, int | bool] = {}
+    for report in refresh_tiers(pipeline):
+        metadata |= {
+            f"{report.tier}: seq": report.seq,
+            f"{report.tier}: commits behind": report.commits_behind,
+            f"{report.tier}: is new": report.is_new,
+            f"{report.tier}: files made": report.made,
+            f"{report.tier}: files retired": report.retired,
+            f"{report.tier}: files removed": report.removed,
+            **counts(report.rows, f"{report.tier} rows: "),
+        }
+    return dg.MaterializeResult(metadata=metadata)

@@ -1,0 +1,125 @@
+"""Every column has a fate in every tier, and without a rule it is to stay out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from ahi.index.columns import Column, Tier, dicom
+from ahi.index.registry import TABLES, arrow_type
+from ahi.index.tiers.rules import LOWER, How, Policy, rule_for, tier_table
+from ahi.index.tiers.terms import TERMS, vendor
+from ahi.index.tiers.transform import Keys, Projection
+
+EVERY = [(table, column) for table in TABLES.values() for column in table.columns]
+SERIES = TABLES["series"]
+CODED = "STRUCT(code VARCHAR, scheme VARCHAR, meaning VARCHAR)[]"
+
+
+def leaves(kind: str) -> set[str]:
+    return {"text"} if "VARCHAR" in kind else {"time"} if kind.startswith(("DATE", "TIME")) else {"number"}
+
+
+def test_no_column_crosses_into_a_tier_that_the_registry_keeps_it_from() -> None:
+    for table, column in EVERY:
+        limited, deidentified = (rule_for(table, column, tier) for tier in LOWER)
+        assert rule_for(table, column, Tier.IDENTIFIED) is not None
+        if column.tier is Tier.IDENTIFIED:
+            assert (limited, deidentified) == (None, None), (table.name, column.name)
+        if column.vr in ("PN", "LT", "ST", "UT", "UC", "UR"):
+            assert (limited, deidentified) == (None, None), (table.name, column.name)
+        if deidentified is None:
+            continue
+        kinds = leaves(column.duckdb_type)
+        if kinds != {"number"}:
+            assert deidentified.how is not How.KEEP, (table.name, column.name)
+        if kinds == {"time"}:
+            assert deidentified.how is How.DATE, (table.name, column.name)
+        if column.vr == "UI":
+            assert deidentified.how is (How.STANDARD if column.tier is Tier.DEIDENTIFIED else How.HASH), column.name
+        if deidentified.how is How.TERMS:
+            assert deidentified.terms
+
+
+UNRULED = [
+    Column("Something", "VARCHAR", "Text.", Tier.DEIDENTIFIED),
+    Column("some_list", "VARCHAR[]", "Texts.", Tier.DEIDENTIFIED),
+    Column("some_moment", "TIMESTAMPTZ", "A moment.", Tier.DEIDENTIFIED),
+    Column("some_time", "TIME", "A time.", Tier.DEIDENTIFIED),
+    Column("some_parts", "STRUCT(a VARCHAR, b DOUBLE)[]", "Parts.", Tier.DEIDENTIFIED),
+    Column("some_number", "DOUBLE", "A number.", Tier.LIMITED),
+    dicom("Series", "RequestedContrastAgent", 0x00321070, "LO", "1", Tier.DEIDENTIFIED, "Text."),
+    dicom("Series", "ConversionType", 0x00080064, "CS", "1", Tier.DEIDENTIFIED, "A coded string without a list."),
+    dicom("Series", "OriginalAttributesSequence", 0x04000561, "SQ", "1", Tier.LIMITED, "Codes."),
+]
+
+
+@pytest.mark.parametrize("column", UNRULED, ids=lambda column: column.name)
+def test_a_column_without_a_rule_stays_out(column: Column) -> None:
+    table = replace(SERIES, columns=(*SERIES.columns, column))
+    names = {one.name for one in tier_table(table, Tier.DEIDENTIFIED).columns}
+    assert column.name not in names
+    assert {"Modality", "SeriesInstanceUID", "row_version"} <= names
+
+
+def test_a_reviewed_value_crosses() -> None:
+    (column,) = (one for one in SERIES.columns if one.name == "ManufacturerModelName")
+    assert rule_for(SERIES, column, Tier.DEIDENTIFIED) is None
+    policy = Policy(reviewed={"ManufacturerModelName": frozenset({"SIGNA"})})
+    rule = rule_for(SERIES, column, Tier.DEIDENTIFIED, policy)
+    assert rule is not None
+    assert rule.terms == {"SIGNA"}
+
+
+def applied(column: Column, values: list[object]) -> list[object]:
+    table = replace(SERIES, columns=(*(c for c in SERIES.columns if c.name != column.name), column))
+    projection = Projection(table, Tier.DEIDENTIFIED, Keys(b"s", Tier.DEIDENTIFIED), Policy(), lambda _: {})
+    kinds = {one.name: arrow_type(one.duckdb_type) for one in table.columns}
+    batch = {name: pa.nulls(len(values), kinds[name]) for name in projection.sources()}
+    batch |= {"image_set_id": pa.array(["a"] * len(values)), "batch_id": pa.array(["b"] * len(values))}
+    batch[column.name] = pa.array(values, kinds[column.name])
+    return projection.apply(batch, frozenset()).column(column.name).to_pylist()
+
+
+NAMED = {column.name: column for _, column in EVERY}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "shown"),
+    [
+        ("Modality", ["CT", "DOE", None, "ct"], ["CT", None, None, None]),
+        (
+            "ImageType",
+            [["ORIGINAL", "DOE"], None, [], [None, "AXIAL"]],
+            [["ORIGINAL", None], None, [], [None, "AXIAL"]],
+        ),
+        ("Manufacturer", ["GE MEDICAL SYSTEMS", "Gerda Doe"], ["GE", None]),
+        ("TimezoneOffsetFromUTC", ["+0100", "-0330", "12345678", "+01:0"], ["+0100", "-0330", None, None]),
+        ("sop_class_uids", [["1.2.840.10008.5.1.4.1.1.2", "1.2.3"]], [["1.2.840.10008.5.1.4.1.1.2", None]]),
+        ("patient_age_years", [0.4, 45.9, 90.0, 103.0, None], [0.0, 45.0, 90.0, 90.0, None]),
+        ("mixed_attrs", [["Rows", "DOE"]], [["Rows", None]]),
+        (
+            "ProcedureCodeSequence",
+            [[{"code": "113014", "scheme": "DCM", "meaning": "Jane Doe"}, {"code": "4711", "scheme": "99DOE"}], None],
+            [
+                [{"code": "113014", "scheme": "DCM", "meaning": "Study"}, dict.fromkeys(("code", "scheme", "meaning"))],
+                None,
+            ],
+        ),
+    ],
+)
+def test_what_becomes_of_values(name: str, values: list[object], shown: list[object]) -> None:
+    assert applied(NAMED[name], values) == shown
+
+
+def test_terms_are_of_columns_and_makers_are_known_by_their_first_word() -> None:
+    assert all(terms for terms in TERMS.values())
+    names = ("SIEMENS", "Siemensstadt Doe", "FUJIFILM Corporation", "Philips Medical Systems", "", "Agfa-Gevaert AG")
+    assert [vendor(name) for name in names] == ["Siemens", None, "Fujifilm", "Philips", None, "Agfa"]
+
+
+def test_an_empty_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="AHI_PATIENT_KEY_SECRET"):
+        Keys(b"", Tier.LIMITED)
