@@ -25,8 +25,8 @@ from ahi.index import catalog as c
 from ahi.index.columns import Tier
 from ahi.index.engine import locked
 from ahi.index.parquet import spilling
-from ahi.index.publish import read_dead
 from ahi.index.registry import SCHEMA_VERSION, arrow_type
+from ahi.index.relations import read_dead
 from ahi.index.sidecar import remove_with_sidecar, write_sidecar
 from ahi.index.sql import quoted, text
 from ahi.index.tiers.rules import LOWER, ROW_VERSION, Policy, digest_of, tier_table
