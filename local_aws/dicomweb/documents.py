@@ -52,7 +52,7 @@ class Documents:
             packed = self._store.read_document(*key)
             if packed is not None:
                 loaded = document.unpack(packed)
-                self._keep(key, len(packed), loaded)
+                self._keep(key, len(packed.text), loaded)
                 return number, loaded
         return None
 

@@ -5,6 +5,9 @@ Belongs here: `SchemaVersion` 1.1 as the real samples show it. Does not belong h
 
 A document has each instance on a line of its own, which is white space to JSON. So a merge takes a document of
 thousands of instances apart, and puts it together again, without parsing or holding their trees (`Draft`).
+
+What an instance needs to come back as it was, and the documented form has no place for, lies beside the document
+(`BESIDE`): in memory as members of the instance, on the disk in a file of its own, so that a client never meets it.
 """
 
 from __future__ import annotations
@@ -13,10 +16,10 @@ import contextlib
 import gzip
 import json
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from local_aws.healthimaging import levels
-from local_aws.healthimaging.instances import plain, to_json
+from local_aws.healthimaging.instances import BESIDE, plain, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from local_aws.healthimaging.instances import Attributes, Instance
 
 Document = dict[str, Any]
+# JSON texts by SOP Instance UID, by Series Instance UID.
+Texts = dict[str, dict[str, bytes]]
 MAX_TEXT = 256
 GZIP_LEVEL, GZIP_FORM = 1, 31
 # Longest texts of search results where the service model allows fewer, and its pattern of UIDs.
@@ -35,18 +40,33 @@ _UIDS = {"DICOMStudyInstanceUID", "DICOMSeriesInstanceUID"}
 _MOST = 1_000_000
 
 
+class Packed(NamedTuple):
+    """A document as it is kept.
+
+    Attributes:
+        text: Compressed JSON, as GetImageSetMetadata sends it.
+        beside: What else is known of its instances, compressed lines `[series UID, SOP instance UID, {...}]`; empty
+            when there is nothing.
+    """
+
+    text: bytes
+    beside: bytes = b""
+
+
 class Draft:
     """A document that instances are put into; those that are there stay as they were written."""
 
-    def __init__(self, head: Document, bodies: dict[str, dict[str, bytes]]) -> None:
+    def __init__(self, head: Document, bodies: Texts, beside: Texts | None = None) -> None:
         """Take a document apart.
 
         Args:
             head: The document with empty `Instances`.
             bodies: Instances as JSON text, by SOP Instance UID, by Series Instance UID.
+            beside: What lies beside some of them, likewise.
         """
         self.head = head
         self._bodies = bodies
+        self._beside = beside or {}
 
     @classmethod
     def new(cls, datastore_id: str, image_set_id: str, first: Instance) -> Draft:
@@ -64,9 +84,13 @@ class Draft:
         return cls(head, {first.series_uid: {}})
 
     @classmethod
-    def unpack(cls, packed: bytes) -> Draft:
+    def unpack(cls, packed: Packed) -> Draft:
         """A document as `pack` wrote it."""
-        return _split(gzip.decompress(packed))
+        head, bodies = _split(gzip.decompress(packed.text))
+        beside: Texts = {}
+        for series_uid, sop_uid, members in _beside(packed):
+            beside.setdefault(series_uid, {})[sop_uid] = to_json(members)
+        return cls(head, bodies, beside)
 
     def add_levels(
         self, series_uid: str, patient: Attributes, study: Attributes, series: Attributes, *, latest: bool = False
@@ -86,9 +110,11 @@ class Draft:
                     level["DICOM"][key] = value
         return differs
 
-    def add(self, series_uid: str, bodies: Mapping[str, bytes]) -> None:
+    def add(self, series_uid: str, bodies: Mapping[str, bytes], beside: Mapping[str, bytes]) -> None:
         """Add instances, or replace those of the same UID: the latest wins."""
         self._bodies[series_uid].update(bodies)
+        kept = self._beside.get(series_uid, {})
+        self._beside[series_uid] = {uid: text for uid, text in kept.items() if uid not in bodies} | dict(beside)
 
     def count(self) -> int:
         """How many instances there are."""
@@ -98,9 +124,9 @@ class Draft:
         """About how many bytes the document has, uncompressed."""
         return sum(len(uid) + len(body) + 4 for s in self._bodies.values() for uid, body in s.items())
 
-    def pack(self) -> bytes:
-        """Compressed JSON, as GetImageSetMetadata sends it."""
-        return _compressed(_lines(self.head, self._bodies))
+    def pack(self) -> Packed:
+        """The document as it is kept."""
+        return _packed(self.head, self._bodies, self._beside)
 
     def search_tags(self) -> dict[str, Any]:
         """The `DICOMTags` of a search result."""
@@ -158,21 +184,38 @@ def groups(document: Document) -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
 
 
-def pack(document: Mapping[str, Any]) -> bytes:
-    """Compressed JSON, as GetImageSetMetadata sends it."""
-    return _compressed(_lines(*_apart(document)))
+def pack(document: Mapping[str, Any]) -> Packed:
+    """A document as it is kept."""
+    return _packed(*_apart(document))
 
 
-def unpack(packed: bytes) -> Document:
+def unpack(packed: Packed) -> Document:
     """The document behind `pack`."""
-    loaded: Document = json.loads(gzip.decompress(packed))
+    loaded: Document = json.loads(gzip.decompress(packed.text))
+    for series_uid, sop_uid, members in _beside(packed):
+        loaded["Study"]["Series"][series_uid]["Instances"][sop_uid] |= members
     return loaded
+
+
+def _packed(head: Mapping[str, Any], bodies: Texts, beside: Texts) -> Packed:
+    lines = [
+        b"[%s,%s,%s]\n" % (to_json(series_uid), to_json(sop_uid), text)
+        for series_uid, texts in beside.items()
+        for sop_uid, text in texts.items()
+    ]
+    return Packed(_compressed(_lines(head, bodies)), _compressed(lines) if lines else b"")
+
+
+def _beside(packed: Packed) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """What lies beside a document: series, instance, members."""
+    for line in gzip.decompress(packed.beside).splitlines() if packed.beside else ():
+        yield tuple(json.loads(line))
 
 
 # -- the text: one instance a line ------------------------------------------------------------------------------------
 
 
-def _lines(head: Mapping[str, Any], bodies: Mapping[str, Mapping[str, bytes]]) -> Iterator[bytes]:
+def _lines(head: Mapping[str, Any], bodies: Texts) -> Iterator[bytes]:
     """The document's text. Every line but those of instances opens or closes an object."""
     study = {k: v for k, v in head["Study"].items() if k != "Series"} | {"Series": {}}
     yield to_json({k: v for k, v in head.items() if k != "Study"} | {"Study": study})[: -len("}}}")] + b"\n"
@@ -185,10 +228,17 @@ def _lines(head: Mapping[str, Any], bodies: Mapping[str, Mapping[str, bytes]]) -
     yield b"}}}\n"
 
 
-def _apart(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, dict[str, bytes]]]:
-    """A document, and its instances as text."""
-    series = document["Study"].get("Series", {})
-    return document, {uid: {k: to_json(v) for k, v in s["Instances"].items()} for uid, s in series.items()}
+def _apart(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], Texts, Texts]:
+    """A document, its instances as text, and what lies beside them."""
+    bodies: Texts = {}
+    beside: Texts = {}
+    for uid, series in document["Study"].get("Series", {}).items():
+        bodies[uid], beside[uid] = {}, {}
+        for sop_uid, item in series["Instances"].items():
+            bodies[uid][sop_uid] = to_json({key: value for key, value in item.items() if key not in BESIDE})
+            if members := {key: item[key] for key in BESIDE if item.get(key)}:
+                beside[uid][sop_uid] = to_json(members)
+    return document, bodies, beside
 
 
 def _counting_down(items: Any) -> Iterator[tuple[int, Any]]:
@@ -196,10 +246,9 @@ def _counting_down(items: Any) -> Iterator[tuple[int, Any]]:
     return zip(range(len(items) - 1, -1, -1), items, strict=True)
 
 
-def _split(text: bytes) -> Draft:
+def _split(text: bytes) -> tuple[Document, Texts]:
+    """The document with empty `Instances`, and its instances as text."""
     lines = text.splitlines()
-    if len(lines) == 1:  # not written here
-        lines = b"".join(_lines(*_apart(json.loads(text)))).splitlines()
     head: Document = json.loads(lines[0] + b"}}}")
     bodies: dict[str, dict[str, bytes]] = {}
     current: dict[str, bytes] = {}
@@ -211,7 +260,7 @@ def _split(text: bytes) -> Draft:
         elif line not in {b"}},", b"}}", b"}}}"}:
             end = _end_of_key(line)
             current[json.loads(line[:end])] = line[end + 1 :].removesuffix(b",")
-    return Draft(head, bodies)
+    return head, bodies
 
 
 def _end_of_key(line: bytes) -> int:

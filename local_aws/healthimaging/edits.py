@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging import document, levels
-from local_aws.healthimaging.instances import LIMITS, is_too_long
+from local_aws.healthimaging.instances import BESIDE, LIMITS, is_too_long
 from local_aws.healthimaging.values import BINARY, NUMERIC, entry, load_libraries
 from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import validation
@@ -76,7 +76,7 @@ def remove(current: Document, wanted: Payload, *, force: bool) -> None:
                 raise validation(f"{key} cannot be removed.")
             existing.pop(key, None)
         for own in below:
-            _forget(own, attributes, ("DICOMVRs", "BulkData", "NestedVRs"))
+            _forget(own, attributes, ("DICOMVRs", *BESIDE))
     for uid, series in wanted.series.items():
         instances = current["Study"]["Series"][uid]["Instances"]
         gone = [sop for sop, item in series.instances.items() if item.whole]
@@ -106,7 +106,7 @@ def update(current: Document, wanted: Payload, *, force: bool, is_primary: bool)
             existing[key] = value
         for own in below:
             # A large private value that lay beside the pixels is replaced by what the text says, a sequence whole.
-            _forget(own, attributes, ("BulkData", "NestedVRs"))
+            _forget(own, attributes, BESIDE)
     for series in wanted.series.values():
         for sop, item in series.instances.items():
             if item.whole:
@@ -233,7 +233,7 @@ def _forget(body: dict[str, Any], keys: Iterable[str], members: tuple[str, ...])
     """Take attributes out of members of an instance that speak of them."""
     for member in members:
         body[member] = {key: value for key, value in body.get(member, {}).items() if key not in keys}
-    for member in ("BulkData", "NestedVRs"):
+    for member in BESIDE:
         if not body.get(member):
             body.pop(member, None)
 

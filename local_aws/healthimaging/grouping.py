@@ -41,6 +41,7 @@ class Group:
     study: Attributes = field(default_factory=dict)
     series: Attributes = field(default_factory=dict)
     bodies: dict[str, bytes] = field(default_factory=dict)
+    beside: dict[str, bytes] = field(default_factory=dict)
     files: list[File] = field(default_factory=list)
     coerced: bool = False
     oversized: bool = False
@@ -57,8 +58,12 @@ class Group:
         self.oversized |= self._bytes > most_bytes
         if self.oversized:
             self.bodies.clear()
+            self.beside.clear()
         else:
             self.bodies[item.sop_uid] = item.body
+            self.beside.pop(item.sop_uid, None)
+            if item.beside:
+                self.beside[item.sop_uid] = item.beside
         self.files.append(File(name, item.sop_uid, item.sop_class_uid, item.warnings, item.frame_ids))
 
 
@@ -159,7 +164,7 @@ class Grouping:
             return None
         draft = Draft.unpack(packed)
         coerced = draft.add_levels(head.series_uid, group.patient, group.study, group.series, latest=self._latest)
-        draft.add(head.series_uid, group.bodies)
+        draft.add(head.series_uid, group.bodies, group.beside)
         head.version += 1
         head.workflow = "UPDATED"
         head.tags = draft.search_tags()
@@ -172,7 +177,7 @@ class Grouping:
         identity = uuid.uuid4().hex
         draft = Draft.new(self._datastore_id, identity, first)
         draft.add_levels(first.series_uid, group.patient, group.study, group.series, latest=self._latest)
-        draft.add(first.series_uid, group.bodies)
+        draft.add(first.series_uid, group.bodies, group.beside)
         head = ImageSet(
             datastore_id=self._datastore_id,
             id=identity,

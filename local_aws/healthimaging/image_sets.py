@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from local_aws.clock import Clock
     from local_aws.faults import Faults
     from local_aws.healthimaging.datastores import Datastores
-    from local_aws.healthimaging.document import Document
+    from local_aws.healthimaging.document import Document, Packed
     from local_aws.healthimaging.store import ImageSet, Store
     from local_aws.settings import LocalSettings
 
@@ -94,7 +94,7 @@ class ImageSets:
         """
         return document.unpack(self._packed(head, version))
 
-    def _packed(self, head: ImageSet, version: int | None) -> bytes:
+    def _packed(self, head: ImageSet, version: int | None) -> Packed:
         last = settled(head.version, head.state, head.workflow)
         wanted = last if version is None else version
         # A version never changes: what is written of one that is being made is shown to nobody.
@@ -105,13 +105,13 @@ class ImageSets:
             raise not_found("The image set has no such version.")
         return packed
 
-    def check_size(self, packed: bytes) -> None:
+    def check_size(self, packed: Packed) -> None:
         """Refuse metadata beyond the documented 50 MB.
 
         Raises:
             ChangeFailedError: With the text for the version's `message`.
         """
-        if len(gzip.decompress(packed)) > self._settings.max_metadata_bytes:
+        if len(gzip.decompress(packed.text)) > self._settings.max_metadata_bytes:
             raise ChangeFailedError("INVALID_REQUEST:  ImageSetMetadata is too large.")
 
     @staticmethod
@@ -191,7 +191,7 @@ class ImageSets:
             raise conflict("The metadata of the image set is being processed. Try again later.")
         packed = self._packed(head, number(request.get("versionId")))
         self.touch(head.datastore_id, head.id)
-        return {"imageSetMetadataBlob": packed, "contentType": "application/json", "contentEncoding": "gzip"}
+        return {"imageSetMetadataBlob": packed.text, "contentType": "application/json", "contentEncoding": "gzip"}
 
 
 def number(version: str | None) -> int | None:

@@ -32,6 +32,9 @@ IDENTITY = {
     0x0020000D: "StudyInstanceUID",
     0x0020000E: "SeriesInstanceUID",
 }
+# Members of an instance that the documented form has no place for; they lie beside the document: ids of large private
+# values, and VRs of private elements inside sequences.
+BESIDE = ("BulkData", "NestedVRs")
 SHORT_PIXELS = "DICOM attribute PixelData is shorter than the image attributes say"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LIKE_A_UID = re.compile(r"[0-9.]+")
@@ -73,6 +76,7 @@ class Instance:
         study: Attributes of Study level.
         series: Attributes of Series level.
         body: The instance's own part of the document as JSON text, in UTF-8 and on one line: an import holds thousands.
+        beside: What lies beside it (`BESIDE`), likewise; empty when there is nothing.
         frame_ids: Ids of its image frames, and of what else of it lies beside the pixels.
         group: Values of the seven grouping elements.
         study_group: Those of the five that a study shares.
@@ -87,6 +91,7 @@ class Instance:
     study: Attributes
     series: Attributes
     body: bytes
+    beside: bytes
     frame_ids: tuple[str, ...]
     group: tuple[str, ...]
     study_group: tuple[str, ...]
@@ -149,7 +154,7 @@ def instance(
     body["ImageFrames"] = images.frames
     apart = {name(tag): _keep_apart(f"{seed}/{tag:08X}", raw, writer) for tag, raw in parsed.bulk.items()}
     nested = {name(tag): vrs for tag, vrs in parsed.nested_vrs.items()}
-    body |= {member: kept for member, kept in (("BulkData", apart), ("NestedVRs", nested)) if kept}
+    beside = {member: kept for member, kept in zip(BESIDE, (apart, nested), strict=True) if kept}
     problems |= set(images.problems or (() if frames.is_supported(parsed) else ("UNSUPPORTED_TRANSFER_SYNTAX",)))
     if problems:
         # "HealthImaging uses the DICOM element (0008,1196) to persist import warning codes" (Searching for instances).
@@ -164,6 +169,7 @@ def instance(
         study=study,
         series=series,
         body=to_json(body),
+        beside=to_json(beside) if beside else b"",
         frame_ids=(*(image["ID"] for image in images.frames), *apart.values()),
         group=tuple(plain(merged.get(k)) for k in levels.GROUPING),
         study_group=tuple(plain(merged.get(k)) for k in levels.STUDY_GROUPING),

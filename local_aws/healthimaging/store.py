@@ -13,6 +13,8 @@ import threading
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from local_aws.healthimaging.document import Packed
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -95,6 +97,11 @@ class Job:
     owner: str | None = None
     # importConfiguration as JSON.
     configuration: str | None = None
+
+
+def _beside(path: Path) -> Path:
+    """The file for what lies beside a document."""
+    return path.with_name(path.name.replace(".json", ".beside.json"))
 
 
 class Store:
@@ -252,24 +259,31 @@ class Store:
     def _path(self, datastore_id: str, image_set_id: str, version: int) -> Path:
         return self._documents / datastore_id / image_set_id[:2] / image_set_id / f"{version}.json.gz"
 
-    def write_document(self, datastore_id: str, image_set_id: str, version: int, packed: bytes) -> None:
-        """Keep the document of one version."""
+    def write_document(self, datastore_id: str, image_set_id: str, version: int, packed: Packed) -> None:
+        """Keep the document of one version. Nobody is told of it yet, so its two files need not appear together."""
         path = self._path(datastore_id, image_set_id, version)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{threading.get_ident()}")
-        temporary.write_bytes(packed)
-        temporary.replace(path)
+        for place, data in ((_beside(path), packed.beside), (path, packed.text)):
+            if not data:
+                place.unlink(missing_ok=True)
+                continue
+            temporary = place.with_suffix(f".{threading.get_ident()}")
+            temporary.write_bytes(data)
+            temporary.replace(place)
 
     def drop_documents(self, datastore_id: str, image_set_id: str) -> None:
         """Forget the documents of all versions of an image set."""
         shutil.rmtree(self._path(datastore_id, image_set_id, 0).parent, ignore_errors=True)
 
-    def read_document(self, datastore_id: str, image_set_id: str, version: int) -> bytes | None:
-        """The document of one version, compressed; None when there is none."""
+    def read_document(self, datastore_id: str, image_set_id: str, version: int) -> Packed | None:
+        """The document of one version; None when there is none."""
+        path = self._path(datastore_id, image_set_id, version)
         try:
-            return self._path(datastore_id, image_set_id, version).read_bytes()
+            text = path.read_bytes()
         except FileNotFoundError:
             return None
+        beside = _beside(path)
+        return Packed(text, beside.read_bytes() if beside.exists() else b"")
 
     # -- what becomes true together -------------------------------------------------------------------------------
 
@@ -286,6 +300,7 @@ class Store:
         for row in self.rows("SELECT datastore_id, id, version FROM pending_documents"):
             path = self._path(row["datastore_id"], row["id"], row["version"])
             path.unlink(missing_ok=True)
+            _beside(path).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # other versions are there, or nothing was written
                 path.parent.rmdir()
         self.keep_pending_documents()

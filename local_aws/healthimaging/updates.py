@@ -16,7 +16,7 @@ from local_aws.protocol.errors import ServiceError, conflict, validation
 
 if TYPE_CHECKING:
     from local_aws.clock import Clock
-    from local_aws.healthimaging.document import Document
+    from local_aws.healthimaging.document import Document, Packed
     from local_aws.healthimaging.events import Entry, Events
     from local_aws.healthimaging.image_sets import ImageSets
     from local_aws.healthimaging.pixel_store import PixelStore
@@ -181,7 +181,7 @@ class Updates:
 
         return finish
 
-    def _packed(self, head: ImageSet, version: int, body: dict[str, Any]) -> bytes:
+    def _packed(self, head: ImageSet, version: int, body: dict[str, Any]) -> Packed:
         """The new document of one set, of which the set then says what it says.
 
         Raises:

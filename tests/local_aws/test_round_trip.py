@@ -41,6 +41,16 @@ LOSSLESS = {
 RLE = "1.2.840.10008.1.2.5"
 PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 MAX_PRIVATE = 2**20
+# All that the documents of the service and its guide have, by level.
+KEYS = {
+    "document": {"SchemaVersion", "DatastoreID", "ImageSetID", "Patient", "Study"},
+    "patient": {"DICOM"},
+    "study": {"DICOM", "Series"},
+    "series": {"DICOM", "Instances"},
+    "instance": {"DICOM", "DICOMVRs", "StoredTransferSyntaxUID", "ChecksumType", "ImageFrames"},
+    "frame": {"ID", "PixelDataChecksumFromBaseToFullResolution", "MinPixelValue", "MaxPixelValue", "FrameSizeInBytes"},
+    "checksum": {"Width", "Height", "Checksum"},
+}
 
 
 @dataclass
@@ -244,6 +254,16 @@ def originals(data: pydicom.Dataset, count: int) -> list[bytes]:
     return [np.packbits(bits[i * size : (i + 1) * size], bitorder="little").tobytes() for i in range(count)]
 
 
+def strange_keys(document: dict[str, Any]) -> set[str]:
+    """Keys beside the attributes that no document of the service has."""
+    series = list(document["Study"]["Series"].values())
+    items = [item for one in series for item in one["Instances"].values()]
+    frames = [frame for item in items for frame in item["ImageFrames"]]
+    checksums = [c for frame in frames for c in frame["PixelDataChecksumFromBaseToFullResolution"]]
+    parts = ([document], [document["Patient"]], [document["Study"]], series, items, frames, checksums)
+    return {key for known, found in zip(KEYS.values(), parts, strict=True) for one in found for key in set(one) - known}
+
+
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 
@@ -280,7 +300,9 @@ def round_trip(stack: Any, folder: Path, manifest: Path, form: str) -> dict[str,
             row = rows[data.file_meta.TransferSyntaxUID]
             row.files += 1
             before = len(row.differences)
-            rebuilt, instance = instance_of(client.document(image_set), data.SOPInstanceUID)
+            document = client.document(image_set)
+            row.differences += sorted(strange_keys(document))
+            rebuilt, instance = instance_of(document, data.SOPInstanceUID)
             whole = pydicom.Dataset()
             whole._dict = {**data.file_meta._dict, **data._dict}
             whole.set_original_encoding(*data.original_encoding, data.original_character_set)
