@@ -84,9 +84,13 @@ class LocalSettings:
     # Whether a job that ends FAILED by itself writes a manifest; real ones were seen to.
     failed_job_manifest: bool = False
     # An attribute of patient, study or series that an import has otherwise than the image set: whose value counts, the
-    # "first" or the "latest", and whether there is warning 45056.
+    # "first" or the "latest", and whether an object whose value does not count gets warning 45056.
     attribute_wins: str = "first"
-    coercion_warnings: bool = False
+    coercion_warnings: bool = True
+    # Warning 45062 for an object that has a tag twice or whose end is cut off; 47513 for one that is not encoded as its
+    # transfer syntax says. The developer guide names both codes, and no case.
+    discard_warnings: bool = True
+    other_warnings: bool = True
     # "imageSetId" is what AWS's own consumers read; the developer guide prints "imagesetId".
     event_id_key: str = "imageSetId"
     # isPrimary and imageSetVersion: in the developer guide, absent from CDK's event classes.

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging.grouping import Grouping
-from local_aws.healthimaging.problems import warning
 from local_aws.protocol.errors import conflict
 
 if TYPE_CHECKING:
@@ -166,8 +165,9 @@ class Commits:
 
     def _written(self, datastore_id: str, groups: list[Group]) -> Iterator[Placed]:
         """Write the documents, one of them in memory at a time."""
-        latest = self._settings.attribute_wins == "latest"
-        for change in Grouping(self._store, datastore_id, self._clock, latest=latest).place(self._ordered(groups)):
+        latest, coercion = self._settings.attribute_wins == "latest", self._settings.coercion_warnings
+        grouping = Grouping(self._store, datastore_id, self._clock, latest=latest, coercion=coercion)
+        for change in grouping.place(self._ordered(groups)):
             head = change.head
             if self._settings.import_workflow == "imported":
                 head.workflow = "IMPORTED"
@@ -176,9 +176,6 @@ class Commits:
                 self._store.note_pending_document(head.datastore_id, head.id, head.version)
                 self._store.write_document(head.datastore_id, head.id, head.version, change.draft.pack())
                 self._faults.reach("document")
-            if change.coerced and self._settings.coercion_warnings:
-                for file in change.files:
-                    file.warnings = (warning("COERCION_OF_DATA_ELEMENTS"), *file.warnings)
             yield Placed(head, change.files, refused)
 
     def _entry(self, head: ImageSet) -> dict[str, Any]:

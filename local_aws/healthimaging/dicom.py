@@ -107,6 +107,10 @@ class Parsed:
     pixel_length: int = 0
     encapsulated: bool = False
     truncated: bool = False
+    # Elements that could not be kept: of a tag that comes twice the first, and what the end of the object cuts off.
+    discarded: bool = False
+    # The data set is not encoded as its transfer syntax says, or has a VR that there is not.
+    misencoded: bool = False
 
     def text(self, tag: int) -> str:
         """A string value without padding, or an empty string."""
@@ -133,6 +137,7 @@ class _Reader:
         self.encodings = ["latin-1"]
         self.pixel_representation = 0
         self._room = ROOM
+        self.discarded = self.misencoded = False
         self.nested_vrs: dict[int, dict[str, str]] = {}
         # The open sequences, outermost first: tag, and number of the item that is read.
         self._open: list[tuple[int, int]] = []
@@ -155,6 +160,7 @@ class _Reader:
                 return tag, vr, self._u32.unpack_from(data, position + 8)[0], position + 12
             if vr not in VRS:
                 # Implicit encoding in spite of what the file says.
+                self.misencoded = True
                 return tag, self._implied(tag), self._u32.unpack_from(data, position + 4)[0], position + 8
             return tag, vr, self._u16.unpack_from(data, position + 6)[0], position + 8
         except struct.error as error:
@@ -207,10 +213,12 @@ class _Reader:
                 break
             tag, vr, length, value_start = self.header(position)
             self._take(ELEMENT_ROOM)
+            self.discarded |= tag in values
             if tag == ITEM_END:
                 position = value_start
                 break
             if root is not None and tag in PIXELS:
+                self.discarded |= root.pixel_tag != 0
                 root.pixel_tag = tag
                 position = self._pixels(root, vr, length, value_start)
                 continue
@@ -244,10 +252,14 @@ class _Reader:
             raise DicomError(TOO_MUCH)
 
     def _cut(self, root: Parsed | None, tag: int) -> None:
-        """The bytes end at `tag`: before the image was described it is no object, later its pixels are missing."""
-        if root is None or tag < IMAGE_GROUP:
+        """The bytes end in `tag`: before the image was described it is no object, later the rest is lost.
+
+        Raises:
+            DicomError: It is no object, or only the beginning of one was read.
+        """
+        if root is None or tag < IMAGE_GROUP or self.total > len(self.data):
             raise DicomError(NOTHING)
-        root.truncated = True
+        self.discarded = True
 
     def _remember(self, tag: int, raw: bytes) -> None:
         """Keep what decides how later values are read."""
@@ -358,7 +370,7 @@ def read(data: bytes, total: int = 0) -> Parsed:
         raise DicomError("DICOM attribute TransferSyntaxUID does not exist")
     if syntax == DEFLATED:
         data = _inflated(data, position)
-    implicit = syntax == IMPLICIT
+    declared = implicit = syntax == IMPLICIT
     big = syntax == BIG_ENDIAN
     if not big and len(data) >= position + 6:
         # The declared syntax is sometimes wrong; two letters where a VR belongs decide.
@@ -369,5 +381,6 @@ def read(data: bytes, total: int = 0) -> Parsed:
         raise DicomError(NOTHING)
     parsed.values.update(values)
     parsed.vrs.update(vrs)
+    parsed.discarded, parsed.misencoded = body.discarded, body.misencoded or implicit != declared
     parsed.nested_vrs = {tag: noted for tag, noted in body.nested_vrs.items() if noted}
     return parsed

@@ -94,21 +94,20 @@ class Draft:
 
     def add_levels(
         self, series_uid: str, patient: Attributes, study: Attributes, series: Attributes, *, latest: bool = False
-    ) -> bool:
+    ) -> tuple[Attributes, Attributes, Attributes]:
         """Add attributes above the instances; what the document has stays, or the `latest` replaces it.
 
         Returns:
-            Whether it had another value of one of them.
+            What it has then, of patient, study and series.
         """
-        differs = False
         own = self.head["Study"]["Series"].setdefault(series_uid, {"DICOM": {}, "Instances": {}})
         self._bodies.setdefault(series_uid, {})
         for level, values in ((self.head["Patient"], patient), (self.head["Study"], study), (own, series)):
             for key, value in values.items():
-                differs |= level["DICOM"].setdefault(key, value) != value
+                level["DICOM"].setdefault(key, value)
                 if latest:
                     level["DICOM"][key] = value
-        return differs
+        return self.head["Patient"]["DICOM"], self.head["Study"]["DICOM"], own["DICOM"]
 
     def add(self, series_uid: str, bodies: Mapping[str, bytes], beside: Mapping[str, bytes]) -> None:
         """Add instances, or replace those of the same UID: the latest wins."""

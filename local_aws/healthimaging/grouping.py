@@ -6,15 +6,18 @@ or writing S3.
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging.document import Draft
+from local_aws.healthimaging.instances import to_json, with_warnings
+from local_aws.healthimaging.problems import COERCION, warning
 from local_aws.healthimaging.store import ImageSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from local_aws.clock import Clock
     from local_aws.healthimaging.instances import Attributes, Instance
@@ -30,6 +33,8 @@ class File:
     sop_class_uid: str
     warnings: tuple[dict[str, Any], ...]
     frame_ids: tuple[str, ...]
+    # Its attributes of patient, study and series, as JSON; of files that agree one text.
+    levels: bytes = b""
 
 
 @dataclass
@@ -43,15 +48,15 @@ class Group:
     bodies: dict[str, bytes] = field(default_factory=dict)
     beside: dict[str, bytes] = field(default_factory=dict)
     files: list[File] = field(default_factory=list)
-    coerced: bool = False
     oversized: bool = False
     _bytes: int = 0
+    _levels: dict[bytes, bytes] = field(default_factory=dict)
 
     def add(self, name: str, item: Instance, most_bytes: int, *, latest: bool) -> None:
         """Put an instance in; of the same instance twice the latter stays. Too much metadata is not kept at all."""
         for level, values in ((self.patient, item.patient), (self.study, item.study), (self.series, item.series)):
             for key, value in values.items():
-                self.coerced |= level.setdefault(key, value) != value
+                level.setdefault(key, value)
                 if latest:
                     level[key] = value
         self._bytes += len(item.body) - len(self.bodies.get(item.sop_uid, b""))
@@ -64,7 +69,28 @@ class Group:
             self.beside.pop(item.sop_uid, None)
             if item.beside:
                 self.beside[item.sop_uid] = item.beside
-        self.files.append(File(name, item.sop_uid, item.sop_class_uid, item.warnings, item.frame_ids))
+        text = to_json([item.patient, item.study, item.series])
+        levels = self._levels.setdefault(text, text)
+        self.files.append(File(name, item.sop_uid, item.sop_class_uid, item.warnings, item.frame_ids, levels))
+
+    def warn_of_coercion(self, patient: Attributes, study: Attributes, series: Attributes) -> None:
+        """Mark the files of which an attribute is not what the image set says: it was modified in being stored."""
+        true = (patient, study, series)
+        coerced = {text: _differs(json.loads(text), true) for text in self._levels}
+        # Of an instance that was sent twice the latter file is stored.
+        stored = {file.sop_uid: file for file in self.files}
+        for file in self.files:
+            if coerced[file.levels]:
+                file.warnings = (warning(COERCION), *file.warnings)
+        for uid, file in stored.items():
+            if coerced[file.levels] and uid in self.bodies:
+                codes = [one["warning_reason_code"] for one in file.warnings]
+                self.bodies[uid] = with_warnings(self.bodies[uid], codes)
+
+
+def _differs(own: Sequence[Attributes], true: Sequence[Attributes]) -> bool:
+    """Whether an attribute of a file is not what its image set says."""
+    return any(level.get(key) != value for level, items in zip(true, own, strict=True) for key, value in items.items())
 
 
 class Gathered:
@@ -95,8 +121,6 @@ class Touched:
     head: ImageSet
     draft: Draft
     files: list[File]
-    # Whether an attribute above the instances was different in one of them.
-    coerced: bool = False
     # Whether there is too much metadata, so that the draft lacks it.
     oversized: bool = False
 
@@ -104,8 +128,11 @@ class Touched:
 class Grouping:
     """Places the groups of one import. The caller holds the lock of those who change image sets."""
 
-    def __init__(self, store: Store, datastore_id: str, clock: Clock, *, latest: bool = False) -> None:
+    def __init__(
+        self, store: Store, datastore_id: str, clock: Clock, *, latest: bool = False, coercion: bool = True
+    ) -> None:
         self._latest = latest
+        self._coercion = coercion
         self._store = store
         self._datastore_id = datastore_id
         self._clock = clock
@@ -163,21 +190,26 @@ class Grouping:
         if packed is None:
             return None
         draft = Draft.unpack(packed)
-        coerced = draft.add_levels(head.series_uid, group.patient, group.study, group.series, latest=self._latest)
-        draft.add(head.series_uid, group.bodies, group.beside)
+        self._fill(draft, head.series_uid, group)
         head.version += 1
         head.workflow = "UPDATED"
         head.tags = draft.search_tags()
         head.updated = self._clock.now()
-        return Touched(head, draft, group.files, coerced or group.coerced, group.oversized)
+        return Touched(head, draft, group.files, group.oversized)
+
+    def _fill(self, draft: Draft, series_uid: str, group: Group) -> None:
+        """Put a group into a document, and warn of what that changes."""
+        levels = draft.add_levels(series_uid, group.patient, group.study, group.series, latest=self._latest)
+        if self._coercion:
+            group.warn_of_coercion(*levels)
+        draft.add(series_uid, group.bodies, group.beside)
 
     def _new(self, group: Group, *, is_primary: bool) -> Touched:
         """A group as an image set of its own."""
         now, first = self._clock.now(), group.first
         identity = uuid.uuid4().hex
         draft = Draft.new(self._datastore_id, identity, first)
-        draft.add_levels(first.series_uid, group.patient, group.study, group.series, latest=self._latest)
-        draft.add(first.series_uid, group.bodies, group.beside)
+        self._fill(draft, first.series_uid, group)
         head = ImageSet(
             datastore_id=self._datastore_id,
             id=identity,
@@ -193,4 +225,4 @@ class Grouping:
             created=now,
             updated=now,
         )
-        return Touched(head, draft, group.files, group.coerced, group.oversized)
+        return Touched(head, draft, group.files, group.oversized)

@@ -111,6 +111,8 @@ class Imports:
         self._rules = instances.Rules(
             long_values=settings.long_values == "warn",
             invalid_uids=settings.invalid_uids == "warn",
+            discard_warnings=settings.discard_warnings,
+            other_warnings=settings.other_warnings,
             null_pixels=settings.pixel_data_key == "null",
             checksum_type=settings.checksum_type == "present",
         )

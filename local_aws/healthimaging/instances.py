@@ -55,10 +55,12 @@ LENGTHS = {
 
 @dataclass(frozen=True)
 class Rules:
-    """What an import forgives (imported with a warning instead of refused), and what a document says of pixels."""
+    """What an import forgives (imported with a warning instead of refused), what it warns of, what it says."""
 
     long_values: bool = False
     invalid_uids: bool = True
+    discard_warnings: bool = True
+    other_warnings: bool = True
     null_pixels: bool = False
     checksum_type: bool = True
 
@@ -157,9 +159,7 @@ def instance(
     beside = {member: kept for member, kept in zip(BESIDE, (apart, nested), strict=True) if kept}
     problems |= set(images.problems or (() if frames.is_supported(parsed) else ("UNSUPPORTED_TRANSFER_SYNTAX",)))
     if problems:
-        # "HealthImaging uses the DICOM element (0008,1196) to persist import warning codes" (Searching for instances).
-        codes = [CODES[kind][0] for kind in CODES if kind in problems]
-        own["WarningReason"] = codes if len(codes) > 1 else codes[0]
+        _persist(own, [CODES[kind][0] for kind in CODES if kind in problems])
     return Instance(
         sop_uid=parsed.text(0x00080018),
         sop_class_uid=parsed.text(0x00080016),
@@ -177,6 +177,21 @@ def instance(
     )
 
 
+def _persist(own: Attributes, codes: list[int]) -> None:
+    """Write its warning codes into an instance.
+
+    "HealthImaging uses the DICOM element (0008,1196) to persist import warning codes" (Searching for instances).
+    """
+    own["WarningReason"] = codes if len(codes) > 1 else codes[0]
+
+
+def with_warnings(body: bytes, codes: list[int]) -> bytes:
+    """An instance's part of the document with these warnings in it."""
+    loaded = json.loads(body)
+    _persist(loaded["DICOM"], codes)
+    return to_json(loaded)
+
+
 def _check(parsed: Parsed, rules: Rules) -> set[str]:
     """Refuse what HealthImaging would not import.
 
@@ -186,7 +201,7 @@ def _check(parsed: Parsed, rules: Rules) -> set[str]:
     Raises:
         DicomError: With the text for failure.ndjson.
     """
-    problems = set()
+    problems = _encoding(parsed, rules)
     for tag, keyword in IDENTITY.items():
         uid = parsed.text(tag)
         if not uid:
@@ -207,6 +222,18 @@ def _check(parsed: Parsed, rules: Rules) -> set[str]:
     if frames.missing_pixels(parsed):
         raise DicomError(SHORT_PIXELS)
     return problems
+
+
+def _encoding(parsed: Parsed, rules: Rules) -> set[str]:
+    """What is wrong with the way in which the object is written down."""
+    return {
+        kind
+        for kind, found in (
+            ("ELEMENTS_DISCARDED", parsed.discarded and rules.discard_warnings),
+            ("OTHER", parsed.misencoded and rules.other_warnings),
+        )
+        if found
+    }
 
 
 def _is_wrong(vr: str, value: Any) -> bool:

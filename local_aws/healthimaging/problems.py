@@ -10,9 +10,10 @@ from typing import Any
 
 # Type in the developer guide: value of (0008,1196), and what follows "The file was imported but". One text is
 # documented, that of INVALID_OFFSET_TABLE.
+COERCION = "COERCION_OF_DATA_ELEMENTS"
 CODES = {
-    "COERCION_OF_DATA_ELEMENTS": (45056, "one or more data elements were modified."),
-    "ELEMENTS_DISCARDED": (45062, "some data elements were discarded."),
+    COERCION: (45056, "one or more data elements are those of its image set, not its own."),
+    "ELEMENTS_DISCARDED": (45062, "some data elements came twice or were cut off, and were discarded."),
     "SOP_CLASS_DATA_MISMATCH": (45063, "its SOP Class UID is not that of its file meta information."),
     "TRANSCODING_EXCEPTION": (45312, "its pixel data could not be transcoded and is kept as it is."),
     "FRAMES_EXTRACTION_FAILURE": (45328, "its frames could not be made out in its pixel data."),
@@ -27,7 +28,7 @@ CODES = {
     ),
     "INVALID_UID_FORMAT": (45570, "one or more of its UIDs are not valid."),
     "INVALID_DICOM_VALUE_LENGTH": (45571, "one or more of its values are longer than their VR allows."),
-    "OTHER": (47513, "something is wrong with it."),
+    "OTHER": (47513, "its data set is not encoded as its transfer syntax says."),
 }
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import dcmwrite
@@ -56,6 +58,14 @@ def make_object(**attributes: Any) -> bytes:
     buffer = DicomBytesIO()
     dcmwrite(buffer, data, enforce_file_format=True)
     return bytes(buffer.getvalue())
+
+
+def changed(change: Callable[[Dataset], Any], **attributes: Any) -> bytes:
+    """An object after a change that pydicom's data set does not offer."""
+    read = dcmread(io.BytesIO(make_object(**attributes)))
+    change(read)
+    read.save_as(buffer := io.BytesIO())
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -188,6 +198,44 @@ OTHER_CHOICES = {
     "GET_DELETED": "off",
     "GET_DELETED_DATASTORE": "on",
 }
+
+
+# The switches of imports the other way, and low limits.
+OTHER_IMPORTS = {
+    "LONG_VALUES": "warn",
+    "INVALID_UIDS": "fail",
+    "DISCARD_WARNINGS": "off",
+    "OTHER_WARNINGS": "off",
+    "ATTRIBUTE_WINS": "latest",
+    "JSON_METADATA_WINS": "off",
+    "FAILED_JOB_MANIFEST": "on",
+    "MAX_FILES_PER_JOB": "4",
+    "MAX_FOLDERS_PER_JOB": "3",
+    "MAX_BYTES_PER_JOB": "100000",
+    "MAX_BYTES_PER_FILE": "50000",
+    "MAX_METADATA_BYTES": "6000",
+    "SECONDS_PER_INSTANCE": "0.5",
+    "UPDATE_SECONDS": "100",
+}
+
+
+@pytest.fixture(scope="session")
+def switched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imaging]:
+    """A server with those."""
+    from tests.conftest import AwsStack
+
+    options = {f"LOCAL_AWS_{name}": value for name, value in OTHER_IMPORTS.items()}
+    stack = AwsStack(tmp_path_factory.mktemp("switched") / "home", options).start()
+    yield Imaging(stack)
+    stack.stop()
+
+
+def run_past(imaging: Imaging, objects: dict[str, bytes], **more: Any) -> Outcome:
+    """A job whose duration the clock is put past."""
+    job = imaging.start(imaging.put(objects), **more)["jobId"]
+    imaging.stack.wait_for(lambda: imaging.job(job)["jobStatus"] != "SUBMITTED")
+    imaging.stack.control("POST", "clock", {"advance": 10})
+    return imaging.outcome(job)
 
 
 @pytest.fixture(scope="session")

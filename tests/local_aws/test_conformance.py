@@ -45,6 +45,14 @@ def test_the_table_of_rules_names_tests_that_exist():
     assert gone == []
 
 
+def test_every_test_stands_in_the_table():
+    named = set(re.findall(r"`([\w/]+\.py::\w+)`", RULES.read_text()))
+    files = sorted(HERE.rglob("test_*.py"))
+    there = {f"{path.relative_to(HERE)}::{test}" for path in files for test in names_in(path)}
+    assert len(files) > 30
+    assert there - named == set()
+
+
 def test_every_rule_has_a_test():
     rows = [line for line in RULES.read_text().splitlines() if line.startswith("| ")]
     rules = [row for row in rows if not row.startswith(("| rule |", "|---"))]
