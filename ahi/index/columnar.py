@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from ahi.clock import day_of, now
+from ahi.clock import now
 from ahi.index.registry import TABLES, arrow_schema
-from ahi.index.writer import IndexWriteError, write_parts
+from ahi.index.writer import IndexWriteError, write_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -90,7 +90,7 @@ class Rows(Sequence[Row]):
 
 
 def write_columns(root: Path, table: Table, parts: Iterable[Rows], *, batch_id: str) -> DataFile | None:
-    """Write rows as one immutable Parquet file, sorted and synced, as `writer.write_rows` does from dicts.
+    """Write rows as one immutable Parquet file, sorted, as `writer.write_rows` does from dicts.
 
     Raises:
         IndexWriteError: A column is not in the registry, or a value is not of its column's type.
@@ -114,6 +114,9 @@ def write_columns(root: Path, table: Table, parts: Iterable[Rows], *, batch_id: 
         if any(name in part.columns for part in parts):
             arrays.append(_array(table, column, kind, [value for part in parts for value in part.values(name)]))
             continue
+        if name not in given and name not in {"batch_id", "indexed_at"}:
+            arrays.append(pa.nulls(n_rows, kind))  # type: ignore[call-overload]
+            continue
         values = [part.constants.get(name) for part in parts]
         if name == "batch_id":
             values = [batch_id] * len(parts)
@@ -122,13 +125,8 @@ def write_columns(root: Path, table: Table, parts: Iterable[Rows], *, batch_id: 
         found = _array(table, column, kind, values)
         arrays.append(found if n_rows == len(parts) else found.take(of_part))
     data = pa.Table.from_arrays(arrays, schema=schema)
-    data = data.sort_by([(name, "ascending") for name in table.sort_by])
-    columns = [(column.name, column.duckdb_type) for column in table.columns]
-    folder = f"{table.name}/{day_of(stamp)}"
     run_id = str(parts[0].constants.get("dagster_run_id") or "")
-    return write_parts(
-        root, folder, [data], schema, table=table.name, columns=columns, batch_id=batch_id, run_id=run_id
-    )
+    return write_batch(root, table, data, stamp, batch_id=batch_id, run_id=run_id)
 
 
 _SCHEMAS: dict[str, pa.Schema] = {}

@@ -22,7 +22,7 @@ from ahi.index import catalog as c
 from ahi.index.commit import AlreadyCommitted, AlreadyCommittedError, Commit, Head
 from ahi.index.engine import create_tables, open_engine, snapshot, write_transaction
 from ahi.index.registry import TABLES
-from ahi.index.writer import DataFile, IndexWriteError, write_rows
+from ahi.index.writer import DataFile, IndexWriteError, sync_files, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +77,7 @@ class Index:
         return self.root / "index.duckdb"
 
     def write(self, table: str, rows: Sequence[Mapping[str, object]], *, batch_id: str) -> DataFile | None:
-        """Write rows of a table to one synced file; see `ahi.index.writer.write_rows`."""
+        """Write rows of a table to one file, which a commit syncs; see `ahi.index.writer.write_rows`."""
         return write_rows(self.root, self.tables[table], rows, batch_id=batch_id)
 
     def transaction(self) -> AbstractContextManager[sa.Connection]:
@@ -111,6 +111,8 @@ class Index:
         """
         batch_id = batch_id or f"{kind}:{uuid.uuid4().hex}"
         present = [file for file in files if file is not None]
+        # Before the transaction: the lock is held for the catalog's own rows only.
+        sync_files(self.root, [file.path for file in present])
         with self.transaction() as connection:
             if connection.execute(sa.select(c.commits.c.seq).where(c.commits.c.batch_id == batch_id)).first():
                 raise AlreadyCommittedError(batch_id)

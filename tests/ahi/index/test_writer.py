@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import os
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 
+from ahi.index import catalog as c
 from ahi.index.registry import SCHEMA_VERSION, TABLES, arrow_schema
 from ahi.index.store import Index, IndexWriteError
 from ahi.index.writer import table_hash
@@ -59,3 +63,33 @@ def test_a_row_that_does_not_fit_is_refused_without_its_value(index: Index, seri
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None or caught.value.__suppress_context__
     assert not list(index.root.glob("data/**/*.parquet"))
+
+
+def test_a_commit_syncs_its_files_and_their_folders(index: Index, put, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    put("one", {"a": 1})
+    with index.snapshot() as connection:
+        files = [index.root / path for path in connection.scalars(sa.select(c.files.c.path))]
+    assert len(files) == 2
+    assert {str(path) for file in files for path in (file, file.parent, file.parent.parent)} <= set(synced)
+
+
+def test_what_the_disk_did_not_take_is_not_committed(index: Index, put, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("one", {"a": 1})
+
+    def refused(_handle: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", refused)
+        with pytest.raises(OSError, match="Input/output"):
+            put("two", {"a": 2})
+    with index.snapshot() as connection:
+        assert list(connection.scalars(sa.select(c.commits.c.batch_id))) == ["one"]
