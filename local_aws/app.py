@@ -1,6 +1,6 @@
 """The one ASGI application: HealthImaging, the SQS actions that ministack lacks and the control API beside ministack.
 
-Belongs here: choosing who answers a request, and the log of calls. Does not belong here: any answer itself.
+Belongs here: choosing who answers a request. Does not belong here: any answer itself.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ import asyncio
 import json
 import re
 import time
-import uuid
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from local_aws.asgi import read_body, respond
 from local_aws.fault_kinds import CutAnswers
 from local_aws.ministack_bridge import account_of
 from local_aws.s3_gaps import ranged
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from local_aws.asgi import CallLog, Receive, Scope, Send
     from local_aws.control import Control
     from local_aws.dicomweb.routes import DicomWeb
     from local_aws.faults import Faults
@@ -26,17 +27,12 @@ if TYPE_CHECKING:
     from local_aws.settings import LocalSettings
     from local_aws.sqs_gaps import SqsGaps
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-
 _CREDENTIAL = re.compile(rb"Credential=([^/,\s]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
 _PRESIGNED = re.compile(rb"X-Amz-Credential=([^%&]+)%2F\d{8}%2F([^%&]+)%2F([^%&]+)%2Faws4_request")
 _IMAGING_HOST = re.compile(rb"(runtime-|dicom-)?medical-imaging\.")
 _IMAGING_PATH = re.compile(r"/datastore(/.*)?|/(start|get|list)DICOMImportJobs?/.*", re.DOTALL)
 # Virtual hosts of buckets.
 _BUCKET_HOST = re.compile(rb".*\.s3[.-]")
-LOG_LENGTH = 50_000
 CONTROL = "/_local_aws/"
 # The longest request of the model is some hundred kilobytes of copiableAttributes.
 LONGEST_BODY = 8 * 2**20
@@ -48,35 +44,6 @@ def _error(code: str, message: str) -> tuple[dict[str, str], bytes]:
 
 UNSIGNED = _error("MissingAuthenticationTokenException", "Missing Authentication Token")
 TOO_LONG = _error("RequestEntityTooLargeException", f"The request body is longer than {LONGEST_BODY} bytes.")
-
-
-class CallLog:
-    """The last calls of every service: operation, time, status, bytes. No keys and no values of anybody's."""
-
-    def __init__(self) -> None:
-        self._calls: deque[dict[str, Any]] = deque(maxlen=LOG_LENGTH)
-
-    def add(self, service: str, operation: str, started: float, status: int, sent: int, source: str) -> None:
-        """Record one answered call."""
-        self._calls.append(
-            {
-                "service": service,
-                "operation": operation,
-                "time": started,
-                "seconds": round(time.time() - started, 6),
-                "status": status,
-                "bytes": sent,
-                "source": source,
-            }
-        )
-
-    def read(self) -> list[dict[str, Any]]:
-        """All recorded calls, oldest first."""
-        return list(self._calls)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._calls.clear()
 
 
 def _scope_of(scope: Scope) -> tuple[str, str, str]:
@@ -133,46 +100,6 @@ def _operation(scope: Scope, service: str) -> str:
         copied = any(name == b"x-amz-copy-source" for name, _ in scope["headers"])
         return "CopyObject" if copied else f"{str(scope['method']).title()}{kind}"
     return str(scope["method"])
-
-
-async def read_body(receive: Receive, most: int | None = None) -> bytes | None:
-    """The whole body of a request; None when it is longer than `most` bytes or the client went away."""
-    chunks = []
-    size = 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if most is not None and size > most:
-            return None
-        more = message.get("more_body", False)
-    return b"".join(chunks)
-
-
-async def respond(
-    send: Send,
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
-    *,
-    kept: float | None = None,
-    head: bool = False,
-) -> None:
-    """One answer with a request id of its own: whole, the share `kept` of its body, or no body for a HEAD."""
-    pairs = [(k.lower().encode(), v.encode("latin-1", "replace")) for k, v in headers.items()]
-    pairs.append((b"x-amzn-requestid", str(uuid.uuid4()).encode()))
-    pairs.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-    if head:
-        await send({"type": "http.response.body", "body": b""})
-    elif kept is None:
-        await send({"type": "http.response.body", "body": body})
-    else:
-        # The server closes the connection of an answer that its application leaves unfinished.
-        await send({"type": "http.response.body", "body": body[: int(len(body) * kept)], "more_body": True})
 
 
 class LocalAws:

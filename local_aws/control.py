@@ -18,7 +18,7 @@ from local_aws.fault_kinds import FaultError, HoldJobs, StuckJobs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from local_aws.app import CallLog
+    from local_aws.asgi import CallLog
     from local_aws.clock import Clock
     from local_aws.faults import Faults
     from local_aws.healthimaging.limits import Limits

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from local_aws import bootstrap
-from local_aws.app import CallLog, LocalAws
+from local_aws.app import LocalAws
+from local_aws.asgi import CallLog
 from local_aws.settings import LocalSettings, prepare_ministack
 
 if TYPE_CHECKING:

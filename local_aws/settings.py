@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "event_id_key": ("imageSetId", "imagesetId"),
     "event_output_uri": ("job", "request"),
     "merge_detail_type": ("Image Set Updated", "Image Set Created"),
+    "not_active_reads": ("conflict", "answer"),
     "long_values": ("fail", "warn"),
     "invalid_uids": ("warn", "fail"),
     "update_errors": ("now", "later"),
@@ -105,6 +106,9 @@ class LocalSettings:
     get_deleted: bool = True
     # The same for GetDatastore; ListDatastores lists deleted data stores when it is asked for them.
     get_deleted_datastore: bool = False
+    # Reading jobs and image sets of a data store that is not ACTIVE: "conflict" (the model gives ConflictException to
+    # GetDICOMImportJob, ListDICOMImportJobs, GetImageSet and ListImageSetVersions, and no page says when), or "answer".
+    not_active_reads: str = "conflict"
     # Which of the variants of a series that one import brings becomes primary: the "first" or the "last" in key order,
     # or the "largest" (most files).
     primary_variant: str = "first"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from local_aws.app import read_body, respond
+from local_aws.asgi import read_body, respond
 from local_aws.dicomweb import access
 from local_aws.dicomweb.errors import DicomWebError, bad_request, not_found
 from local_aws.dicomweb.json_model import join
@@ -24,7 +25,7 @@ from local_aws.fault_kinds import LoseResponse
 from local_aws.protocol.errors import ServiceError
 
 if TYPE_CHECKING:
-    from local_aws.app import Receive, Scope, Send
+    from local_aws.asgi import Receive, Scope, Send
     from local_aws.dicomweb.errors import Answer
     from local_aws.dicomweb.index import Index
     from local_aws.dicomweb.retrieve import Retrieval
@@ -83,6 +84,8 @@ STATUSES = {
     "InternalServerException": 500,
 }
 _UID = re.compile(r"[0-9.]{1,256}")
+# Stores that work at a time; the rest wait.
+STORES = 4
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,12 @@ class DicomWeb:
         self._storing = storing
         self._limits = limits
         self._faults = faults
+        # Their own: a store may wait for a locked image set, and no other request shall wait for that.
+        self._stores = ThreadPoolExecutor(max_workers=STORES, thread_name_prefix="store")
 
     def close(self) -> None:
         """Close the index."""
+        self._stores.shutdown()
         self._index.close()
 
     @staticmethod
@@ -154,7 +160,8 @@ class DicomWeb:
             text = f"A request stores up to {most} bytes."
             operation, found = "StoreDICOM", DicomWebError(413, "PayloadTooLargeException", text).answer()
         else:
-            operation, found = await asyncio.to_thread(self.handle, request)
+            loop, threads = asyncio.get_running_loop(), self._stores if request.method == "POST" else None
+            operation, found = await loop.run_in_executor(threads, self.handle, request)
         status, answer_headers, content = found
         answer_headers = answer_headers | access.cors(self._settings, headers)
         await respond(send, status, answer_headers, content, head=request.method == "HEAD")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # How often an import looks whether an image set that it wants to change is unlocked.
 LOCK_SECONDS = 0.02
-# How long a request waits for that; it holds one of the few threads that answer requests.
+# How long a request waits for that; it holds one of the few threads that store.
 SHORT_WAIT_SECONDS = 2.0
 TOO_LARGE = "ImageSetMetadata of the image set would be larger than the limit"
 

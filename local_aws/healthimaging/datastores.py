@@ -66,6 +66,14 @@ class Datastores:
             raise conflict(f"Data store {datastore_id} is {row['status']}, not ACTIVE.")
         return row
 
+    def readable(self, datastore_id: str) -> dict[str, Any]:
+        """One data store whose jobs and image sets may be read.
+
+        Raises:
+            ServiceError: It does not exist, or it is not ACTIVE and the settings say that this is a conflict.
+        """
+        return self.row(datastore_id) if self._settings.not_active_reads == "answer" else self.active(datastore_id)
+
     def arn(self, datastore_id: str) -> str:
         """ARN of a data store."""
         return f"arn:aws:medical-imaging:{self._settings.region}:{self._settings.account}:datastore/{datastore_id}"

@@ -258,7 +258,10 @@ def _rename(current: Document) -> None:
 
 
 def _keyed(items: dict[str, Any], uid: str) -> dict[str, Any]:
-    new = {item["DICOM"].get(uid) or key: item for key, item in items.items()}
-    if len(new) != len(items):
-        raise ChangeFailedError(f"INVALID_REQUEST:  {uid} is not unique.")
+    new: dict[str, Any] = {}
+    for key, item in items.items():
+        name = item["DICOM"].get(uid) or key
+        if name in new:
+            raise ChangeFailedError(f"INVALID_REQUEST:  {uid} {plain(str(name))[:64]} is not unique.")
+        new[name] = item
     return new

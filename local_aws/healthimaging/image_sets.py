@@ -57,7 +57,7 @@ class ImageSets:
         Raises:
             ServiceError: ResourceNotFoundException.
         """
-        self._datastores.row(request["datastoreId"])
+        self._datastores.readable(request["datastoreId"])
         found = self._store.image_set(request["datastoreId"], request["imageSetId"])
         if found is None or (found.state == "DELETED" and not deleted):
             raise not_found("The image set does not exist.")

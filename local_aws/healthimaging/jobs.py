@@ -102,7 +102,7 @@ class Jobs:
 
     def get(self, request: dict[str, Any]) -> dict[str, Any]:
         """GetDICOMImportJob. outputS3Uri is the job's own folder, not what was asked for."""
-        self._datastores.row(request["datastoreId"])
+        self._datastores.readable(request["datastoreId"])
         found = self._store.jobs("id = ? AND datastore_id = ?", (request["jobId"], request["datastoreId"]))
         if not found:
             raise not_found("The import job does not exist.")
@@ -128,7 +128,7 @@ class Jobs:
 
     def list(self, request: dict[str, Any]) -> dict[str, Any]:
         """ListDICOMImportJobs, newest first; older ones than 90 days are archived."""
-        self._datastores.row(request["datastoreId"])
+        self._datastores.readable(request["datastoreId"])
         where = "datastore_id = ? AND submitted > ?"
         values = [request["datastoreId"], self._clock.now() - LISTED_SECONDS]
         if request.get("jobStatus"):

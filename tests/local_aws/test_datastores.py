@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+import requests
 
 from tests.local_aws.conftest import make_object
 
@@ -49,6 +52,33 @@ def test_a_data_store_in_use_is_not_deleted(imaging):
         assert imaging.api.delete_datastore(datastoreId=store)["datastoreStatus"] == "DELETING"
     finally:
         imaging.datastore = home
+
+
+def test_a_data_store_is_not_deleted_under_a_store_of_dicomweb(imaging):
+    """Whoever comes first: what was stored keeps the data store, and a data store that goes takes nothing in."""
+    api = imaging.api
+    kept = 0
+    with ThreadPoolExecutor(2) as threads:
+        for number in range(12):
+            store = api.create_datastore(datastoreName="raced")["datastoreId"]
+            url = f"{imaging.stack.env['AWS_ENDPOINT_URL']}/datastore/{store}/studies"
+            headers = {"Content-Type": "application/dicom"}
+            storing = threads.submit(requests.post, url, data=make_object(), headers=headers)
+            for _ in range(number):  # another moment of the store each time
+                api.get_datastore(datastoreId=store)
+            try:
+                status = api.delete_datastore(datastoreId=store)["datastoreStatus"]
+            except api.exceptions.ConflictException:
+                status = "ACTIVE"
+            answer = storing.result().status_code
+            kept += answer == 200
+            assert answer in ({200} if status == "ACTIVE" else {404, 409})
+            if answer == 200:
+                assert len(api.search_image_sets(datastoreId=store)["imageSetsMetadataSummaries"]) == 1
+            else:
+                with pytest.raises(api.exceptions.ResourceNotFoundException):
+                    api.search_image_sets(datastoreId=store)
+    assert kept
 
 
 def test_tags_of_image_sets(imaging):
