@@ -1,9 +1,9 @@
 """FHIR: making it from an index, and judging it: `python benchmarks/bench_fhir.py [--instances N] [--corpus FOLDER]`.
 
-The index is made of synthetic rows: studies of 200 instances in four series, in Parquet files in arrival order, with the
-columns of the views `series` and `instances` that are read. Each part runs in a process of its own, so that its memory
-is its own; what is measured is the CPU time of all its threads and the peak of its memory. Targets: 150,000 instances
-and 20,000 real resources per CPU second; memory that does not grow with the index.
+The index is made of synthetic rows: studies of 200 instances in four series, in Parquet files in arrival order, with
+the columns of the views `series` and `instances` that are read. Each part runs in a process of its own, so that its
+memory is its own; what is measured is the CPU time of all its threads and the peak of its memory. Targets: 150,000
+instances and 20,000 real resources per CPU second; memory that does not grow with the index.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def build(folder: Path) -> None:
 
 
 def judge(path: Path) -> None:
-    """Every line of a file or folder, twice; the second time counts, as a validator compiles types when it meets them."""
+    """Every line of a file or folder, twice: types are compiled when first met, so the second time counts."""
     from ahi.fhir.batch import Batch, Place
     from ahi.fhir.validate import Validator
 
