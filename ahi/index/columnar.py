@@ -101,7 +101,9 @@ def write_columns(root: Path, table: Table, parts: Iterable[Rows], *, batch_id: 
     import pyarrow as pa
 
     stamp = now()
-    given = {name for part in parts for name in (*part.constants, *part.columns)}
+    by_row = {name for part in parts for name in part.columns}
+    constants = [part.constants for part in parts]
+    given = by_row.union(*constants)
     if unknown := sorted(given - {column.name for column in table.columns}):
         raise IndexWriteError(f"Table {table.name} has no column {', '.join(unknown)}: add it to the registry.")
     sizes = [part.n_rows for part in parts]
@@ -111,13 +113,13 @@ def write_columns(root: Path, table: Table, parts: Iterable[Rows], *, batch_id: 
     arrays: list[pa.Array[Any]] = []
     for column, kind in zip(table.columns, schema.types, strict=True):
         name = column.name
-        if any(name in part.columns for part in parts):
+        if name in by_row:
             arrays.append(_array(table, column, kind, [value for part in parts for value in part.values(name)]))
             continue
         if name not in given and name not in {"batch_id", "indexed_at"}:
             arrays.append(pa.nulls(n_rows, kind))  # type: ignore[call-overload]
             continue
-        values = [part.constants.get(name) for part in parts]
+        values = [one.get(name) for one in constants]
         if name == "batch_id":
             values = [batch_id] * len(parts)
         elif name == "indexed_at":

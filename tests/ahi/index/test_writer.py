@@ -93,3 +93,18 @@ def test_what_the_disk_did_not_take_is_not_committed(index: Index, put, monkeypa
             put("two", {"a": 2})
     with index.snapshot() as connection:
         assert list(connection.scalars(sa.select(c.commits.c.batch_id))) == ["one"]
+
+
+def test_columns_with_a_value_are_compressed_and_the_others_cost_nothing(index: Index, series_row) -> None:
+    parts = {"family": "Doe", "given": None}
+    rows = [series_row(str(n), SoftwareVersions=["1"], PatientName_parts=parts) for n in range(20)]
+    file = index.write("series", rows, batch_id="batch")
+    assert file is not None
+    group = pq.ParquetFile(index.root / file.path).metadata.row_group(0)
+    found = [group.column(n) for n in range(group.num_columns)]
+    filled = {one.path_in_schema for one in found if one.statistics is None or one.statistics.has_min_max}
+    zstd = {one.path_in_schema for one in found if one.compression == "ZSTD"}
+    assert {"Modality", "SoftwareVersions.list.element", "PatientName_parts.family"} <= zstd
+    assert filled <= zstd
+    assert {one.path_in_schema for one in found if one.has_dictionary_page} <= zstd
+    assert len(zstd) < len(found) / 3
