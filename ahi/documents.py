@@ -15,7 +15,8 @@ from ahi.documents_form import DocumentError, mapping, parsed, string
 from ahi.documents_instances import frame_rows, frames_of, instance_rows, metadata_rows, take_apart, vrs_of
 from ahi.documents_series import metadata_row, series_row
 from ahi.documents_side import side_row
-from ahi.exploded import explode, explode_level, geometry
+from ahi.exploded import explode_level, explode_series
+from ahi.exploded.volume import geometry
 from ahi.index.columnar import Rows
 from ahi.index.registry import SCHEMA_VERSION
 
@@ -147,14 +148,13 @@ def _add_series(
     side = side_row(source, row["Modality"])
     if side is not None:
         found[side[0]] = Rows(1, side[1])
-    exploded: dict[str, list[Row]] = {}
-    for uid, entry, own in zip(source.uids, source.entries, source.attributes, strict=True):
-        for table, rows in explode(uid, own, vrs_of(entry)).items():
-            exploded.setdefault(table, []).extend(rows)
+    vrs = [vrs_of(entry) for entry in source.entries]
+    exploded = explode_series(source.uids, source.attributes, vrs, source.keys)
     for name, level in zip(("patient", "study", "series"), levels, strict=True):
         for table, rows in explode_level(name, level).items():
             exploded.setdefault(table, []).extend(rows)
-    if shape := geometry(instances):
+    functional = exploded.get("frames_functional", ())
+    if shape := geometry(instances, functional, source.inherited.get("FrameOfReferenceUID")):
         exploded["series_geometry"] = [shape]
     found |= {table: Rows.of(rows, source.base) for table, rows in exploded.items()}
     for table, part in found.items():

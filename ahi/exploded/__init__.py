@@ -1,6 +1,6 @@
 """What a document says inside its sequences, as rows. Belongs here: which module makes which table.
 
-Does not belong here: columns and their types (`ahi.index.tables_exploded`), ids and stamps (`ahi.documents`).
+Does not belong here: columns and their types (`ahi.index.tables_*`), ids and stamps (`ahi.documents`).
 No function of this package raises because of what a document holds: what cannot be taken is a row of
 `skipped_content`, or a `cast_failures` entry when only a value did not fit.
 """
@@ -9,50 +9,138 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ahi.exploded import radiotherapy
+from ahi.exploded.content import content_rows, tree
+from ahi.exploded.dose import dose_rows
+from ahi.exploded.frames import frame_rows
+from ahi.exploded.measurements import measurement_rows
 from ahi.exploded.notes import Notes, Row
-from ahi.exploded.private import private_rows
-from ahi.exploded.walk import Walk, is_plain, sequences_of
+from ahi.exploded.private import private_of_series
+from ahi.exploded.segments import segment_rows
+from ahi.exploded.walk import may_hold_items, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    Attributes = Mapping[str, Any]
+    Maker = Callable[[Any, Notes], dict[str, list[Row]]]
+
+Tables = dict[str, list[Row]]
+_STRUCTURES = ("StructureSetROISequence", "ROIContourSequence", "RTROIObservationsSequence")
+
+_OBJECTS = frozenset(("SegmentSequence", "PerFrameFunctionalGroupsSequence", "ContentSequence", *_STRUCTURES))
+_RT = radiotherapy.PLANS | {radiotherapy.DOSE}
 
 
-def explode(uid: str, attributes: Mapping[str, Any], vrs: Mapping[str, Any]) -> dict[str, list[Row]]:
+def explode(uid: str, attributes: Attributes, vrs: Attributes) -> Tables:
     """Rows by table of one instance; own columns and SOPInstanceUID only.
 
     Args:
         uid: SOP Instance UID.
-        attributes: The instance's own attributes. Those that it inherits belong to `explode_level`, or every instance
-            of a series would repeat them.
+        attributes: The instance's own attributes.
         vrs: VRs of its private elements.
     """
-    notes = None if is_plain(attributes) else Notes()
-    if notes is None and not vrs:
-        return {}
-    tables = _walked("instance", attributes, vrs, notes or Notes())
-    for rows in tables.values():
-        for row in rows:
-            row["SOPInstanceUID"] = uid
-    return tables
+    return explode_series([uid], [attributes], [vrs], attributes)
 
 
-def explode_level(level: str, attributes: Mapping[str, Any]) -> dict[str, list[Row]]:
+def explode_level(level: str, attributes: Attributes) -> Tables:
     """Rows by table of what a series, study or patient says for all of its instances; own columns only."""
-    return {} if is_plain(attributes) else _walked(level, attributes, {}, Notes())
-
-
-def _walked(level: str, attributes: Mapping[str, Any], vrs: Mapping[str, Any], notes: Notes) -> dict[str, list[Row]]:
-    walk = Walk(level, notes)
-    if isinstance(vrs, dict) and vrs:
-        walk.take(walk.private, private_rows(attributes, vrs, None), "")
-    for keyword in sequences_of(attributes, notes):
-        walk.sequence(keyword, attributes[keyword])
-    tables = walk.tables()
-    if skipped := notes.rows():
-        tables["skipped_content"] = [{"level": level, **row} for row in skipped]
+    tables: Tables = {}
+    for keyword in may_hold_items(attributes):
+        found, notes = walk(keyword, attributes[keyword])
+        _add(tables, found, {"level": level})
+        _add(tables, {"skipped_content": notes.rows()}, {"level": level})
     return tables
 
 
-def geometry(instances: Sequence[Row]) -> Row:  # noqa: ARG001
-    """Row of `series_geometry` of the typed instance rows of a series; own columns only."""
-    return {}
+def explode_series(
+    uids: Sequence[str], attributes: Sequence[Attributes], vrs: Sequence[Attributes], keys: Iterable[str]
+) -> Tables:
+    """Rows by table of the instances of a series; own columns and SOPInstanceUID only.
+
+    What all of several instances say alike of codes and private elements is one row of level series.
+
+    Args:
+        uids: SOP Instance UID of each instance.
+        attributes: Own attributes of each. Those that they inherit belong to `explode_level`.
+        vrs: VRs of the private elements of each.
+        keys: Attributes that at least one instance has.
+    """
+    tables: Tables = {}
+    heads: list[Row] = [{"level": "instance", "SOPInstanceUID": uid} for uid in uids]
+    all_of_them: Row = {"level": "series", "n_instances": len(uids)}
+    if any(vrs):
+        for number, row in private_of_series(attributes, vrs):
+            head = all_of_them if number is None else {**heads[number], "n_instances": 1}
+            tables.setdefault("private_elements", []).append(row | head)
+    for keyword in may_hold_items(keys):
+        _sequence(tables, keyword, [one.get(keyword) for one in attributes], heads, all_of_them)
+    _objects(tables, uids, attributes, keys)
+    return tables
+
+
+def _sequence(tables: Tables, keyword: str, values: list[Any], heads: Sequence[Row], all_of_them: Row) -> None:
+    """Add the rows of one attribute of all instances of a series."""
+    if len(values) > 1 and values.count(values[0]) == len(values):
+        found, notes = walk(keyword, values[0])
+        references = found.pop("object_references", [])
+        for head in heads if references else ():
+            _add(tables, {"object_references": references}, head)
+        _add(tables, found, all_of_them)
+        _add(tables, {"skipped_content": notes.rows()}, {"level": "series"})
+        return
+    for value, head in zip(values, heads, strict=True):
+        if value:
+            found, notes = walk(keyword, value)
+            references = found.pop("object_references", [])
+            _add(tables, {"object_references": references, "skipped_content": notes.rows()}, head)
+            _add(tables, found, {**head, "n_instances": 1})
+
+
+def _add(tables: Tables, found: Mapping[str, list[Row]], head: Row) -> None:
+    for table, rows in found.items():
+        if rows:
+            tables.setdefault(table, []).extend([row | head for row in rows])
+
+
+def _report(attributes: Any, notes: Notes) -> Tables:
+    root = tree(attributes, notes)
+    return {
+        "sr_content": content_rows(root, notes),
+        "measurements": measurement_rows(root, notes),
+        "dose_events": dose_rows(root, notes),
+    }
+
+
+def _makers(attributes: Attributes) -> Iterable[tuple[str, Maker]]:
+    """What kinds of object an instance is, and what makes their rows."""
+    if "SegmentSequence" in attributes:
+        yield "SegmentSequence", lambda one, notes: {"segments": segment_rows(one, notes)}
+    if "PerFrameFunctionalGroupsSequence" in attributes:
+        yield "PerFrameFunctionalGroupsSequence", lambda one, notes: {"frames_functional": frame_rows(one, notes)}
+    if "ContentSequence" in attributes:
+        yield "ContentSequence", _report
+    if any(name in attributes for name in _STRUCTURES):
+        yield _STRUCTURES[0], lambda one, notes: {"rt_rois": radiotherapy.roi_rows(one, notes)}
+    sop_class = str(attributes.get("SOPClassUID"))
+    if sop_class == radiotherapy.DOSE:
+        yield "", lambda one, notes: {"rt_doses": radiotherapy.dose_rows(one, notes)}
+    elif sop_class in radiotherapy.PLANS:
+        yield "", lambda one, notes: {"rt_plans": radiotherapy.plan_rows(one, notes)}
+
+
+def _objects(tables: Tables, uids: Sequence[str], attributes: Sequence[Attributes], keys: Iterable[str]) -> None:
+    """Add the rows of tables of one kind of object."""
+    if _OBJECTS.isdisjoint(keys) and _RT.isdisjoint([str(one.get("SOPClassUID")) for one in attributes]):
+        return
+    for uid, one in zip(uids, attributes, strict=True):
+        for place, make in _makers(one):
+            notes = Notes()
+            found: Tables = {}
+            try:
+                found = make(one, notes)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+                # No form of a document is known that ends here; if one comes, its other tables must not suffer.
+                notes.skip(place, f"not understood: {type(error).__name__}")
+            _add(tables, found, {"SOPInstanceUID": uid})
+            _add(tables, {"skipped_content": notes.rows()}, {"level": "instance", "SOPInstanceUID": uid})

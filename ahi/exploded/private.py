@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ahi.index.values import CastFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ahi.exploded.notes import Row
 
@@ -28,6 +28,7 @@ _TEXT = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM", "
 # Siemens and others keep whole protocols in one value.
 MAX_TEXT = 4096
 _RESERVED = 0x10
+_MISSING = object()
 
 
 @lru_cache(maxsize=65536)
@@ -74,23 +75,54 @@ def _head(creator: str | None, tag: str, vr: str | None) -> tuple[Row, str | Non
     return row, known if vr in {None, "UN"} and known else vr
 
 
-def private_rows(attributes: Mapping[str, Any], vrs: Mapping[str, Any], path: str | None) -> list[Row]:
-    """Rows of `private_elements`.
+def private_rows(item: Mapping[str, Any], path: str) -> list[Row]:
+    """Rows of `private_elements` of one item inside a sequence, where VRs are not told."""
+    return [
+        row | {"sequence_path": path}
+        for key, value in item.items()
+        if is_private(key) and (row := _row(key, value, None, item)) is not None
+    ]
 
-    Args:
-        attributes: An object's attributes, or one item's.
-        vrs: Their VRs by tag, as far as they are told.
-        path: Where the item stands.
+
+def private_of_series(
+    attributes: Sequence[Mapping[str, Any]], vrs: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[int | None, Row]]:
+    """Rows of `private_elements` of the instances of a series, by number of the instance.
+
+    An element that all of several instances have with the same value is one row, of None: a slice has a hundred of
+    them, and few differ from those of its neighbours.
     """
-    rows: list[Row] = []
-    for key in vrs or attributes:
-        if not is_private(key) or key not in attributes or (parts := _parts(key)) is None:
+    count = len(attributes)
+    for key in dict.fromkeys(key for one in vrs for key in one if is_private(key)):
+        if _parts(key) is None:
             continue
-        creator, vr = attributes.get(parts[2]), vrs.get(key)
-        creator = creator.strip(" \0") or None if isinstance(creator, str) else None
-        head, by = _head(creator, key, vr if isinstance(vr, str) else None)
-        rows.append({**head, "sequence_path": path, **_value(key, attributes[key], head["vr"], by)})
-    return rows
+        values = [one.get(key, _MISSING) for one in attributes]
+        if count > 1 and values.count(values[0]) == count and _same_block(key, attributes, vrs):
+            row = None if values[0] is _MISSING else _row(key, values[0], vrs[0].get(key), attributes[0])
+            if row is not None:
+                yield None, row
+            continue
+        for number, value in enumerate(values):
+            row = None if value is _MISSING else _row(key, value, vrs[number].get(key), attributes[number])
+            if row is not None:
+                yield number, row
+
+
+def _same_block(key: str, attributes: Sequence[Mapping[str, Any]], vrs: Sequence[Mapping[str, Any]]) -> bool:
+    parts = _parts(key)
+    creator = parts[2] if parts else ""
+    creators, kinds = [one.get(creator) for one in attributes], [one.get(key) for one in vrs]
+    return creators.count(creators[0]) == len(creators) and kinds.count(kinds[0]) == len(kinds)
+
+
+def _row(key: str, value: Any, vr: Any, around: Mapping[str, Any]) -> Row | None:
+    parts = _parts(key)
+    if parts is None:
+        return None
+    creator = around.get(parts[2])
+    creator = creator.strip(" \0") or None if isinstance(creator, str) else None
+    head, by = _head(creator, key, vr if isinstance(vr, str) else None)
+    return {**head, **_value(key, value, head["vr"], by)}
 
 
 def _value(tag: str, value: Any, told: object, by: str | None) -> Row:

@@ -27,7 +27,7 @@ from ahi.index.columns import Tier, dicom
 from ahi.index.values import CastFailure, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
     from ahi.exploded.notes import Item
 
@@ -46,14 +46,13 @@ Place = tuple[str, str, str | None, str | None]
 class Walk:
     """Rows of `object_references`, `codes` and `private_elements` of one object or level."""
 
-    def __init__(self, level: str, notes: Notes) -> None:
-        self._level = level
+    def __init__(self, notes: Notes) -> None:
         self._notes = notes
         self._left = MAX_ITEMS
         self._references: dict[tuple[object, ...], Row] = {}
         self._frames: dict[tuple[object, ...], tuple[set[int], set[int]]] = {}
         self._codes: dict[tuple[object, ...], Row] = {}
-        self.private: list[Row] = []
+        self._private: list[Row] = []
 
     def tables(self) -> dict[str, list[Row]]:
         """Rows by table."""
@@ -63,7 +62,7 @@ class Walk:
         found = {
             "object_references": list(self._references.values()),
             "codes": list(self._codes.values()),
-            "private_elements": self.private,
+            "private_elements": self._private,
         }
         return {table: rows for table, rows in found.items() if rows}
 
@@ -95,12 +94,11 @@ class Walk:
             if value.__class__ is list and value and _holds_items(value):
                 self.sequence(key, value, place, depth + 1)
         if _OF_FRAMES not in place[0] and any(is_private(key) for key in item):
-            self.take(self.private, private_rows(item, {}, place[0]), place[0])
+            self._take(private_rows(item, place[0]), place[0])
 
-    def take(self, rows: list[Row], more: list[Row], path: str) -> None:
-        """Add rows, up to the most that one object may have."""
-        left = MAX_ROWS - len(rows)
-        rows.extend(more[:left])
+    def _take(self, more: list[Row], path: str) -> None:
+        left = MAX_ROWS - len(self._private)
+        self._private.extend(more[:left])
         if len(more) > left:
             self._notes.skip(path, TOO_MANY_ROWS, len(more) - left)
 
@@ -119,7 +117,6 @@ class Walk:
                 self._notes.skip(path, TOO_MANY_ROWS)
                 return
             row = self._references[key] = {
-                "level": self._level,
                 "sequence_path": path,
                 "sequence": sequence,
                 "ReferencedSOPClassUID": text(item, "ReferencedSOPClassUID"),
@@ -162,7 +159,6 @@ class Walk:
                 self._notes.skip(path, TOO_MANY_ROWS)
                 return
             row = self._codes[key] = {
-                "level": self._level,
                 "sequence_path": path,
                 "keyword": keyword,
                 "code": code,
@@ -198,21 +194,24 @@ def _may_hold_items(key: str) -> bool:
     return named or key in _ODD_NAMES or key[:1].isdigit() or key.isupper()
 
 
-def is_plain(attributes: Mapping[str, Any]) -> bool:
-    """Whether no attribute can hold items: all that an object without sequences costs, once its keywords are known."""
-    return attributes.keys() <= _PLAIN
-
-
-def sequences_of(attributes: Mapping[str, Any], notes: Notes) -> list[str]:
-    """Keywords of the attributes that hold items."""
+def may_hold_items(keys: Iterable[str]) -> list[str]:
+    """Keys of attributes that may be sequences: all that objects without any cost, once their keywords are known."""
     found = []
-    for key in filterfalse(_PLAIN.__contains__, attributes):
-        value = attributes[key]
-        if value.__class__ is list and value and _holds_items(value):
+    for key in filterfalse(_PLAIN.__contains__, keys):
+        if _may_hold_items(key):
             found.append(key)
-        elif not _may_hold_items(key):
-            if len(_PLAIN) < _MOST_PLAIN:
-                _PLAIN.add(key)
-        elif value and key.endswith(_MARK):
-            notes.skip(key, NOT_ITEMS)
+        elif len(_PLAIN) < _MOST_PLAIN:
+            _PLAIN.add(key)
     return found
+
+
+def walk(keyword: str, value: Any) -> tuple[dict[str, list[Row]], Notes]:
+    """Rows by table of what one attribute holds, and what of it was skipped."""
+    notes = Notes()
+    if value.__class__ is not list or not value or not _holds_items(value):
+        if value and keyword.endswith(_MARK):
+            notes.skip(keyword, NOT_ITEMS)
+        return {}, notes
+    through = Walk(notes)
+    through.sequence(keyword, value)
+    return through.tables(), notes

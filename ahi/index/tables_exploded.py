@@ -12,6 +12,8 @@ from ahi.index.columns import Column, Table, Tier, derived, dicom, image_set_tab
 from ahi.index.keywords_instance import INSTANCE
 from ahi.index.keywords_series import SERIES
 from ahi.index.keywords_study import STUDY
+from ahi.index.tables_objects import OBJECTS
+from ahi.index.tables_reports import REPORTS
 
 _col = partial(dicom, "Instance")
 _I, _L, _D = Tier.IDENTIFIED, Tier.LIMITED, Tier.DEIDENTIFIED
@@ -19,7 +21,8 @@ _KNOWN = {column.name: column for column in (*STUDY, *SERIES, *INSTANCE)}
 
 SERIES_IDS: tuple[Column, ...] = (_KNOWN["StudyInstanceUID"], _KNOWN["SeriesInstanceUID"])
 IDS: tuple[Column, ...] = (*SERIES_IDS, _KNOWN["SOPInstanceUID"])
-_LEVEL = derived("level", "VARCHAR", _D, "Where it stands: instance, or series, study, patient with no SOPInstanceUID.")
+_LEVEL = derived("level", "VARCHAR", _D, "instance; or series, study, patient: said of all, without SOPInstanceUID.")
+_INSTANCES = derived("n_instances", "INTEGER", _D, "Instances that say so: of a series, when all say the same.")
 _PATH = derived("sequence_path", "VARCHAR", _D, "Keywords of the sequences around it, outermost first, with dots.")
 
 REFERENCES = image_set_table(
@@ -57,15 +60,18 @@ CODES = image_set_table(
         derived("meaning", "VARCHAR", _L, "Code Meaning as sent."),
         derived("version", "VARCHAR", _D, "Coding Scheme Version."),
         derived("n_items", "INTEGER", _D, "How often the attribute has the code at this path."),
+        _INSTANCES,
     ),
     ("SeriesInstanceUID", "keyword", "code"),
 )
 
 PRIVATE_ELEMENTS = image_set_table(
     "private_elements",
-    "One row for each private element of an object. Those within frames of an enhanced object are left out.",
+    "One row for each private element of an object, one for the series when all have the same value.",
     (
         *IDS,
+        _LEVEL,
+        _INSTANCES,
         _PATH,
         derived("tag", "VARCHAR", _D, "Tag as it stands in the object: eight hexadecimal digits."),
         derived("creator", "VARCHAR", _D, "Private creator that reserved the block; null when none did."),
@@ -130,4 +136,12 @@ SERIES_GEOMETRY = image_set_table(
     ("SeriesInstanceUID",),
 )
 
-EXPLODED: tuple[Table, ...] = (REFERENCES, CODES, PRIVATE_ELEMENTS, SKIPPED_CONTENT, SERIES_GEOMETRY)
+EXPLODED: tuple[Table, ...] = (
+    REFERENCES,
+    CODES,
+    PRIVATE_ELEMENTS,
+    *OBJECTS,
+    *REPORTS,
+    SERIES_GEOMETRY,
+    SKIPPED_CONTENT,
+)

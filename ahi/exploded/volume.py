@@ -1,0 +1,215 @@
+"""Shape of a series in space. Belongs here: is it a regularly spaced volume, and if not, why (`series_geometry`).
+
+Does not belong here: reading positions (`ahi.documents`, `frames`).
+
+Tolerances, chosen above what rounding to decimal strings does and below what a resampler would notice:
+direction cosines 1e-4 from those of the first slice, and 1e-3 from unit length and right angles; pixel spacing 1e-4 of
+itself; places in the plane 0.05 mm or 5 % of a pixel, the larger; places along the normal 0.01 mm or 1 % of the
+spacing, the larger, from the grid that fits best. Positions nearer than 0.005 mm are one. A gap is a distance of 1.5
+times the median or more. Sums are exact (`math.fsum`) and taken from the first position, so that large coordinates,
+as tables far from the isocentre have, cost no digits.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ahi.exploded.notes import Row
+    from ahi.index.columnar import Rows
+
+Vector = tuple[float, float, float]
+
+COSINES, UNIT, SPACING = 1e-4, 1e-3, 1e-4
+IN_PLANE_MM, IN_PLANE_PIXELS = 0.05, 0.05
+ALONG_MM, ALONG = 0.01, 0.01
+SAME_PLACE_MM = 0.005
+GAP = 1.5
+# No scanner is larger; squares of larger numbers may leave what a float can hold.
+FARTHEST_MM = 1e6
+CHECKS = (
+    "has_positions",
+    "one_frame_of_reference",
+    "one_orientation",
+    "orthonormal",
+    "one_matrix",
+    "one_pixel_spacing",
+    "enough_slices",
+    "unique_positions",
+    "aligned_positions",
+    "no_gaps",
+    "equal_spacing",
+)
+_OF_OBJECT = ("SOPInstanceUID", "Rows", "Columns", "FrameOfReferenceUID")
+_OF_FRAME = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
+_NEEDED = (*_OF_OBJECT, *_OF_FRAME)
+_PLANES = ("sagittal", "coronal", "axial")
+
+
+def normal_of(orientation: Sequence[float]) -> Vector:
+    """Rows x columns of direction cosines."""
+    a, b, c, d, e, f = orientation
+    return (b * f - c * e, c * d - a * f, a * e - b * d)
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def _vector(row: Mapping[str, Any], name: str, size: int) -> list[float] | None:
+    """A cell of so many numbers; None when it has another number of them, or one is missing or out of this world."""
+    value = row.get(name)
+    if not isinstance(value, list) or len(value) != size or None in value:
+        return None
+    return value if all(abs(one) <= FARTHEST_MM for one in value) else None
+
+
+def position_along_normal(row: Mapping[str, Any]) -> float | None:
+    """ImagePositionPatient along the normal of ImageOrientationPatient, in mm."""
+    plane, point = _vector(row, "ImageOrientationPatient", 6), _vector(row, "ImagePositionPatient", 3)
+    if plane is None or point is None:
+        return None
+    along = _dot(normal_of(plane), point)
+    return along if math.isfinite(along) else None
+
+
+def geometry(instances: Rows, frames: Sequence[Row] = (), frame_of_reference: object = None) -> Row:
+    """Row of `series_geometry`; own columns only, and empty for a series without pixels.
+
+    Args:
+        instances: Typed rows of the series' instances.
+        frames: Rows of `frames_functional`; each is a slice, instead of the instance that it belongs to.
+        frame_of_reference: FrameOfReferenceUID of the series; an instance's own counts more.
+    """
+    slices = _slices(instances, frames)
+    if not slices:
+        return {}
+    row: Row = dict.fromkeys(CHECKS)
+    row |= {"n_slices": len(slices)}
+    shapes = {(one.get("Rows"), one.get("Columns")) for one in slices}
+    row["one_matrix"] = len(shapes) == 1 and None not in next(iter(shapes))
+    references = {one.get("FrameOfReferenceUID") or frame_of_reference for one in slices}
+    row["one_frame_of_reference"] = len(references) == 1 and None not in references
+    _spacing(row, slices)
+    planes = [_vector(one, "ImageOrientationPatient", 6) for one in slices]
+    points = [_vector(one, "ImagePositionPatient", 3) for one in slices]
+    found = [(plane, point) for plane, point in zip(planes, points, strict=True) if plane and point]
+    row["has_positions"] = len(found) == len(slices)
+    if row["has_positions"]:
+        _place(row, [plane for plane, _ in found], [point for _, point in found])
+        if row["one_matrix"] and row.get("n_positions"):
+            row["matrix_ijk"] = [slices[0]["Columns"], slices[0]["Rows"], row["n_positions"]]
+    failed = next((check for check in CHECKS if not row[check]), None)
+    row["is_regular"], row["reason_not_regular"] = failed is None, failed
+    return row
+
+
+def _slices(instances: Rows, frames: Sequence[Row]) -> list[Row]:
+    """What has a place: frames of enhanced objects, and other instances with pixels."""
+    cells = zip(*(instances.values(name) for name in _NEEDED), strict=True)
+    slices: list[Row] = [dict(zip(_NEEDED, one, strict=True)) for one in cells]
+    if not frames:
+        return [one for one in slices if one["Rows"] is not None]
+    enhanced = {frame.get("SOPInstanceUID") for frame in frames}
+    by_uid = {one["SOPInstanceUID"]: one for one in slices}
+    whole = [one for one in slices if one["SOPInstanceUID"] not in enhanced and one["Rows"] is not None]
+    # A frame has its place in its functional groups, and its matrix from the object.
+    return whole + [
+        {name: above[name] for name in _OF_OBJECT} | {name: frame.get(name) for name in _OF_FRAME}
+        for frame in frames
+        if (above := by_uid.get(frame.get("SOPInstanceUID"))) is not None
+    ]
+
+
+def _spacing(row: Row, slices: Sequence[Row]) -> None:
+    spacings = [_vector(one, "PixelSpacing", 2) for one in slices]
+    first = spacings[0]
+    if first is None or not all(value > 0 for value in first):
+        row["one_pixel_spacing"] = False
+        return
+    same = _all_near(spacings, first, lambda value: SPACING * abs(value))
+    row["one_pixel_spacing"] = same
+    row["pixel_spacing_mm"] = list(first) if same else None
+
+
+def _all_near(vectors: Sequence[list[float] | None], first: Sequence[float], allowed: Callable[[float], float]) -> bool:
+    # Most slices have the very values of the first.
+    return all(
+        one == first or (one is not None and all(abs(a - b) <= allowed(b) for a, b in zip(one, first, strict=True)))
+        for one in vectors
+    )
+
+
+def _place(row: Row, planes: Sequence[list[float]], points: Sequence[list[float]]) -> None:
+    """Everything that positions and orientations say."""
+    plane = planes[0]
+    row["orientation"] = list(plane)
+    row["one_orientation"] = _all_near(planes, plane, lambda _: COSINES)
+    rows, columns = plane[:3], plane[3:]
+    lengths = (_dot(rows, rows), _dot(columns, columns))
+    right = all(abs(math.sqrt(length) - 1) <= UNIT for length in lengths) and abs(_dot(rows, columns)) <= UNIT
+    row["orthonormal"] = right
+    if not right:
+        return
+    normal = normal_of(plane)
+    length = math.sqrt(_dot(normal, normal))
+    normal = (normal[0] / length, normal[1] / length, normal[2] / length)
+    row["slice_normal"] = list(normal)
+    nearest = max(range(3), key=lambda axis: abs(normal[axis]))
+    row["plane"] = _PLANES[nearest]
+    row["obliqueness_degrees"] = math.degrees(math.acos(min(1.0, abs(normal[nearest]))))
+    if row["one_orientation"]:
+        _along(row, normal, points)
+
+
+def _along(row: Row, normal: Vector, points: Sequence[list[float]]) -> None:
+    """Places along the normal: how many, how often, how far apart, how far beside the line."""
+    start = points[0]
+    offsets = [[a - b for a, b in zip(point, start, strict=True)] for point in points]
+    placed = sorted(((_dot(normal, offset), at) for at, offset in enumerate(offsets)))
+    base = placed[0][0]
+    places: list[float] = []
+    counts: list[int] = []
+    for along, _ in placed:
+        if places and along - base - places[-1] <= SAME_PLACE_MM:
+            counts[-1] += 1
+        else:
+            places.append(along - base)
+            counts.append(1)
+    first = offsets[placed[0][1]]
+    row["origin"] = list(points[placed[0][1]])
+    row["n_positions"] = len(places)
+    even = len(set(counts)) == 1
+    row["n_per_position"] = counts[0] if even else None
+    row["unique_positions"], row["is_4d"] = even, even and counts[0] > 1 and len(places) > 1
+    row["enough_slices"] = len(places) > 1
+    beside = 0.0
+    for along, at in placed:
+        moved = [a - b - (along - base) * n for a, b, n in zip(offsets[at], first, normal, strict=True)]
+        beside = max(beside, math.sqrt(_dot(moved, moved)))
+    spacing = row.get("pixel_spacing_mm")
+    pixel = min(spacing) if isinstance(spacing, list) else 0.0
+    row["aligned_positions"] = beside <= max(IN_PLANE_MM, IN_PLANE_PIXELS * pixel)
+    if len(places) > 1:
+        _grid(row, places)
+
+
+def _grid(row: Row, places: Sequence[float]) -> None:
+    """The equally spaced grid that fits best, and where it is left."""
+    steps = [b - a for a, b in pairwise(places)]
+    usual = median(steps)
+    gaps = [place for place, step in zip(places, steps, strict=False) if step >= GAP * usual]
+    row["no_gaps"], row["gap_positions"] = not gaps, gaps or None
+    count = len(places)
+    middle, mean = (count - 1) / 2, math.fsum(places) / count
+    squares = count * (count * count - 1) / 12
+    fitted = math.fsum((number - middle) * (place - mean) for number, place in enumerate(places)) / squares
+    errors = [abs(place - mean - (number - middle) * fitted) for number, place in enumerate(places)]
+    row["slice_spacing_mm"] = usual if gaps else fitted
+    row["max_spacing_error_mm"] = max(errors)
+    row["equal_spacing"] = max(errors) <= max(ALONG_MM, ALONG * fitted)
