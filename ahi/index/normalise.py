@@ -127,6 +127,11 @@ _MANUFACTURERS = (
     ("Topcon", ("TOPCON",)),
 )
 
+BODY_PARTS = frozenset(_BODY_PARTS)
+"""Everything that `body_part` can say."""
+MANUFACTURERS = frozenset(name for name, _ in _MANUFACTURERS)
+"""Everything that `manufacturer` can say."""
+
 
 def body_part(value: object) -> str | None:
     """Meaning of Body Part Examined as sent; None when it is in no table."""

@@ -29,7 +29,7 @@ from ahi.index.registry import SCHEMA_VERSION, arrow_type
 from ahi.index.relations import read_dead
 from ahi.index.sidecar import remove_with_sidecar, write_sidecar
 from ahi.index.sql import quoted, text
-from ahi.index.tiers.rules import LOWER, ROW_VERSION, Policy, digest_of, tier_table
+from ahi.index.tiers.rules import LOWER, ROW_VERSION, Policy, crosses, digest_of, tier_table
 from ahi.index.tiers.transform import Keys, Projection
 from ahi.index.tiers.views import Shown, built_marker, write_index
 from ahi.index.writer import ROW_GROUP_ROWS, ZSTD_LEVEL, sync_folder
@@ -109,7 +109,7 @@ def build_tier(index: Index, tier: Tier, secret: bytes, policy: Policy | None = 
     (root / "data").mkdir(parents=True, exist_ok=True)
     with locked(root / ".build.lock"):
         _sweep(root)
-        tables = [table for table in index.tables.values() if table.row_key == "image_set_id"]
+        tables = [table for table in index.tables.values() if crosses(table, tier, policy)]
         rules = {table.name: f"{BUILD} {digest_of(table, tier, policy)}" for table in tables}
         with index.snapshot() as connection:
             seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0

@@ -47,7 +47,7 @@ class How(StrEnum):
     AGE = "whole years; 90 stands for 90 and more"
     TERMS = "null unless one of the known terms"
     PATTERN = "null unless of the expected form"
-    VENDOR = "name of a known maker, else null"
+    VENDOR = "present name of a known maker, else null"
     STANDARD = "null unless a UID that the standard defines"
     KEYWORDS = "null unless keywords of the data dictionary"
     CODED = "codes of the standard's context groups with the standard's meaning; others null"
@@ -98,6 +98,18 @@ _NUMBERS = frozenset(
 # Of a row, in no lower tier: `row_version` is there instead.
 _OUT = frozenset({"batch_id", "cast_failures", "dagster_run_id"})
 
+_WHOSE = frozenset(
+    (
+        "datastore_id",
+        "image_set_id",
+        "image_set_version",
+        "is_primary",
+        "indexed_at",
+        "schema_version",
+        "parser_version",
+    )
+)
+
 # A person's name, and text without a limit of length or words, crosses nowhere.
 _PROSE = frozenset(("PN", "ST", "LT", "UT", "UC", "UR", "UN"))
 _LIMITED = {"patient_key": _HASH, "DeviceSerialNumber": _HASH, "GantryID": _HASH}
@@ -116,8 +128,8 @@ _DEIDENTIFIED: dict[str, Rule | None] = {
     "sequence": Rule(How.KEYWORDS),
     "sequence_path": Rule(How.KEYWORDS),
     "tag": Rule(How.PATTERN, pattern="[0-9A-F]{8}"),
-    "group": Rule(How.PATTERN, pattern="[0-9A-F]{4}"),
-    "element": Rule(How.PATTERN, pattern="[0-9A-F]{2}"),
+    "private_group": Rule(How.PATTERN, pattern="[0-9A-F]{4}"),
+    "private_element": Rule(How.PATTERN, pattern="[0-9A-F]{2}"),
     # Whoever has the pixels or the object could find the row by these.
     "crc32": None,
     "frame_id": None,
@@ -142,7 +154,7 @@ def rule_for(table: Table, column: Column, tier: Tier, policy: Policy | None = N
 def _deidentified(table: Table, column: Column, policy: Policy) -> Rule | None:
     if column.name in _DEIDENTIFIED:
         return _DEIDENTIFIED[column.name]
-    kind = column.duckdb_type.removesuffix("[]")
+    kind = column.duckdb_type.replace("[]", "")
     if kind == _CODE_TYPE:
         return Rule(How.CODED) if column.tier is Tier.DEIDENTIFIED else None
     if kind == "VARCHAR":
@@ -193,13 +205,24 @@ def rules_of(table: Table, tier: Tier, policy: Policy | None = None) -> dict[str
     return {name: rule for name, rule in found if rule is not None}
 
 
+def crosses(table: Table, tier: Tier, policy: Policy | None = None) -> bool:
+    """Whether a tier has the table: rows of image sets, and something in them besides what says whose they are."""
+    if table.row_key != "image_set_id":
+        return False
+    return any(column.vr != "UI" and column.name not in _WHOSE for column in _crossing(table, tier, policy))
+
+
+def _crossing(table: Table, tier: Tier, policy: Policy | None) -> list[Column]:
+    rules = rules_of(table, tier, policy)
+    return [column for column in table.columns if column.name in rules]
+
+
 def tier_table(table: Table, tier: Tier, policy: Policy | None = None) -> Table:
     """The table as a tier has it: the columns that cross, described, and `row_version`."""
     rules = rules_of(table, tier, policy)
     columns = [
         replace(column, description=_described(column, rules[column.name], policy))
-        for column in table.columns
-        if column.name in rules
+        for column in _crossing(table, tier, policy)
     ]
     columns.append(Column(ROW_VERSION, "VARCHAR", "Same in all rows of one version of an image set.", tier))
     return replace(

@@ -12,6 +12,9 @@ import re
 from functools import cache
 from typing import Any
 
+from ahi.index.normalise import BODY_PARTS, MANUFACTURERS
+from ahi.index.sop_classes import SOP_CLASSES
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -115,6 +118,9 @@ TERMS: dict[str, frozenset[str]] = {
         "IV_ROT XTAL, IV_ROT MIRROR, ENDOCAV_PA, ENDOCAV_MECH, ENDOCAV_CLA, ENDOCAV_AA, ENDOCAV_LINEAR, VECTOR_PHASED"
     ),
     "FocusMethod": _words("AUTO MANUAL"),
+    "body_part_normalised": BODY_PARTS,
+    "manufacturer_normalised": MANUFACTURERS,
+    "sop_class_name": frozenset(SOP_CLASSES.values()),
     "RescaleType": _words("HU OD US MGML Z_EFF ED EDW HU_MOD PCT PTHREE MRR"),
     "level": _words("patient study series instance"),
     "plane": _words("axial coronal sagittal"),
@@ -123,47 +129,8 @@ TERMS: dict[str, frozenset[str]] = {
     ),
 }
 
-# How a maker's name begins, and the name that is shown for it.
-VENDORS = {
-    "agfa": "Agfa",
-    "canon": "Canon",
-    "carestream": "Carestream",
-    "elekta": "Elekta",
-    "elscint": "Elscint",
-    "esaote": "Esaote",
-    "fuji": "Fujifilm",
-    "ge": "GE",
-    "g.e.": "GE",
-    "heidelberg engineering": "Heidelberg Engineering",
-    "hitachi": "Hitachi",
-    "hologic": "Hologic",
-    "kodak": "Kodak",
-    "konica": "Konica Minolta",
-    "leica": "Leica",
-    "marconi": "Marconi",
-    "mindray": "Mindray",
-    "philips": "Philips",
-    "picker": "Picker",
-    "samsung": "Samsung",
-    "shimadzu": "Shimadzu",
-    "siemens": "Siemens",
-    "sonosite": "SonoSite",
-    "toshiba": "Toshiba",
-    "uih": "United Imaging",
-    "united imaging": "United Imaging",
-    "varian": "Varian",
-    "zeiss": "Zeiss",
-}
-_VENDOR = re.compile(rf"({'|'.join(re.escape(name) for name in sorted(VENDORS, key=len, reverse=True))})(?![a-z])")
 # Roots of UIDs that the standard itself defines: SOP classes, transfer syntaxes, well-known instances (PS3.6 annex A).
 STANDARD_UID = re.compile(r"1\.2\.840\.10008\.[0-9.]{1,40}")
-
-
-def vendor(name: str) -> str | None:
-    """The maker that a name begins with, as this index writes it; None if it is none of those known."""
-    text = name.strip().lower()
-    found = _VENDOR.match(text) or re.match("(fuji)", text)
-    return VENDORS[found[1]] if found else None
 
 
 @cache

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ahi.index.columns import Tier
+from ahi.index.normalise import manufacturer
 from ahi.index.registry import arrow_type
 from ahi.index.tiers.rules import ROW_VERSION, Dates, How, Policy, rules_of, tier_table
-from ahi.index.tiers.terms import STANDARD_UID, keywords, meanings, vendor
+from ahi.index.tiers.terms import STANDARD_UID, keywords, meanings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -180,7 +181,7 @@ class Projection:
             case How.PATTERN:
                 return lambda value: value if re.fullmatch(rule.pattern, value, re.ASCII) else None
             case How.VENDOR:
-                return vendor
+                return manufacturer
             case How.STANDARD:
                 return lambda value: value if STANDARD_UID.fullmatch(value) else None
             case How.KEYWORDS:
