@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ahi.cli import failures, query, reindex, schema, send, status, wait
+from ahi.cli import export, failures, query, reindex, schema, send, status, wait
 
 app = typer.Typer(
     name="ahi",
@@ -20,6 +20,7 @@ app.command("status")(status.status)
 app.command("wait")(wait.wait)
 app.command("query")(query.query)
 app.command("reindex")(reindex.reindex)
+app.command("export")(export.export)
 app.command("schema")(schema.schema)
 app.command("failures")(failures.failures)
 

@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["send", "status", "wait", "query", "failures", "schema", "reindex"])
+@pytest.mark.parametrize("command", ["send", "status", "wait", "query", "failures", "schema", "reindex", "export"])
 def test_help_teaches_by_example(command: str) -> None:
     said = CliRunner().invoke(app, [command, "--help"])
     assert said.exit_code == 0

@@ -1,0 +1,111 @@
+"""A copy opens with whatever an analyst has, also after it was moved."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from ahi.index import export as module
+from ahi.index.columns import Tier
+from ahi.index.export import ExportError, export
+from ahi.index.query import IndexNotPublishedError
+from ahi.index.tiers.build import build_tier, tier_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ahi.index.store import Index
+    from tests.conftest import AwsStack
+
+
+@pytest.fixture
+def full(index: Index, put) -> Index:
+    put("one", {"a": 1, "b": 2}, StudyInstanceUID="1.9", StudyDate=dt.date(2020, 1, 2), SoftwareVersions=["x", "y"])
+    put("two", {"a": 2, "c": 1}, Modality="MR", StudyInstanceUID="1.3")
+    put("three", {"d": 1}, is_primary=False)
+    index.publish()
+    return index
+
+
+def test_a_copy_holds_the_current_rows_sorted_by_study(full: Index, tmp_path: Path) -> None:
+    tables = {table.name: table for table in export(full.path, Tier.IDENTIFIED, str(tmp_path / "copy"))}
+    assert (tables["series"].n_rows, tables["instances"].n_rows, tables["studies"].n_rows) == (3, 5, 2)
+    assert "headers" not in tables
+    shown = pq.read_table(tmp_path / "copy" / "series.parquet").select(["StudyInstanceUID", "image_set_id"]).to_pylist()
+    assert [tuple(row.values()) for row in shown] == [("1.3", "a"), ("1.3", "c"), ("1.9", "b")]
+    metadata = pq.read_metadata(tmp_path / "copy" / "series.parquet").metadata
+    assert (metadata[b"table"], metadata[b"tier"]) == (b"series", b"identified")
+    subprocess.run("sha256sum -c --strict --quiet *.sha256", shell=True, cwd=tmp_path / "copy", check=True)
+    assert not list(tmp_path.glob(".export-*"))
+    assert "series" in (tmp_path / "copy" / "README.txt").read_text()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_moved_copy_opens_with_what_analysts_have(
+    full: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    if not inside:
+        monkeypatch.setattr(module, "INSIDE_BYTES", -1)
+    export(full.path, Tier.IDENTIFIED, str(tmp_path / "first"))
+    folder = tmp_path / "moved" / "it's here"
+    folder.parent.mkdir()
+    shutil.move(tmp_path / "first", folder)
+    shutil.rmtree(full.root)
+    sql = "SELECT Modality, count(*) FROM series JOIN studies USING (StudyInstanceUID) GROUP BY ALL ORDER BY 1"
+    with duckdb.connect(str(folder / "index.duckdb"), read_only=True) as connection:
+        if not inside:
+            with pytest.raises(duckdb.IOException):
+                connection.execute(sql)
+            connection.execute("SET VARIABLE index_folder = ?", [str(folder)])
+        assert connection.execute(sql).fetchall() == [("CT", 1), ("MR", 2)]
+        comment = "SELECT comment FROM duckdb_columns() WHERE table_name = 'series' AND column_name = 'Modality'"
+        assert "CT" in connection.execute(comment).fetchall()[0][0]
+    monkeypatch.chdir(folder)
+    with duckdb.connect("index.duckdb", read_only=True) as connection:
+        assert connection.execute(sql).fetchall() == [("CT", 1), ("MR", 2)]
+    path = folder / "series.parquet"
+    assert pd.read_parquet(path)["n_instances"].sum() == 5
+    assert pl.read_parquet(path)["n_instances"].sum() == 5
+    assert pq.read_table(path)["SoftwareVersions"].to_pylist() == [None, None, ["x", "y"]]
+
+
+def test_a_copy_of_a_tier_holds_that_tier(full: Index, tmp_path: Path) -> None:
+    build_tier(full, Tier.DEIDENTIFIED, b"secret")
+    source = tier_root(full.root, Tier.DEIDENTIFIED) / "index.duckdb"
+    export(source, Tier.DEIDENTIFIED, str(tmp_path / "copy"))
+    series = pq.read_table(tmp_path / "copy" / "series.parquet")
+    assert "PatientID" not in series.column_names
+    assert set(series["StudyDate"].to_pylist()) == {None, dt.date(2020, 1, 1)}
+    with duckdb.connect(str(tmp_path / "copy" / "index.duckdb"), read_only=True) as connection:
+        assert connection.execute("SELECT tier FROM index_info").fetchall() == [("deidentified",)]
+
+
+def test_a_copy_in_a_bucket_is_the_same_copy(full: Index, tmp_path: Path, aws_stack: AwsStack) -> None:
+    s3 = aws_stack.client("s3")
+    s3.create_bucket(Bucket="copies")
+    export(full.path, Tier.IDENTIFIED, "s3://copies/some/prefix/", s3=s3)
+    keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket="copies")["Contents"]]
+    assert {"some/prefix/index.duckdb", "some/prefix/series.parquet", "some/prefix/README.txt"} <= set(keys)
+    for key in keys:
+        s3.download_file("copies", key, str(tmp_path / key.rsplit("/", 1)[1]))
+    subprocess.run("sha256sum -c --strict --quiet *.sha256", shell=True, cwd=tmp_path, check=True)
+
+
+def test_a_place_that_is_taken_is_left_alone(full: Index, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ExportError, match="not an empty folder"):
+        export(full.path, Tier.IDENTIFIED, str(tmp_path / "taken"))
+    with pytest.raises(IndexNotPublishedError):
+        export(tmp_path / "none" / "index.duckdb", Tier.IDENTIFIED, str(tmp_path / "copy"))
+    with pytest.raises(ExportError, match="bucket"):
+        export(full.path, Tier.IDENTIFIED, "s3:///", s3=object())  # type: ignore[arg-type]
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.txt"]
