@@ -25,6 +25,7 @@ from local_aws.healthimaging.pixel_store import FrameRules, PixelStore
 from local_aws.healthimaging.retrieve import Frames
 from local_aws.healthimaging.search import Search
 from local_aws.healthimaging.service import HealthImaging
+from local_aws.healthimaging.shared import Shared
 from local_aws.healthimaging.store import Store
 from local_aws.healthimaging.updates import Updates
 from local_aws.healthimaging.values import load_libraries
@@ -58,7 +59,8 @@ class Parts:
         )
         events = Events(settings, loop, clock)
         outbox = Outbox(self._store, events, faults, clock)
-        self._datastores = Datastores(settings, self._store, events, outbox, clock, faults)
+        shared = Shared(settings, self._store, clock, faults, events)
+        self._datastores = Datastores(shared, outbox)
         self._pixels = PixelStore(
             settings.aws_dir / "healthimaging" / "pixels",
             self._store,
@@ -68,16 +70,16 @@ class Parts:
                 encoded_sizes=settings.frame_sizes == "encoded",
             ),
         )
-        self._imports = Imports(settings, self._store, self._pixels, self._caller, events, outbox, faults, clock)
+        self._imports = Imports(shared, self._pixels, self._caller, outbox)
         self._work = Work(self._store, clock, self._imports.merging, outbox, faults)
         self._datastores.attach(self._work)
         self._imports.attach(self._work)
-        jobs = Jobs(settings, self._store, self._datastores, self._imports, events, clock)
-        image_sets = ImageSets(settings, self._store, self._datastores, faults, clock)
-        search = Search(settings, self._store, clock, self._datastores, faults)
-        frames = Frames(settings, self._store, image_sets, self._pixels, clock)
-        updates = Updates(settings, self._store, self._pixels, clock, image_sets, self._work, events)
-        copies = Copies(settings, self._store, self._pixels, clock, image_sets, self._work, events)
+        jobs = Jobs(shared, self._datastores, self._imports)
+        image_sets = ImageSets(shared, self._datastores)
+        search = Search(shared, self._datastores)
+        frames = Frames(shared, image_sets, self._pixels)
+        updates = Updates(shared, self._pixels, image_sets, self._work)
+        copies = Copies(shared, self._pixels, image_sets, self._work)
         operations = {
             "CreateDatastore": self._datastores.create,
             "GetDatastore": self._datastores.get,

@@ -102,10 +102,9 @@ class Fault:
 
 
 @dataclass
-class DropEvents(Fault):
-    """Events whose detail-type matches the pattern (`*` allowed) are never delivered."""
+class EventFault(Fault):
+    """What those share that strike events."""
 
-    kind = "drop_events"
     detail_type: str = "*"
 
     def check(self) -> None:
@@ -114,59 +113,66 @@ class DropEvents(Fault):
 
 
 @dataclass
-class DuplicateEvents(Fault):
+class CallFault(Fault):
+    """What those share that strike the answers of calls."""
+
+    times: int | None = 1
+    operation: str = "*"
+
+    def check(self) -> None:
+        """See `Fault.check`."""
+        _known(self.operation)
+
+    def matches(self, operation: str) -> bool:
+        """Whether it is for this operation."""
+        return fnmatchcase(operation, self.operation)
+
+
+@dataclass
+class DropEvents(EventFault):
+    """Events whose detail-type matches the pattern (`*` allowed) are never delivered."""
+
+    kind = "drop_events"
+
+
+@dataclass
+class DuplicateEvents(EventFault):
     """Matching events are delivered `copies` times: one event, or without `same_id` one with an id for each."""
 
     kind = "duplicate_events"
-    detail_type: str = "*"
     copies: int = 2
     same_id: bool = True
 
     def check(self) -> None:
         """See `Fault.check`."""
-        _known_events(self.detail_type)
+        super().check()
         if not 1 <= self.copies <= MOST_COPIES:
             raise FaultError(f"duplicate_events: copies lies between 1 and {MOST_COPIES}.")
 
 
 @dataclass
-class RefuseEvents(Fault):
+class RefuseEvents(EventFault):
     """The bus refuses matching events; each is sent again a second later."""
 
     kind = "refuse_events"
     times: int | None = 1
-    detail_type: str = "*"
-
-    def check(self) -> None:
-        """See `Fault.check`."""
-        _known_events(self.detail_type)
 
 
 @dataclass
-class DelayEvents(Fault):
+class DelayEvents(EventFault):
     """Matching events are delivered `seconds` later."""
 
     kind = "delay_events"
-    detail_type: str = "*"
     seconds: float = 1.0
-
-    def check(self) -> None:
-        """See `Fault.check`."""
-        _known_events(self.detail_type)
 
 
 @dataclass
-class ShuffleEvents(Fault):
+class ShuffleEvents(EventFault):
     """Matching events are gathered for `seconds` and delivered in a random order drawn from `seed`."""
 
     kind = "shuffle_events"
-    detail_type: str = "*"
     seconds: float = 1.0
     seed: int = 0
-
-    def check(self) -> None:
-        """See `Fault.check`."""
-        _known_events(self.detail_type)
 
 
 @dataclass
@@ -193,20 +199,11 @@ class Throttle(Fault):
 
 
 @dataclass
-class LoseResponse(Fault):
+class LoseResponse(CallFault):
     """The operation does its work, then the caller gets InternalServerException instead of the answer."""
 
     kind = "lose_response"
     operation: str = "StartDICOMImportJob"
-    times: int | None = 1
-
-    def check(self) -> None:
-        """See `Fault.check`."""
-        _known(self.operation)
-
-    def matches(self, operation: str) -> bool:
-        """Whether it is for this operation."""
-        return fnmatchcase(operation, self.operation)
 
 
 @dataclass
@@ -249,23 +246,17 @@ class FailCall(Fault):
 
 
 @dataclass
-class CutAnswers(Fault):
+class CutAnswers(CallFault):
     """The answer of a native call breaks off after the share `kept` of its body, and the connection closes."""
 
     kind = "cut_answers"
-    times: int | None = 1
-    operation: str = "*"
     kept: float = 0.5
 
     def check(self) -> None:
         """See `Fault.check`."""
-        _known(self.operation)
+        super().check()
         if self.kept >= 1:
             raise FaultError("cut_answers: kept is less than 1.")
-
-    def matches(self, operation: str) -> bool:
-        """Whether it is for this operation."""
-        return fnmatchcase(operation, self.operation)
 
 
 @dataclass

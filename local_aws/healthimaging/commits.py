@@ -19,14 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from local_aws.clock import Clock
-    from local_aws.faults import Faults
-    from local_aws.healthimaging.events import Events
     from local_aws.healthimaging.grouping import File, Group
     from local_aws.healthimaging.outbox import Outbox
     from local_aws.healthimaging.pixel_store import PixelWriter
-    from local_aws.healthimaging.store import ImageSet, Job, Store
-    from local_aws.settings import LocalSettings
+    from local_aws.healthimaging.shared import Shared
+    from local_aws.healthimaging.store import ImageSet, Job
 
 # How often an import looks whether an image set that it wants to change is unlocked.
 LOCK_SECONDS = 0.02
@@ -47,15 +44,13 @@ class Placed:
 class Commits:
     """Makes imports true, one at a time."""
 
-    def __init__(
-        self, settings: LocalSettings, store: Store, events: Events, outbox: Outbox, faults: Faults, clock: Clock
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._events = events
+    def __init__(self, shared: Shared, outbox: Outbox) -> None:
+        self._settings = shared.settings
+        self._store = shared.store
+        self._clock = shared.clock
+        self._faults = shared.faults
+        self._events = shared.events
         self._outbox = outbox
-        self._faults = faults
-        self._clock = clock
         # One writer of image sets at a time; updates, copies and deletes take it as well.
         self.merging = threading.Lock()
 

@@ -17,14 +17,12 @@ from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import ServiceError, conflict, validation
 
 if TYPE_CHECKING:
-    from local_aws.clock import Clock
     from local_aws.healthimaging.document import Document
-    from local_aws.healthimaging.events import Entry, Events
+    from local_aws.healthimaging.events import Entry
     from local_aws.healthimaging.image_sets import ImageSets
     from local_aws.healthimaging.pixel_store import PixelStore
-    from local_aws.healthimaging.store import Store
+    from local_aws.healthimaging.shared import Shared
     from local_aws.healthimaging.work import Finish, Work
-    from local_aws.settings import LocalSettings
 
 KIND = "copy"
 # The one documented text, with its two blanks; the others are made after it.
@@ -35,23 +33,14 @@ NOT_UNIQUE = "INVALID_REQUEST:  SOP Instances of SourceImageSet and DestinationI
 class Copies:
     """The operation CopyImageSet."""
 
-    def __init__(
-        self,
-        settings: LocalSettings,
-        store: Store,
-        pixels: PixelStore,
-        clock: Clock,
-        image_sets: ImageSets,
-        work: Work,
-        events: Events,
-    ) -> None:
-        self._settings = settings
-        self._store = store
+    def __init__(self, shared: Shared, pixels: PixelStore, image_sets: ImageSets, work: Work) -> None:
+        settings = self._settings = shared.settings
+        self._store = shared.store
+        self._clock = shared.clock
+        self._events = shared.events
         self._pixels = pixels
-        self._clock = clock
         self._image_sets = image_sets
         self._work = work
-        self._events = events
         work.register(KIND, self._settle, settings.copy_seconds)
 
     def copy(self, request: dict[str, Any]) -> dict[str, Any]:

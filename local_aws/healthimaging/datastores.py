@@ -12,13 +12,10 @@ from local_aws.healthimaging.tokens import check_token
 from local_aws.protocol.errors import ServiceError, conflict, not_found, validation
 
 if TYPE_CHECKING:
-    from local_aws.clock import Clock
-    from local_aws.faults import Faults
-    from local_aws.healthimaging.events import Entry, Events
+    from local_aws.healthimaging.events import Entry
     from local_aws.healthimaging.outbox import Outbox
-    from local_aws.healthimaging.store import Store
+    from local_aws.healthimaging.shared import Shared
     from local_aws.healthimaging.work import Begun, Finish, Work
-    from local_aws.settings import LocalSettings
 
 MAX_TAGS = 50
 # What a data store becomes when its time has come.
@@ -28,15 +25,13 @@ _ENDS = {"CREATING": "ACTIVE", "DELETING": "DELETED"}
 class Datastores:
     """The operations on data stores, which become ACTIVE or DELETED after `datastore_seconds`."""
 
-    def __init__(
-        self, settings: LocalSettings, store: Store, events: Events, outbox: Outbox, clock: Clock, faults: Faults
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._clock = clock
-        self._events = events
+    def __init__(self, shared: Shared, outbox: Outbox) -> None:
+        self._settings = shared.settings
+        self._store = shared.store
+        self._clock = shared.clock
+        self._events = shared.events
+        self._faults = shared.faults
         self._outbox = outbox
-        self._faults = faults
         self._work: Work | None = None
 
     def attach(self, work: Work) -> None:

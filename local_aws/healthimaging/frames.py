@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging import codecs, fragments
@@ -209,7 +209,7 @@ class _Instance:
         codecs.check_encodable(form.bits_allocated, form.samples, self._writer.lossless)
         if form.syntax == form.stored_syntax and not all(self._is_as_said(g) for g in groups):
             # A client decodes it to other bytes than the object says, so it does not pass as it is.
-            self._form = form._replace(syntax=codecs.GENERAL[form.syntax])
+            self._form = replace(form, syntax=codecs.GENERAL[form.syntax])
         examine = form.rows * form.columns * form.samples * ((form.bits_allocated + 7) // 8) * self._count
         kept = self._decoded if examine <= self._writer.rules.checked_bytes else self._unchecked
         return self._done((kept(i, g) for i, g in enumerate(groups)), problems)
@@ -251,7 +251,7 @@ class _Instance:
         parsed = self._parsed
         syntax = parsed.text(0x00020010)
         syntax = EXPLICIT if syntax in NATIVE and not parsed.encapsulated else syntax
-        self._form = self._form._replace(syntax=syntax, stored_syntax=syntax, blob=True)
+        self._form = replace(self._form, syntax=syntax, stored_syntax=syntax, blob=True)
         length = parsed.pixel_length
         if parsed.encapsulated:
             length = fragments.walk(self._source, parsed.pixel_start)[2] - parsed.pixel_start
@@ -265,7 +265,7 @@ class _Instance:
 
     def _examined(self, data: bytes) -> tuple[int, int | None, int | None, int, list[dict[str, int]]]:
         """Checksum, extremes and size of the decoded pixels, and what is known of lower resolutions."""
-        frame, rules = StoredFrame(data, **self._form._asdict()), self._writer.rules
+        frame, rules = StoredFrame.of(data, self._form), self._writer.rules
         decoded = codecs.pixels(frame)
         extremes = _Extremes(self._form)
         extremes.add(decoded)

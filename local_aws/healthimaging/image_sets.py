@@ -11,12 +11,10 @@ from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import conflict, not_found
 
 if TYPE_CHECKING:
-    from local_aws.clock import Clock
-    from local_aws.faults import Faults
     from local_aws.healthimaging.datastores import Datastores
     from local_aws.healthimaging.document import Document, Packed
-    from local_aws.healthimaging.store import ImageSet, Store
-    from local_aws.settings import LocalSettings
+    from local_aws.healthimaging.shared import Shared
+    from local_aws.healthimaging.store import ImageSet
 
 # After so long without an access an image set moves to the cheaper tier ("Cost optimization", developer guide).
 TIER_SECONDS = 30 * 86_400
@@ -42,14 +40,12 @@ def tier(head: ImageSet, now: float) -> str:
 class ImageSets:
     """GetImageSet, GetImageSetMetadata, ListImageSetVersions, and what the changing operations need of a set."""
 
-    def __init__(
-        self, settings: LocalSettings, store: Store, datastores: Datastores, faults: Faults, clock: Clock
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._clock = clock
+    def __init__(self, shared: Shared, datastores: Datastores) -> None:
+        self._settings = shared.settings
+        self._store = shared.store
+        self._clock = shared.clock
+        self._faults = shared.faults
         self._datastores = datastores
-        self._faults = faults
 
     def find(self, request: dict[str, Any], *, deleted: bool = False) -> ImageSet:
         """The image set that a request names.

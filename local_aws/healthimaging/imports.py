@@ -31,16 +31,13 @@ from local_aws.protocol.errors import ServiceError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from local_aws.clock import Clock
     from local_aws.fault_kinds import Fault
-    from local_aws.faults import Faults
-    from local_aws.healthimaging.events import Events
     from local_aws.healthimaging.outbox import Outbox
     from local_aws.healthimaging.pixel_store import PixelStore, PixelWriter
-    from local_aws.healthimaging.store import Job, Store
+    from local_aws.healthimaging.shared import Shared
+    from local_aws.healthimaging.store import Job
     from local_aws.healthimaging.work import Finish, Work
     from local_aws.inprocess import Caller
-    from local_aws.settings import LocalSettings
 
 log = logging.getLogger(__name__)
 
@@ -84,28 +81,17 @@ class Stored:
 class Imports:
     """Runs the import jobs of all data stores in a few threads."""
 
-    def __init__(
-        self,
-        settings: LocalSettings,
-        store: Store,
-        pixels: PixelStore,
-        caller: Caller,
-        events: Events,
-        outbox: Outbox,
-        faults: Faults,
-        clock: Clock,
-    ) -> None:
-        self._settings = settings
-        self._store = store
+    def __init__(self, shared: Shared, pixels: PixelStore, caller: Caller, outbox: Outbox) -> None:
+        settings = self._settings = shared.settings
+        self._store = shared.store
+        self._clock = shared.clock
+        self._faults = shared.faults
         self._pixels = pixels
         self._caller = caller
-        self._events = events
-        self._faults = faults
-        self._clock = clock
         self._closing = threading.Event()
         self._work: Work | None = None
         self._pool = Workers(settings.workers)
-        self._commits = Commits(settings, store, events, outbox, faults, clock)
+        self._commits = Commits(shared, outbox)
         self.merging = self._commits.merging
         self._latest = settings.attribute_wins == "latest"
         self._rules = instances.Rules(

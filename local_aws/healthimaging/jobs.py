@@ -14,12 +14,9 @@ from local_aws.healthimaging.tokens import check_token
 from local_aws.protocol.errors import ServiceError, not_found, validation
 
 if TYPE_CHECKING:
-    from local_aws.clock import Clock
     from local_aws.healthimaging.datastores import Datastores
-    from local_aws.healthimaging.events import Events
     from local_aws.healthimaging.imports import Imports
-    from local_aws.healthimaging.store import Store
-    from local_aws.settings import LocalSettings
+    from local_aws.healthimaging.shared import Shared
 
 LISTED_SECONDS = 90 * 86_400
 
@@ -27,21 +24,13 @@ LISTED_SECONDS = 90 * 86_400
 class Jobs:
     """StartDICOMImportJob, GetDICOMImportJob, ListDICOMImportJobs."""
 
-    def __init__(
-        self,
-        settings: LocalSettings,
-        store: Store,
-        datastores: Datastores,
-        imports: Imports,
-        events: Events,
-        clock: Clock,
-    ) -> None:
-        self._settings = settings
-        self._store = store
+    def __init__(self, shared: Shared, datastores: Datastores, imports: Imports) -> None:
+        self._settings = shared.settings
+        self._store = shared.store
+        self._clock = shared.clock
+        self._events = shared.events
         self._datastores = datastores
         self._imports = imports
-        self._events = events
-        self._clock = clock
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
         """StartDICOMImportJob. The same client token with the same parameters is the same job."""

@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from local_aws.healthimaging.syntaxes import LOSSLESS
 
@@ -26,44 +26,25 @@ if TYPE_CHECKING:
 BUFFER_BYTES = 2**20
 
 
-class Form(NamedTuple):
-    """What the bytes of a frame are; the fields are those of `StoredFrame`."""
-
-    syntax: str
-    stored_syntax: str
-    rows: int
-    columns: int
-    samples: int
-    bits_allocated: int
-    bits_stored: int
-    signed: bool
-    planar: int
-    photometric: str
-    blob: bool = False
-
-
 @dataclass(frozen=True)
-class StoredFrame:
-    """One frame as it lies in the store.
+class Form:
+    """What the bytes of a frame are.
 
     Attributes:
-        data: The frame's own stream (native bytes, or all its fragments joined).
-        syntax: Transfer syntax of `data`.
-        stored_syntax: Transfer syntax in which GetImageFrame hands it out.
+        syntax: Transfer syntax of the bytes.
+        stored_syntax: Transfer syntax in which GetImageFrame hands them out.
         rows: Height in pixels.
         columns: Width in pixels.
         samples: Samples per pixel.
         bits_allocated: Bits of a sample.
         bits_stored: Bits of a sample that carry a value.
         signed: Whether samples are signed.
-        planar: Planar configuration of `data`.
-        photometric: Photometric interpretation of `data`.
-        blob: Whether `data` is the whole value of PixelData as the object had it (with its items when it was
+        planar: Planar configuration of the bytes.
+        photometric: Photometric interpretation of the bytes.
+        blob: Whether they are the whole value of PixelData as the object had it (with its items when it was
             encapsulated), because its frames could not be made out or not be decoded.
-        place: Where it lies; the same for the same bytes.
     """
 
-    data: bytes
     syntax: str
     stored_syntax: str
     rows: int
@@ -75,12 +56,29 @@ class StoredFrame:
     planar: int
     photometric: str
     blob: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFrame(Form):
+    """One frame as it lies in the store.
+
+    Attributes:
+        data: The frame's own stream (native bytes, or all its fragments joined).
+        place: Where it lies; the same for the same bytes.
+    """
+
+    data: bytes
     place: str = ""
+
+    @classmethod
+    def of(cls, data: bytes, form: Form, place: str = "") -> StoredFrame:
+        """The bytes of a frame, and what they are."""
+        return cls(**vars(form), data=data, place=place)
 
 
 @lru_cache(maxsize=1024)
 def _text(form: Form) -> str:
-    return json.dumps(form, separators=(",", ":"))
+    return json.dumps(list(vars(form).values()), separators=(",", ":"))
 
 
 @lru_cache(maxsize=1024)
@@ -140,7 +138,7 @@ class PixelStore:
                 data = os.pread(handle.fileno(), length, offset)
         except FileNotFoundError:  # the image set was deleted since
             return None
-        return StoredFrame(data, *_form(form), place=f"{file}:{offset}")
+        return StoredFrame.of(data, _form(form), f"{file}:{offset}")
 
     def copy(
         self, datastore_id: str, source_id: str, destination_id: str, frame_ids: Collection[str] | None = None

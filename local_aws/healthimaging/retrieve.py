@@ -10,11 +10,9 @@ from local_aws.healthimaging.syntaxes import JPEG, JPEG_2000, VIDEO
 from local_aws.protocol.errors import ServiceError, conflict, not_found
 
 if TYPE_CHECKING:
-    from local_aws.clock import Clock
     from local_aws.healthimaging.image_sets import ImageSets
     from local_aws.healthimaging.pixel_store import PixelStore, StoredFrame
-    from local_aws.healthimaging.store import Store
-    from local_aws.settings import LocalSettings
+    from local_aws.healthimaging.shared import Shared
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +33,13 @@ CONTENT_TYPES = {
 class Frames:
     """Image frames as clients get them."""
 
-    def __init__(
-        self, settings: LocalSettings, store: Store, image_sets: ImageSets, pixels: PixelStore, clock: Clock
-    ) -> None:
-        self._settings = settings
-        self._store = store
+    def __init__(self, shared: Shared, image_sets: ImageSets, pixels: PixelStore) -> None:
+        self._settings = shared.settings
+        self._store = shared.store
+        self._clock = shared.clock
         self._image_sets = image_sets
         self._pixels = pixels
-        self._clock = clock
-        self._cache = StreamCache(settings.frame_cache_bytes)
+        self._cache = StreamCache(shared.settings.frame_cache_bytes)
 
     def get(self, request: dict[str, Any]) -> dict[str, Any]:
         """GetImageFrame. A frame belongs to its image set whichever version has it; counts as an access."""

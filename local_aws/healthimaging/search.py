@@ -14,11 +14,9 @@ from local_aws.healthimaging.image_sets import last_access, tier
 from local_aws.protocol.errors import validation
 
 if TYPE_CHECKING:
-    from local_aws.clock import Clock
-    from local_aws.faults import Faults
     from local_aws.healthimaging.datastores import Datastores
-    from local_aws.healthimaging.store import ImageSet, Store
-    from local_aws.settings import LocalSettings
+    from local_aws.healthimaging.shared import Shared
+    from local_aws.healthimaging.store import ImageSet
 
 _TIME = "replace(coalesce(json_extract(tags, '$.DICOMStudyTime'), ''), ':', '') || '.'"
 # Study date and time as 20 digits; a missing time is midnight, missing parts of it are zero.
@@ -47,14 +45,12 @@ NEWEST_FIRST = {"sortField": "updatedAt", "sortOrder": "DESC"}
 class Search:
     """The operation SearchImageSets."""
 
-    def __init__(
-        self, settings: LocalSettings, store: Store, clock: Clock, datastores: Datastores, faults: Faults
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._clock = clock
+    def __init__(self, shared: Shared, datastores: Datastores) -> None:
+        self._settings = shared.settings
+        self._store = shared.store
+        self._clock = shared.clock
+        self._faults = shared.faults
         self._datastores = datastores
-        self._faults = faults
 
     def search(self, request: dict[str, Any]) -> dict[str, Any]:
         """SearchImageSets: at most one attribute with EQUAL; deleted sets left out."""

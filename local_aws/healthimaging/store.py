@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS image_set_history (number INTEGER PRIMARY KEY, datast
   tags TEXT, created REAL, updated REAL, deleted REAL);
 CREATE INDEX IF NOT EXISTS image_set_history_updated ON image_set_history (datastore_id, id, number, updated);
 CREATE TABLE IF NOT EXISTS versions (datastore_id TEXT, id TEXT, version INTEGER, is_primary INTEGER, state TEXT,
-  workflow TEXT, created REAL, updated REAL, deleted REAL, message TEXT, forced INTEGER,
+  workflow TEXT, updated REAL, deleted REAL, message TEXT, forced INTEGER,
   PRIMARY KEY (datastore_id, id, version));
 CREATE TABLE IF NOT EXISTS tags (arn TEXT PRIMARY KEY, tags TEXT);
 CREATE TABLE IF NOT EXISTS frames (datastore_id TEXT, image_set_id TEXT, frame_id TEXT, file TEXT, offset INTEGER,
@@ -230,14 +230,13 @@ class Store:
         shared = ("datastore_id", "id", "version", "is_primary", "state", "workflow", "updated", "deleted")
         row = {k: getattr(image_set, k) for k in shared}
         before = self.rows(
-            "SELECT created, message, forced FROM versions WHERE datastore_id = ? AND id = ? AND version = ?",
+            "SELECT message, forced FROM versions WHERE datastore_id = ? AND id = ? AND version = ?",
             (image_set.datastore_id, image_set.id, image_set.version),
         )
         self.put(
             "versions",
             row
             | {
-                "created": before[0]["created"] if before else image_set.updated,
                 "message": before[0]["message"] if message is None and before else message or None,
                 "forced": forced if forced is not None or not before else before[0]["forced"],
             },

@@ -15,14 +15,13 @@ from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import ServiceError, conflict, validation
 
 if TYPE_CHECKING:
-    from local_aws.clock import Clock
     from local_aws.healthimaging.document import Document, Packed
-    from local_aws.healthimaging.events import Entry, Events
+    from local_aws.healthimaging.events import Entry
     from local_aws.healthimaging.image_sets import ImageSets
     from local_aws.healthimaging.pixel_store import PixelStore
-    from local_aws.healthimaging.store import ImageSet, Store
+    from local_aws.healthimaging.shared import Shared
+    from local_aws.healthimaging.store import ImageSet
     from local_aws.healthimaging.work import Finish, Work
-    from local_aws.settings import LocalSettings
 
 # Documented quota of the payload of an update.
 MAX_PAYLOAD = 10 * 1024
@@ -31,23 +30,14 @@ MAX_PAYLOAD = 10 * 1024
 class Updates:
     """The operations that make a new version or end an image set."""
 
-    def __init__(
-        self,
-        settings: LocalSettings,
-        store: Store,
-        pixels: PixelStore,
-        clock: Clock,
-        image_sets: ImageSets,
-        work: Work,
-        events: Events,
-    ) -> None:
-        self._settings = settings
-        self._store = store
+    def __init__(self, shared: Shared, pixels: PixelStore, image_sets: ImageSets, work: Work) -> None:
+        settings = self._settings = shared.settings
+        self._store = shared.store
+        self._clock = shared.clock
+        self._events = shared.events
         self._pixels = pixels
-        self._clock = clock
         self._image_sets = image_sets
         self._work = work
-        self._events = events
         work.register("update", self._updated, settings.update_seconds)
         work.register("delete", self._deleted, settings.delete_seconds)
 
