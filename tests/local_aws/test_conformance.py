@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ HERE = Path(__file__).resolve().parent
 RULES = HERE.parents[1] / "docs" / "emulator-rules.md"
 
 
+@cache
 def names_in(path: Path) -> set[str]:
     """Names of the tests in a file."""
     return {
