@@ -6,6 +6,7 @@ Does not belong here: the series above them (`ahi.documents_series`), types of v
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ahi.documents_form import DocumentError, as_json, floats, items, mapping, text, wholes, width
@@ -25,6 +26,7 @@ Row = dict[str, object]
 
 OFFSET = "TimezoneOffsetFromUTC"
 _PLANE, _POINT = 6, 3
+_WIDTH = itemgetter("Width")
 _CASTERS = [caster(column) for column in INSTANCE if column.name != "SOPInstanceUID"]
 
 
@@ -61,9 +63,18 @@ class Source:
         return None if above is None else [above] * len(self.uids)
 
     def typed(self, one: Caster, failures: Failures) -> tuple[bool, Any] | None:
-        """Typed values of an attribute, as `Caster.all` gives them."""
-        values = self.raw(one.name) if self.uids else None
-        return None if values is None else one.all(values, failures, self.offsets)
+        """Typed values of an attribute, as `Caster.all` gives them; None when nobody has it."""
+        if one.name in self.keys:
+            try:
+                values = list(map(one.pick, self.attributes))
+            except KeyError:
+                values = self.raw(one.name) or []
+        else:
+            above = self.inherited.get(one.name)
+            if above is None or not self.uids:
+                return None
+            values = [above] * len(self.uids)
+        return one.all(values, failures, self.offsets)
 
 
 def take_apart(base: Row, inherited: Mapping[str, Any], series: Mapping[str, Any]) -> Source:
@@ -73,12 +84,22 @@ def take_apart(base: Row, inherited: Mapping[str, Any], series: Mapping[str, Any
     if not set(map(type, entries)) <= {dict}:
         raise DocumentError("an instance is missing or not an object.")
     attributes = [mapping(entry, "DICOM") for entry in entries]
-    keys = frozenset().union(*attributes)
     offset = parse_offset(inherited.get(OFFSET))
     offsets: list[dt.timezone | None] = [offset] * len(entries)
+    keys = _keys(attributes)
     if OFFSET in keys:
         offsets = [parse_offset(one[OFFSET]) if OFFSET in one else offset for one in attributes]
     return Source(base, inherited, list(instances), entries, attributes, keys, offsets)
+
+
+def _keys(attributes: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """Attributes that at least one instance has. Most instances of a series have the same in the same order."""
+    first = list(attributes[0]) if attributes else []
+    keys = set(first)
+    for one in attributes:
+        if list(one) != first:
+            keys.update(one)
+    return frozenset(keys)
 
 
 def instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
@@ -120,7 +141,10 @@ def frame_rows(source: Source, frames: Sequence[Sequence[Mapping[str, Any]]]) ->
     levels = [items(frame, "PixelDataChecksumFromBaseToFullResolution") for frame in every]
     if not {type(level) for one in levels for level in one} <= {dict}:
         raise DocumentError("A checksum of a frame is not an object.")
-    full: list[Mapping[str, Any]] = [max(one, key=width, default={}) for one in levels]
+    try:
+        full: list[Mapping[str, Any]] = [max(one, key=_WIDTH, default={}) for one in levels]
+    except (KeyError, TypeError):
+        full = [max(one, key=width, default={}) for one in levels]
     return Rows(
         len(every),
         dict(source.base),

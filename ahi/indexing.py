@@ -27,7 +27,7 @@ from ahi.patients import patient_key_of
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Self
 
     from ahi.inbox import Batch
@@ -61,7 +61,9 @@ class IndexReport:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class Kept:
+    """A document kept in the lake, and what is known of its image set."""
+
     image_set_id: str
     version: int
     object_key: str
@@ -90,7 +92,7 @@ def index_again(pipeline: Pipeline, day: str) -> IndexReport:
     return report
 
 
-def _newest_kept(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> Iterator[tuple[_Kept, ...]]:
+def _newest_kept(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> Iterator[tuple[Kept, ...]]:
     """Kept documents of the version that HealthImaging shows, of image sets not gone, in groups for a commit."""
     sightings, documents = catalog.sightings, catalog.documents
     same = sa.and_(
@@ -101,14 +103,35 @@ def _newest_kept(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> Iterator[
     query = sa.select(documents).join(sightings, same).where(sa.not_(sightings.c.gone), where)
     with pipeline.index.engine.connect() as connection:
         rows = connection.execute(query.order_by(documents.c.fetched_at)).mappings()
-        kept = [_Kept(**{name: row[name] for name in _Kept.__dataclass_fields__}) for row in rows]
+        kept = [Kept(**{name: row[name] for name in Kept.__dataclass_fields__}) for row in rows]
     return constrained_batches(kept, CHUNK_BYTES, CHUNK_DOCUMENTS, get_len=lambda one: one.size_bytes, strict=False)
 
 
-def _index(pipeline: Pipeline, chunk: Sequence[_Kept], report: IndexReport, *, replace: bool) -> None:
-    """One commit: files of rows, heads raised, objects marked as indexed."""
+def _index(pipeline: Pipeline, chunk: Sequence[Kept], report: IndexReport, *, replace: bool) -> None:
+    """One commit of the documents of a chunk, fetched from the lake side by side."""
+
+    def fetch(kept: Kept) -> bytes:
+        where = {"Bucket": pipeline.settings.lake_bucket, "Key": kept.object_key}
+        return pipeline.aws.s3.get_object(**where)["Body"].read()
+
+    with ThreadPoolExecutor(pipeline.settings.document_threads) as pool:
+        index_documents(pipeline, chunk, pool.map(fetch, chunk), report, replace=replace)
+
+
+def index_documents(
+    pipeline: Pipeline, chunk: Sequence[Kept], blobs: Iterable[bytes], report: IndexReport, *, replace: bool = False
+) -> None:
+    """One commit: files of rows, heads raised, objects marked as indexed.
+
+    Args:
+        pipeline: Index and settings.
+        chunk: What is known of each document.
+        blobs: The documents, in the same order.
+        report: Takes the numbers.
+        replace: Let an equal version win, which is indexing again.
+    """
     batch_id = f"index:{uuid.uuid4().hex}"
-    flat, bad = _flatten(pipeline, chunk)
+    flat, bad = _flatten(pipeline, chunk, blobs)
     files = []
     for table in dict.fromkeys(name for _, document in flat for name in document.tables):
         parts = [document.tables[table] for _, document in flat if table in document.tables]
@@ -129,27 +152,22 @@ def _index(pipeline: Pipeline, chunk: Sequence[_Kept], report: IndexReport, *, r
 
 
 def _flatten(
-    pipeline: Pipeline, chunk: Sequence[_Kept]
-) -> tuple[list[tuple[_Kept, DocumentRows]], list[quarantine.Item]]:
-    settings, flat, bad = pipeline.settings, [], []
+    pipeline: Pipeline, chunk: Sequence[Kept], blobs: Iterable[bytes]
+) -> tuple[list[tuple[Kept, DocumentRows]], list[quarantine.Item]]:
+    flat, bad = [], []
     key_of = patient_key_of(pipeline)
     stamp = {"indexed_at": now(), "dagster_run_id": pipeline.run_id}
-
-    def fetch(kept: _Kept) -> bytes:
-        return pipeline.aws.s3.get_object(Bucket=settings.lake_bucket, Key=kept.object_key)["Body"].read()
-
-    with ThreadPoolExecutor(settings.document_threads) as pool:
-        for kept, blob in zip(chunk, pool.map(fetch, chunk), strict=True):
-            try:
-                rows = flatten(blob, version=kept.version, is_primary=kept.is_primary, patient_key=key_of, stamp=stamp)
-            except DocumentError as error:
-                bad.append(quarantine.Item("documents", Reason.DOCUMENT_NOT_UNDERSTOOD, str(error), kept.object_key))
-            else:
-                flat.append((kept, rows))
+    for kept, blob in zip(chunk, blobs, strict=True):
+        try:
+            rows = flatten(blob, version=kept.version, is_primary=kept.is_primary, patient_key=key_of, stamp=stamp)
+        except DocumentError as error:
+            bad.append(quarantine.Item("documents", Reason.DOCUMENT_NOT_UNDERSTOOD, str(error), kept.object_key))
+        else:
+            flat.append((kept, rows))
     return flat, bad
 
 
-def _head(pipeline: Pipeline, kept: _Kept, document: DocumentRows) -> Head:
+def _head(pipeline: Pipeline, kept: Kept, document: DocumentRows) -> Head:
     return Head(
         datastore_id=pipeline.settings.datastore_id,
         image_set_id=kept.image_set_id,
@@ -164,12 +182,12 @@ def _head(pipeline: Pipeline, kept: _Kept, document: DocumentRows) -> Head:
     )
 
 
-def _bad_ones(chunk: Sequence[_Kept], flat: Sequence[tuple[_Kept, DocumentRows]]) -> list[_Kept]:
+def _bad_ones(chunk: Sequence[Kept], flat: Sequence[tuple[Kept, DocumentRows]]) -> list[Kept]:
     good = {kept.image_set_id for kept, _ in flat}
     return [kept for kept in chunk if kept.image_set_id not in good]
 
 
-def _shown(pipeline: Pipeline, commit: Commit, chunk: Sequence[_Kept]) -> None:
+def _shown(pipeline: Pipeline, commit: Commit, chunk: Sequence[Kept]) -> None:
     """The index shows these versions now: no longer pending, and their objects are indexed."""
     _caught_up(pipeline, commit, chunk)
     if not chunk:
@@ -187,7 +205,7 @@ def _shown(pipeline: Pipeline, commit: Commit, chunk: Sequence[_Kept]) -> None:
     commit.connection.execute(change.values(values), parameters)
 
 
-def _caught_up(pipeline: Pipeline, commit: Commit, chunk: Sequence[_Kept], *, unreadable: bool = False) -> None:
+def _caught_up(pipeline: Pipeline, commit: Commit, chunk: Sequence[Kept], *, unreadable: bool = False) -> None:
     if not chunk:
         return
     table = catalog.sightings

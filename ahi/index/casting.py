@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ahi.index.values import PADDING, RANGES, CastFailure, cast
@@ -25,6 +26,7 @@ _DECIMAL_VRS = frozenset({"DS", "FD", "FL"})
 _TEXT_VRS = frozenset({"UI", "LO", "SH", "ST", "LT", "UT", "UC", "UR"})
 _DECIMAL_CHARACTERS = "0123456789.+-eE "
 _INTEGER_CHARACTERS = "0123456789+- "
+_TEXT, _WHOLE = {str}, {int}
 # Values remembered of a column; through a series and a site most are the same.
 _REMEMBERED = 8192
 
@@ -32,11 +34,21 @@ _REMEMBERED = 8192
 class Caster:
     """Casts of one column."""
 
-    __slots__ = ("_integers", "_is_decimal", "_is_list", "_is_text", "_needs_offset", "_remembered", "column", "name")
+    __slots__ = (
+        "_integers",
+        "_is_decimal",
+        "_is_list",
+        "_is_text",
+        "_needs_offset",
+        "_remembered",
+        "column",
+        "name",
+        "pick",
+    )
 
     def __init__(self, column: Column) -> None:
         vr = column.vr or ""
-        self.column, self.name = column, column.name
+        self.column, self.name, self.pick = column, column.name, itemgetter(column.name)
         self._is_list = column.vm != "1"
         self._is_decimal = vr in _DECIMAL_VRS
         self._is_text = vr in _TEXT_VRS and not self._is_list
@@ -68,37 +80,49 @@ class Caster:
         Returns:
             True and the one value that all have, or False and the list of values.
         """
-        first, kinds = values[0], set(map(type, values))
-        kind = kinds.pop()
-        if kinds:
-            return False, self._each(values, failures, offsets)
-        is_same = kind in (str, int, type(None)) or (kind is list and set(map(type, first)) == {str})  # type: ignore[call-overload]
-        if is_same and values.count(first) == len(values) and (not self._needs_offset or len(set(offsets)) == 1):
+        first, n_values = values[0], len(values)
+        kind = type(first)
+        # Text is equal to text only; a 1 is also equal to 1.0 and True, which are cast in other ways.
+        is_plain = kind is str or first is None or (kind is list and set(map(type, first)) == _TEXT)
+        is_same = (is_plain or (kind is int and set(map(type, values)) == _WHOLE)) and values.count(first) == n_values
+        if is_same and (not self._needs_offset or offsets.count(offsets[0]) == n_values):
             found: list[CastFailure] = []
             typed = self.one(first, found, offsets[0])
             if found:
-                for position in range(len(values)):
+                for position in range(n_values):
                     failures.setdefault(position, []).extend(found)
             return True, typed
-        quick = self._quick(kind, values)
+        kinds = set(map(type, values))
+        quick = self._quick(kind, values) if len(kinds) == 1 else None
         return False, self._each(values, failures, offsets) if quick is None else quick
 
     def _quick(self, kind: type, values: Sequence[Any]) -> list[object] | None:
         """Typed values where every value is of the usual form, else None."""
         found: list[Any] | None = None
-        if self._is_list:
-            found = [_decimals(value) for value in values] if kind is list and self._is_decimal else [None]
+        if self._is_list and kind is list:
+            found = [_decimals(value) for value in values] if self._is_decimal else [None]
             found = None if None in found else found
         elif kind is str and self._is_text:
             found = None if "\\" in "".join(values) else [value.rstrip(PADDING) or None for value in values]
-        elif kind is str and self._is_decimal:
+        elif kind is str and self._is_decimal and not self._is_list:
             found = _decimals(values)
-        elif kind is str and self._integers is not None:
+        elif kind is str and self._integers is not None and not self._is_list:
             found = _integers(values, *self._integers)
-        elif kind is int and self._integers is not None:
+        elif kind is int and self._integers is not None and not self._is_list:
             low, high = self._integers
             found = list(values) if min(values) >= low and max(values) <= high else None
+        elif kind is str and not self._needs_offset:
+            found = self._recalled(values)
         return found
+
+    def _recalled(self, values: Sequence[Any]) -> list[object] | None:
+        """Typed values where each text was cast before and did fit, else None."""
+        remembered = self._remembered
+        try:
+            found = [remembered[value] for value in values]
+        except KeyError:
+            return None
+        return None if CastFailure in set(map(type, found)) else found
 
     def _each(
         self, values: Sequence[object], failures: Failures, offsets: Sequence[dt.timezone | None]

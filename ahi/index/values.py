@@ -94,7 +94,12 @@ def _micros(fraction: str | None) -> int:
 
 def parse_offset(text: object) -> dt.timezone | None:
     """Offset from UTC of `+HHMM` or `-HHMM`; None for anything else."""
-    match = _OFFSET.fullmatch(text.strip(PADDING)) if isinstance(text, str) else None
+    return _offset(text) if isinstance(text, str) else None
+
+
+@lru_cache(256)
+def _offset(text: str) -> dt.timezone | None:
+    match = _OFFSET.fullmatch(text.strip(PADDING))
     if match is None:
         return None
     sign, hours, minutes = match.groups()
