@@ -106,9 +106,9 @@ def instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
     """Rows of `instances`; `frames` are the frames of each."""
     rows = Rows(len(source.uids), dict(source.base))
     failures: Failures = {}
+    present = source.keys | source.inherited.keys()
     for one in _CASTERS:
-        cells = source.typed(one, failures)
-        if cells is not None:
+        if one.name in present and (cells := source.typed(one, failures)) is not None:
             rows.put(one.name, cells)
     rows.columns |= {
         "SOPInstanceUID": list(source.uids),

@@ -19,7 +19,7 @@ from ahi.index.sop_classes import SOP_CLASSES
 from ahi.index.values import CastFailure, age_years, name_parts, parse_offset, start_utc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ahi.documents_instances import Source
     from ahi.index.columnar import Rows
@@ -30,24 +30,20 @@ Row = dict[str, object]
 
 # The series shows the first instance's, and `image_types_all` the rest: it differs by design.
 _FIRST_INSTANCE = "ImageType"
-_ABOVE = [caster(column) for column in (*PATIENT, *STUDY, *SERIES)]
+_CASTERS = {column.name: caster(column) for column in (*PATIENT, *STUDY, *SERIES)}
+_EMPTY: Row = dict.fromkeys(_CASTERS)
 _AGREED = [name for name in SERIES_SUMMARY if name != _FIRST_INSTANCE]
 _PAIR = 2
 
 
 def series_row(source: Source, instances: Rows, patient_key: PatientKey) -> Row:
     """The series: attributes of its levels, those on which its instances agree, and what is counted from them."""
-    row = dict(source.base)
+    row = _EMPTY | source.base
     failures: list[CastFailure] = []
     mixed: list[str] = []
     offset = parse_offset(source.inherited.get(OFFSET))
-    for one in _ABOVE:
-        name = one.name
-        if name not in source.base:
-            value = source.inherited.get(name)
-            if value is None and name in source.keys:
-                value = _agreed(name, [each.get(name) for each in source.attributes], mixed)
-            row[name] = one.one(value, failures, offset)
+    for name, value in _above(source, mixed):
+        row[name] = _CASTERS[name].one(value, failures, offset)
     for name in _AGREED:
         row[name] = _agreed_value(name, instances, mixed)
     row["patient_key"] = patient_key(text(row["IssuerOfPatientID"]), text(row["PatientID"]))
@@ -64,8 +60,18 @@ def series_row(source: Source, instances: Rows, patient_key: PatientKey) -> Row:
     if isinstance(spacing, list) and len(spacing) == _PAIR:
         row["pixel_spacing_row_mm"], row["pixel_spacing_col_mm"] = spacing
     row["mixed_attrs"] = sorted(mixed) or None
-    row["cast_failures"] = [failure.as_row() for failure in failures] or None
+    row["cast_failures"] = [failure.as_row() for failure in sorted(failures, key=lambda one: one.keyword)] or None
     return row
+
+
+def _above(source: Source, mixed: list[str]) -> Iterator[tuple[str, object]]:
+    """Attributes of patient, study and series: those that the levels have, else those that the instances agree on."""
+    for name in _CASTERS.keys() & (source.inherited.keys() | source.keys):
+        value = source.inherited.get(name)
+        if value is None and name in source.keys:
+            value = _agreed(name, [each.get(name) for each in source.attributes], mixed)
+        if value is not None and name not in source.base:
+            yield name, value
 
 
 def metadata_row(source: Source, levels: Sequence[Mapping[str, Any]]) -> Row:

@@ -46,7 +46,10 @@ def side_row(source: Source, modality: object) -> tuple[str, Row] | None:
     inside = _inside(source, _WANTED[table])
     row, mixed = dict(source.base), list[str]()
     failures: dict[tuple[str, str], CastFailure] = {}
+    present = source.keys | source.inherited.keys() | inside.keys()
     for side, one in _PLANS[table]:
+        if one.name not in present and (not side.also or side.also not in present):
+            continue
         values = _values(source, one, failures) or _found(inside.get(one.name), one, source, failures)
         if not values and side.also:
             values = _found([*_also(source, side.also), *inside.get(side.also, ())], one, source, failures)

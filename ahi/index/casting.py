@@ -80,7 +80,8 @@ class Caster:
         Returns:
             True and the one value that all have, or False and the list of values.
         """
-        first, n_values = values[0], len(values)
+        n_values = len(values)
+        first: Any = values[0]
         kind = type(first)
         # Text is equal to text only; a 1 is also equal to 1.0 and True, which are cast in other ways.
         is_plain = kind is str or first is None or (kind is list and set(map(type, first)) == _TEXT)
@@ -100,8 +101,7 @@ class Caster:
         """Typed values where every value is of the usual form, else None."""
         found: list[Any] | None = None
         if self._is_list and kind is list:
-            found = [_decimals(value) for value in values] if self._is_decimal else [None]
-            found = None if None in found else found
+            found = _decimal_lists(values) if self._is_decimal else None
         elif kind is str and self._is_text:
             found = None if "\\" in "".join(values) else [value.rstrip(PADDING) or None for value in values]
         elif kind is str and self._is_decimal and not self._is_list:
@@ -164,6 +164,15 @@ def _decimals(values: Sequence[Any]) -> list[float] | None:
     except (TypeError, ValueError):
         return None
     return numbers if numbers and math.isfinite(sum(numbers)) else None
+
+
+def _decimal_lists(values: Sequence[list[Any]]) -> list[list[float]] | None:
+    """Lists of the numbers of lists of decimal strings, like `_decimals`; None also for lists of several lengths."""
+    length = len(values[0])
+    if not length or set(map(len, values)) != {length}:
+        return None
+    numbers = _decimals([one for value in values for one in value])
+    return None if numbers is None else [numbers[at : at + length] for at in range(0, len(numbers), length)]
 
 
 def _integers(values: Sequence[str], low: int, high: int) -> list[int] | None:

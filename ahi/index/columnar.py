@@ -14,7 +14,8 @@ from ahi.index.registry import TABLES, arrow_schema
 from ahi.index.writer import IndexWriteError, write_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    import datetime as dt
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import pyarrow as pa
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ahi.index.writer import DataFile
 
 Row = dict[str, object]
+
+_WAITING_ROWS = 10_000
 
 
 class Rows(Sequence[Row]):
@@ -89,21 +92,66 @@ class Rows(Sequence[Row]):
         return Rows(len(rows), constants, {name: [row.get(name) for row in rows] for name in names})
 
 
-def write_columns(root: Path, table: Table, parts: Iterable[Rows], *, batch_id: str) -> DataFile | None:
-    """Write rows as one immutable Parquet file, sorted, as `writer.write_rows` does from dicts.
+class TableWriter:
+    """Rows of many documents on their way to one file for each table.
 
-    Raises:
-        IndexWriteError: A column is not in the registry, or a value is not of its column's type.
+    Rows wait as Python's values until there are enough to be worth turning into Arrow's, which take a tenth of the
+    memory; whoever adds rows need not keep them.
     """
-    parts = [part for part in parts if part.n_rows]
-    if not parts:
-        return None
+
+    def __init__(self, root: Path, tables: Mapping[str, Table], *, batch_id: str) -> None:
+        """Files go under `root` and are for the commit of the batch."""
+        self._root, self._tables, self._batch_id = root, tables, batch_id
+        self._stamp = now()
+        self._waiting: dict[str, list[Rows]] = {}
+        self._n_waiting = 0
+        self._ready: dict[str, list[pa.Table]] = {}
+        self._run_id = ""
+
+    def add(self, rows: Mapping[str, Rows]) -> None:
+        """Take rows in, by table.
+
+        Raises:
+            IndexWriteError: A column is not in the registry, or a value is not of its column's type.
+        """
+        for table, part in rows.items():
+            if part.n_rows:
+                self._waiting.setdefault(table, []).append(part)
+                self._n_waiting += part.n_rows
+        if self._n_waiting >= _WAITING_ROWS:
+            self._convert()
+
+    def files(self) -> list[DataFile]:
+        """Write what was added, each table to a file, sorted. The commit syncs them."""
+        import pyarrow as pa
+
+        self._convert()
+        return [
+            write_batch(
+                self._root,
+                self._tables[table],
+                pa.concat_tables(parts).combine_chunks(),
+                self._stamp,
+                batch_id=self._batch_id,
+                run_id=self._run_id,
+            )
+            for table, parts in self._ready.items()
+        ]
+
+    def _convert(self) -> None:
+        for table, parts in self._waiting.items():
+            self._run_id = self._run_id or str(parts[0].constants.get("dagster_run_id") or "")
+            data = to_arrow(self._tables[table], parts, batch_id=self._batch_id, stamp=self._stamp)
+            self._ready.setdefault(table, []).append(data)
+        self._waiting, self._n_waiting = {}, 0
+
+
+def to_arrow(table: Table, parts: Sequence[Rows], *, batch_id: str, stamp: dt.datetime) -> pa.Table:
+    """Rows as Arrow has them, under the table's schema."""
     import pyarrow as pa
 
-    stamp = now()
-    by_row = {name for part in parts for name in part.columns}
-    constants = [part.constants for part in parts]
-    given = by_row.union(*constants)
+    varying = {name for part in parts for name in part.columns}
+    given = varying.union(*(part.constants for part in parts))
     if unknown := sorted(given - {column.name for column in table.columns}):
         raise IndexWriteError(f"Table {table.name} has no column {', '.join(unknown)}: add it to the registry.")
     sizes = [part.n_rows for part in parts]
@@ -113,7 +161,7 @@ def write_columns(root: Path, table: Table, parts: Iterable[Rows], *, batch_id: 
     arrays: list[pa.Array[Any]] = []
     for column, kind in zip(table.columns, schema.types, strict=True):
         name = column.name
-        if name in by_row:
+        if name in varying:
             arrays.append(_array(table, column, kind, [value for part in parts for value in part.values(name)]))
             continue
         if name not in given and name not in {"batch_id", "indexed_at"}:
@@ -126,9 +174,7 @@ def write_columns(root: Path, table: Table, parts: Iterable[Rows], *, batch_id: 
             values = [value or stamp for value in values]
         found = _array(table, column, kind, values)
         arrays.append(found if n_rows == len(parts) else found.take(of_part))
-    data = pa.Table.from_arrays(arrays, schema=schema)
-    run_id = str(parts[0].constants.get("dagster_run_id") or "")
-    return write_batch(root, table, data, stamp, batch_id=batch_id, run_id=run_id)
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 _SCHEMAS: dict[str, pa.Schema] = {}
