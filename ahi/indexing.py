@@ -6,11 +6,9 @@ any call to HealthImaging; nothing in this module makes one.
 
 from __future__ import annotations
 
-import gc
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -19,6 +17,7 @@ from more_itertools import constrained_batches
 
 from ahi import inbox, quarantine
 from ahi.clock import now
+from ahi.collector import collector_paused
 from ahi.documents import DocumentRows, flatten
 from ahi.documents_form import DocumentError
 from ahi.index import catalog
@@ -138,7 +137,7 @@ def index_documents(
     key_of = patient_key_of(pipeline)
     stamp = {"indexed_at": now(), "dagster_run_id": pipeline.run_id}
     writer = TableWriter(pipeline.index.root, pipeline.index.tables, batch_id=batch_id)
-    with _collector_paused():
+    with collector_paused():
         for kept, blob in zip(chunk, blobs, strict=True):
             try:
                 rows = flatten(blob, version=kept.version, is_primary=kept.is_primary, patient_key=key_of, stamp=stamp)
@@ -165,18 +164,6 @@ def _count(report: IndexReport, document: DocumentRows) -> None:
     report.modalities.update(map(str, document.tables["series"].values("Modality")))
     if "instances" in document.tables:
         report.cast_failures += sum(map(bool, document.tables["instances"].values("cast_failures")))
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Python's search for cycles, put off: documents are trees of very many objects, and it took half of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _head(pipeline: Pipeline, kept: Kept, document: DocumentRows) -> Head:

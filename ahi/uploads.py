@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError, ParamValidationError
@@ -16,6 +17,7 @@ from botocore.exceptions import ClientError, ParamValidationError
 from ahi import inbox, ledger, quarantine
 from ahi.aws import FORBIDDEN, GONE, error_code, is_transient
 from ahi.clock import now
+from ahi.collector import collector_paused
 from ahi.dicom.headers import PARSER_VERSION, Header, HeaderFailure, read_header
 from ahi.events import AssociationClosed, ObjectCreated, ObjectRemoved, Unreadable, Upload, parse_upload
 from ahi.index.catalog import ObjectState
@@ -25,7 +27,7 @@ from ahi.patients import patient_key_of
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ahi.inbox import Batch
     from ahi.pipeline import Pipeline
@@ -156,9 +158,21 @@ def _read(
     pipeline: Pipeline, batch: Batch, fresh: Mapping[str, ObjectCreated], report: UploadReport
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """Ledger rows and header rows of new objects, their headers read side by side."""
-    rows, headers, key_of = [], [], patient_key_of(pipeline)
     with ThreadPoolExecutor(pipeline.settings.header_threads) as pool:
         outcomes = pool.map(lambda item: _outcome(pipeline, item), fresh.values())
+        return rows_of(pipeline, batch, fresh, outcomes, report)
+
+
+def rows_of(
+    pipeline: Pipeline,
+    batch: Batch,
+    fresh: Mapping[str, ObjectCreated],
+    outcomes: Iterable[Header | HeaderFailure],
+    report: UploadReport,
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """Ledger rows and header rows of objects by id, from what reading their headers gave, in the same order."""
+    rows, headers, key_of = [], [], lru_cache(1024)(patient_key_of(pipeline))
+    with collector_paused():
         for (object_id, item), outcome in zip(fresh.items(), outcomes, strict=True):
             row = _row(pipeline, batch, object_id, item, outcome)
             rows.append(row)

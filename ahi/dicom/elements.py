@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from struct import calcsize, unpack
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ahi.dicom.charset import decode, encodings_of
 from ahi.index.columns import SHAPES
@@ -27,26 +27,22 @@ _ASCII = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"))
 _TEXT = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _NUMBERS = {"FD": "d", "FL": "f", "SL": "i", "SS": "h", "SV": "q", "UL": "I", "US": "H", "UV": "Q"}
 
-# How the elements of each tag are usually typed, written out for speed; whatever is unusual takes the long way.
-_LONG_WAY, _ONE_TEXT, _ONE_SHORT, _REPEATED = range(4)
-_WAYS = {
-    **dict.fromkeys(("CS", "LO", "SH", "UI", "AS"), _ONE_TEXT),
-    "US": _ONE_SHORT,
-    # Through a series most dates, times, numbers as text and code strings are the same, and casting them costs most.
-    **dict.fromkeys(("AE", "DA", "TM", "DS", "IS"), _REPEATED),
+# What elements of each tag were typed as before, by their bytes: through a series and a site most are the same. UIDs of
+# one object only are not worth remembering; a date and time may depend on the object's offset from UTC.
+_NUMBER_VRS = frozenset(code.encode() for code in _NUMBERS)
+_ALWAYS_NEW = frozenset({"SOPInstanceUID", "MediaStorageSOPInstanceUID"})
+_REMEMBERED, _REMEMBERED_BYTES = 4096, 64
+_UNSEEN = object()
+_Memo: TypeAlias = "dict[bytes, object]"
+
+
+def _memo(column: Column) -> _Memo | None:
+    return None if column.name in _ALWAYS_NEW or column.vr in {"DT", "US or SS"} else {}
+
+
+_PLAN: dict[int, tuple[str, bytes, _Memo | None]] = {
+    tag: (column.name, (column.vr or "").encode(), _memo(column)) for tag, column in HEADER_KEYWORDS.items()
 }
-
-
-def _way(column: Column) -> int:
-    way = _WAYS.get(column.vr or "", _LONG_WAY)
-    if column.vm != "1" and column.vr in {"CS", "UI"}:
-        return _REPEATED
-    return way if way == _REPEATED or column.vm == "1" else _LONG_WAY
-
-
-_PLAN = {tag: (_way(column), column.name, (column.vr or "").encode()) for tag, column in HEADER_KEYWORDS.items()}
-_SHORT_BYTES = 2
-_REMEMBERED_BYTES = 64
 
 # Tags wanted of a data set and of the items of its sequences; True marks a sequence.
 WANTED: dict[int, bool] = {tag: column.vr == "SQ" for tag, column in HEADER_KEYWORDS.items()}
@@ -59,55 +55,55 @@ _ITEM_FIELDS = {
 WANTED_IN_ITEMS: dict[int, bool] = {tag: vr == "SQ" for tag, (_, vr) in _ITEM_FIELDS.items()} | {CHARACTER_SET: False}
 
 
-def type_values(  # noqa: C901, PLR0912 (the hot loop: calls would double its cost)
-    elements: Elements, *, big: bool
-) -> tuple[dict[str, object], tuple[CastFailure, ...]]:
-    """Typed values by keyword, empty ones left out, and what did not fit."""
+def type_values(elements: Elements, *, big: bool) -> tuple[dict[str, object], tuple[CastFailure, ...]]:
+    """Typed values by keyword, empty ones left out, and what did not fit. Lists may be shared between objects."""
     encodings = _encodings(elements) or encodings_of("")
     signed = _is_signed(elements, big=big)
     offset = _offset(elements)
     values: dict[str, object] = {}
     failures: list[CastFailure] = []
-    is_plain = encodings[0] != "shift_jis"
-    order: Literal["big", "little"] = "big" if big else "little"
+    # Bytes of ASCII mean the same in every character set but this one; numbers depend on the byte order.
+    is_usual = encodings[0] != "shift_jis" and not big
     plan = _PLAN
-    raw: Any  # Bytes; items only with the VR of a sequence, which has no short way.
+    raw: Any  # Bytes; items only with the VR of a sequence, which is never remembered.
     for tag, (vr, raw) in elements.items():
         if not raw:
             continue
-        way, name, usual = plan[tag]
-        if vr == usual or not vr:
-            if way == _ONE_TEXT:
-                if is_plain and raw.isascii() and b"\\" not in raw and b"\x1b" not in raw:
-                    text = raw.decode("ascii").rstrip("\0 ")
-                    if text:
-                        values[name] = text
-                    continue
-            elif way == _ONE_SHORT:
-                if len(raw) == _SHORT_BYTES:
-                    values[name] = int.from_bytes(raw, order)
-                    continue
-            elif way == _REPEATED and len(raw) <= _REMEMBERED_BYTES:
-                value, failed = _remembered(tag, raw)
+        name, usual, memo = plan[tag]
+        may_be_known = memo is not None and is_usual and (vr == usual or not vr) and vr != b"SQ"
+        if may_be_known:
+            value = memo.get(raw, _UNSEEN)  # type: ignore[union-attr]
+            if value is not _UNSEEN:
                 if value is not None:
-                    values[name] = value.copy() if type(value) is list else value
-                elif failed:
-                    failures.extend(failed)
+                    values[name] = value
                 continue
+        if memo is None and vr == b"UI" and is_usual and b"\\" not in raw and raw.isascii():
+            values[name] = raw.decode("ascii").rstrip("\0 ")
+            continue
+        n_failures = len(failures)
         value = _typed(HEADER_KEYWORDS[tag], vr, raw, encodings, failures, offset, big=big, signed=signed)
         if value is not None:
             values[name] = value
-    parts = name_parts(values.get("PatientName"))
+        if may_be_known and len(failures) == n_failures:
+            _remember(memo, raw, value, is_text=usual not in _NUMBER_VRS)  # type: ignore[arg-type]
+    parts = _parts(values.get("PatientName"))
     if parts is not None:
         values["PatientName_parts"] = parts
     return values, tuple(failures)
 
 
-@lru_cache(8192)
-def _remembered(tag: int, raw: bytes) -> tuple[object, tuple[CastFailure, ...]]:
-    """Typed value of an element that is usually the same through a series, and what did not fit."""
-    failures: list[CastFailure] = []
-    return cast(HEADER_KEYWORDS[tag], raw.decode("latin-1"), failures), tuple(failures)
+def _remember(memo: _Memo, raw: Any, value: object, *, is_text: bool) -> None:
+    if is_text and (b"\x1b" in raw or not raw.isascii()):
+        return
+    if len(raw) <= _REMEMBERED_BYTES:
+        if len(memo) >= _REMEMBERED:
+            memo.clear()
+        memo[raw] = value
+
+
+@lru_cache(4096)
+def _parts(name: object) -> dict[str, str | None] | None:
+    return name_parts(name)
 
 
 def _offset(elements: Elements) -> dt.timezone | None:

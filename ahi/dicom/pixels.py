@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ahi.dicom.source import Window
+    from ahi.dicom.walker import Wanted
 
 # Float, double float and integer pixel data: an object has one of them at most.
 _FIRST_PIXELS = 0x7FE00008
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+_NOTHING: Wanted = {}
 _READS = 8
 _BYTES = 256 * 1024
 _TAIL = 64
@@ -39,7 +41,7 @@ def check(window: Window, walk: Walk, values: Mapping[str, object], *, encapsula
     if _is_image(values) and _ends_well(window, walk, values, encapsulated=encapsulated):
         return True, False
     budget = (window.reads + _READS, window.bytes_read + _BYTES)
-    on = Walk(walk.encoding, {}, {}, _FIRST_PIXELS - 1, {}, walk.position, walk.last_tag)
+    on = Walk(walk.encoding, _NOTHING, _NOTHING, _FIRST_PIXELS - 1, {}, walk.position, walk.last_tag)
     while True:
         outcome = on.run(window.data)
         position = window.base + on.position

@@ -57,6 +57,24 @@ _LENGTHS = {order: Struct(f"{order}I").unpack_from for order in "<>"}
 _ITEM_HEADS = {order: Struct(f"{order}HHI").unpack_from for order in "<>"}
 
 
+# Heads of elements that were walked over before: the same 8 bytes say the same under the same wishes. Wishes are few
+# and named by their identity; they are kept here, so that no other can have it.
+_Heads: TypeAlias = "dict[bytes, tuple[int, bytes, int, bool]]"
+_KNOWN_HEADS: dict[tuple[bool, bool, int, int], tuple[Wanted, _Heads]] = {}
+_MOST_WISHES, _MOST_HEADS = 16, 20_000
+_USUAL_LENGTH = 65_536
+
+
+def _known_heads(encoding: Encoding, wanted: Wanted, last: int) -> _Heads:
+    key = (encoding.implicit, encoding.big, id(wanted), last)
+    known = _KNOWN_HEADS.get(key)
+    if known is None:
+        known = (wanted, {})
+        if len(_KNOWN_HEADS) < _MOST_WISHES:
+            _KNOWN_HEADS[key] = known
+    return known[1]
+
+
 class Outcome(Enum):
     """Why the walk ended: past the last wanted tag, at the end of the bytes given, or at something odd."""
 
@@ -85,7 +103,7 @@ class Walk:
     position: int = 0
     last_tag: int = -1
 
-    def run(self, data: bytes) -> Outcome:  # noqa: C901, PLR0911, PLR0912 (the hot loop: calls would double its cost)
+    def run(self, data: bytes) -> Outcome:  # noqa: C901, PLR0911, PLR0912, PLR0915 (the hot loop, without calls)
         """Walk on from `position`. After NEED, go on with bytes that hold `position` and what follows it.
 
         `position` may lie behind the end of the bytes: what lies between is not wanted and need not be read.
@@ -93,10 +111,23 @@ class Walk:
         encoding, wanted, found, last = self.encoding, self.wanted, self.found, self.last
         head, length_of = _HEADS[encoding], _LENGTHS[encoding.order]
         implicit, end, previous = encoding.implicit, len(data), self.last_tag
+        heads = _known_heads(encoding, wanted, last)
         position = self.position
         try:
             while position + 8 <= end:
                 start = position + 8
+                known = heads.get(data[position:start])
+                if known is not None:
+                    tag, vr, length, is_wanted = known
+                    if tag <= previous:
+                        return Outcome.ODD
+                    stop = start + length
+                    if is_wanted:
+                        if stop > end:
+                            return Outcome.NEED
+                        found[tag] = (vr, data[start:stop])
+                    previous, position = tag, stop
+                    continue
                 if implicit:
                     group, number, length = head(data, position)
                     vr, tag = b"", group << 16 | number
@@ -129,6 +160,10 @@ class Walk:
                     found[tag] = (vr, data[start:stop])
                 else:
                     stop = start + length
+                if start == position + 8 and length < _USUAL_LENGTH and vr != b"SQ" and not (kind and not vr):
+                    if len(heads) >= _MOST_HEADS:
+                        heads.clear()
+                    heads[data[position:start]] = (tag, vr, length, kind is not None)
                 previous, position = tag, stop
         except Short:
             return Outcome.NEED
