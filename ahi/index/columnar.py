@@ -151,7 +151,8 @@ def to_arrow(table: Table, parts: Sequence[Rows], *, batch_id: str, stamp: dt.da
     import pyarrow as pa
 
     varying = {name for part in parts for name in part.columns}
-    given = varying.union(*(part.constants for part in parts))
+    constants = [part.constants for part in parts]
+    given = varying.union(*constants)
     if unknown := sorted(given - {column.name for column in table.columns}):
         raise IndexWriteError(f"Table {table.name} has no column {', '.join(unknown)}: add it to the registry.")
     sizes = [part.n_rows for part in parts]
