@@ -53,14 +53,16 @@ def _load(module: _LazyModule, name: str) -> None:
         if ModuleType.__getattribute__(module, "__class__") is not _LazyModule:
             return
         loader = ModuleType.__getattribute__(module, "__spec__").loader
+        if loader.runs:  # what it imports looks back at it, in this very thread; all others wait for the lock
+            return
         if name in loader.absent:
             raise AttributeError(f"{loader.name} has not been used: it has no {name}")
-        object.__setattr__(module, "__class__", ModuleType)
+        loader.runs = True
         try:
             loader.real.exec_module(module)
-        except BaseException:
-            object.__setattr__(module, "__class__", _LazyModule)
-            raise
+        finally:
+            loader.runs = False
+        object.__setattr__(module, "__class__", ModuleType)
 
 
 class _LazyLoader(Loader):
@@ -70,6 +72,7 @@ class _LazyLoader(Loader):
         self.name = spec.name
         self.real: Any = spec.loader
         self.absent = absent
+        self.runs = False
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _LazyModule(spec.name)

@@ -39,6 +39,10 @@ save_state()
 assert "rds" in lazy(), "to save it, nothing must be loaded that holds no state"
 assert provisioners._sqs._queues is not None
 assert "sqs" not in lazy() and provisioners._sqs is sys.modules["ministack.services.sqs"]
+from concurrent.futures import ThreadPoolExecutor
+import ministack.services.iam as iam
+with ThreadPoolExecutor(8) as threads:
+    assert all(threads.map(lambda _: callable(iam.handle_request), range(8))), "all wait until it has run"
 from ministack.services.iam import handle_request
 assert "iam" not in lazy() and callable(handle_request)
 save_state()

@@ -92,7 +92,8 @@ def test_state_survives(make_aws_stack, kill):
     # The wiring is there again: an upload reaches its queue, an import reaches both others.
     stack.reset()
     s3.put_object(Bucket=bucket, Key="again", Body=b"2")
-    assert [m["Records"][0]["s3"]["object"]["key"] for m in stack.drain("UPLOAD")] == ["again"]
+    told = stack.wait_for(lambda: stack.drain("UPLOAD"))  # S3 tells of it in a thread of its own
+    assert [m["Records"][0]["s3"]["object"]["key"] for m in told] == ["again"]
     second = imaging.run(SENT)
     assert second.manifest["imageSetsSummary"][0]["imageSetVersion"] == 2
     assert [m["detail-type"] for m in stack.drain("IMAGE_SET")] == ["Image Set Updated"]
