@@ -1,4 +1,4 @@
-"""What every asset here shares: its partition, its config, how it retries, how its table is described.
+"""What every asset here shares: its partition, its config, how it retries, how it is decorated.
 
 Belongs here: policy that assets name. Does not belong here: an asset.
 """
@@ -15,11 +15,10 @@ from ahi import inbox
 from ahi.aws import without_contents
 from ahi.closure import rows_of_day
 from ahi.errors import PermanentError
-from ahi.index.registry import TABLES
-from ahi.index.views import public_views
+from ahi_assets.columns import described, lineage_by_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import sqlalchemy as sa
 
@@ -75,9 +74,13 @@ def stage(
     kinds: set[str],
     schema: dg.TableSchema,
     *,
+    lineage: dg.TableColumnLineage | None = None,
     code_version: str | None = None,
 ) -> Callable[[Callable[..., dg.MaterializeResult[None]]], dg.AssetsDefinition]:
-    """Decorator of one stage of the ingest: an asset by arrival day, whose table in the index is `name`."""
+    """Decorator of one stage of the ingest: an asset by arrival day, whose table in the index is `name`.
+
+    Without a lineage, columns come from their namesakes in `deps`.
+    """
     return dg.asset(
         deps=deps,
         group_name="ingest",
@@ -86,43 +89,15 @@ def stage(
         partitions_def=ARRIVAL_DAY,
         backfill_policy=dg.BackfillPolicy.single_run(),
         retry_policy=SERVICE_RETRY,
-        metadata=described(name, schema),
+        metadata=described(name, schema, lineage or lineage_by_name(schema, schemas(deps))),
         code_version=code_version,
     )
 
 
-def described(name: str, schema: dg.TableSchema) -> dict[str, dg.TableSchema | str]:
-    """Metadata of an asset's definition: the name of its table, and its columns."""
-    return {"dagster/column_schema": schema, "dagster/table_name": name}
-
-
-def column_schema(table_name: str) -> dg.TableSchema:
-    """Dagster's description of a table of the registry."""
-    table = TABLES[table_name]
-    return dg.TableSchema(
-        [
-            dg.TableColumn(column.name, column.duckdb_type, column.description, tags={"tier": column.tier.value})
-            for column in table.columns
-        ]
-    )
-
-
-def view_schema(name: str) -> dg.TableSchema:
-    """Dagster's description of a view of the published index."""
-    (view,) = (view for view in public_views(TABLES) if view.name == name)
-    types = {column.name: column.duckdb_type for column in TABLES["series"].columns} | dict(view.types)
-    return dg.TableSchema([dg.TableColumn(column, types[column], text) for column, text in view.columns.items()])
-
-
-def catalog_schema(table: sa.Table, *names: str) -> dg.TableSchema:
-    """Dagster's description of a table of the catalog, or of some of its columns."""
-    return dg.TableSchema(
-        [
-            dg.TableColumn(column.name, str(column.type), column.comment or None)
-            for column in table.columns
-            if not names or column.name in names
-        ]
-    )
+def schemas(assets: Iterable[dg.AssetsDefinition | dg.AssetSpec]) -> dict[str, dg.TableSchema]:
+    """The columns that assets say they have, by asset."""
+    specs = [spec for asset in assets for spec in (asset.specs if isinstance(asset, dg.AssetsDefinition) else [asset])]
+    return {spec.key.to_user_string(): spec.metadata["dagster/column_schema"] for spec in specs}
 
 
 def day_rows(context: dg.AssetExecutionContext, pipeline: Pipeline, table: sa.Table) -> dict[str, int]:

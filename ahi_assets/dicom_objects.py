@@ -8,20 +8,10 @@ from ahi.inbox import Queue
 from ahi.index import catalog
 from ahi.index.registry import SCHEMA_VERSION
 from ahi.pipeline import Pipeline
-from ahi_assets.common import (
-    OWNERS,
-    BatchConfig,
-    batches,
-    catalog_schema,
-    column_schema,
-    counts,
-    day_rows,
-    described,
-    domain_errors,
-    stage,
-)
+from ahi_assets.columns import catalog_schema, column_schema, described, lineage_of_headers
+from ahi_assets.common import OWNERS, BatchConfig, batches, counts, day_rows, domain_errors, stage
 
-_LANDED = ("bucket", "key", "version_id", "etag", "size_bytes", "landed_at")
+_LANDED = catalog_schema(catalog.objects, "bucket", "key", "version_id", "etag", "size_bytes", "landed_at")
 
 landing_objects = dg.AssetSpec(
     "landing_objects",
@@ -29,17 +19,20 @@ landing_objects = dg.AssetSpec(
     description="DICOM as its senders put it into the landing bucket.",
     kinds={"s3", "dicom"},
     owners=OWNERS,
-    metadata=described(
-        "landing_objects",
-        catalog_schema(catalog.objects, *_LANDED),
-    ),
+    metadata=described("landing_objects", _LANDED),
 )
-
 
 _CODE = f"{SCHEMA_VERSION}/{PARSER_VERSION}"
 
 
-@stage("headers", [landing_objects], {"s3", "dicom", "parquet"}, column_schema("headers"), code_version=_CODE)
+@stage(
+    "headers",
+    [landing_objects],
+    {"s3", "dicom", "parquet"},
+    column_schema("headers"),
+    lineage=lineage_of_headers(_LANDED),
+    code_version=_CODE,
+)
 def dicom_objects(
     context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.MaterializeResult[None]:

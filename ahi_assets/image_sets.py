@@ -13,20 +13,17 @@ from ahi.inbox import Queue
 from ahi.index import catalog
 from ahi.index.registry import SCHEMA_VERSION, TABLES
 from ahi.pipeline import Pipeline
+from ahi_assets.columns import VIEWS, catalog_schema, column_schema, described, lineage_of_index, view_schema
 from ahi_assets.common import (
     ARRIVAL_DAY,
     OWNERS,
     SERVICE_RETRY,
     BatchConfig,
     batches,
-    catalog_schema,
-    column_schema,
     counts,
     day_rows,
-    described,
     domain_errors,
     stage,
-    view_schema,
 )
 from ahi_assets.import_jobs import import_results
 
@@ -49,14 +46,12 @@ def image_sets(
     return dg.MaterializeResult(metadata=counts(done) | day_rows(context, pipeline, catalog.documents))
 
 
-TABLE_ASSETS = ("patients", "studies", "series", "instances")
-
-_DESCRIPTIONS = {
-    "patients": "One row per patient identity: a view over `series`.",
-    "studies": "One row per study: a view over `series`.",
-    "series": "One row per image set, with the attributes of its patient, study and series.",
-    "instances": "One row per SOP instance; its frames are in `frames`.",
-}
+CORE = ("patients", "studies", "series", "instances")
+TABLE_ASSETS = (
+    *CORE,
+    *(name for name, table in TABLES.items() if table.row_key == "image_set_id" and name not in CORE),
+)
+"""Tables whose rows come from documents, and the two views over `series` that count as tables to most."""
 
 
 @dg.multi_asset(
@@ -67,9 +62,13 @@ _DESCRIPTIONS = {
             group_name="index",
             kinds={"parquet", "duckdb"},
             owners=OWNERS,
-            description=_DESCRIPTIONS[name],
+            description=VIEWS[name].comment,
             code_version=f"{SCHEMA_VERSION}/{PARSER_VERSION}",
-            metadata=described(name, column_schema(name) if name in TABLES else view_schema(name)),
+            metadata=described(
+                name, column_schema(name) if name in TABLES else view_schema(name), lineage_of_index(name)
+            ),
+            # An event costs a run 11 ms, and of two dozen tables a batch has rows for a few.
+            skippable=name not in CORE,
         )
         for name in TABLE_ASSETS
     ],
@@ -82,7 +81,8 @@ def index_tables(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Rows from the kept documents. Makes no call to HealthImaging.
 
-    Launched without a batch, it also writes the rows of the day's documents again, as the present code reads them.
+    Launched without a batch, it also writes the rows of the day's documents again, as the present code reads them, and
+    says so of every table; else of the four that every image set is in, and of those that got rows.
     """
     with domain_errors():
         report = indexing.catch_up(pipeline, batches(context, pipeline, config, Queue.IMAGE_SET_EVENTS))
@@ -91,10 +91,11 @@ def index_tables(
                 report += indexing.index_again(pipeline, day)
     numbers = {"documents": report.documents, "deleted": report.deleted, "stale": report.stale}
     numbers |= {"quarantined": report.quarantined, "cast_failures": report.cast_failures}
-    modalities = counts(report.modalities, "modality: ")
+    said = counts(numbers) | counts(report.modalities, "modality: ")
     shown = rows_shown(pipeline.index.engine)
     for name in TABLE_ASSETS:
-        rows = {"rows_written": report.rows[name]} if name in report.rows else {}
-        frames = {"frames_written": report.rows["frames"]} if name == "instances" else {}
-        total = {"dagster/row_count": shown[name]}
-        yield dg.MaterializeResult(asset_key=name, metadata=counts(numbers) | modalities | rows | frames | total)
+        written, total = report.rows.get(name, 0), shown.get(name)
+        if name in CORE or written or not config.batch:
+            rows = {"rows_written": written} if name in TABLES else {}
+            rows |= {} if total is None else {"dagster/row_count": total}
+            yield dg.MaterializeResult(asset_key=name, metadata=said | rows)

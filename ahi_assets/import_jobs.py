@@ -8,19 +8,22 @@ from ahi import imports, results, service_events
 from ahi.inbox import Queue, finish
 from ahi.index import catalog
 from ahi.pipeline import Pipeline
-from ahi_assets.common import (
-    BatchConfig,
-    batches,
-    catalog_schema,
-    counts,
-    day_rows,
-    domain_errors,
-    stage,
-)
+from ahi_assets.columns import catalog_schema, lineage_by_name
+from ahi_assets.common import BatchConfig, batches, counts, day_rows, domain_errors, schemas, stage
 from ahi_assets.dicom_objects import dicom_objects
 
+_JOBS = catalog_schema(catalog.jobs)
 
-@stage("import_jobs", [dicom_objects], {"s3", "aws"}, catalog_schema(catalog.jobs))
+
+@stage(
+    "import_jobs",
+    [dicom_objects],
+    {"s3", "aws"},
+    _JOBS,
+    lineage=lineage_by_name(
+        _JOBS, schemas([dicom_objects]), input_uri="source_uri", n_objects="object_id", n_bytes="size_bytes"
+    ),
+)
 def import_jobs(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
     """HealthImaging import jobs: ready objects planned within the quotas, staged under one prefix a job, started.
 

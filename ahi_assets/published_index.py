@@ -4,13 +4,14 @@ import dagster as dg
 
 from ahi.closure import live_files, rows_shown
 from ahi.index import catalog
-from ahi.index.registry import TABLES
-from ahi.index.views import public_views
 from ahi.pipeline import Pipeline
-from ahi_assets.common import OWNERS, SERVICE_RETRY, catalog_schema, counts, described, view_schema
+from ahi_assets.columns import VIEWS, catalog_schema, described, lineage_by_name, view_schema
+from ahi_assets.common import OWNERS, SERVICE_RETRY, counts, schemas
 from ahi_assets.dicom_objects import dicom_objects
-from ahi_assets.image_sets import TABLE_ASSETS
+from ahi_assets.image_sets import TABLE_ASSETS, index_tables
 from ahi_assets.import_jobs import import_results
+
+_INFO, _FILES = view_schema("index_info"), catalog_schema(catalog.files)
 
 
 @dg.asset(
@@ -20,9 +21,9 @@ from ahi_assets.import_jobs import import_results
     owners=OWNERS,
     retry_policy=SERVICE_RETRY,
     metadata={
-        **described("index_info", view_schema("index_info")),
+        **described("index_info", _INFO, lineage_by_name(_INFO, schemas([index_tables]))),
         "views": dg.MetadataValue.table(
-            [dg.TableRecord({"view": view.name, "shows": view.comment}) for view in public_views(TABLES)]
+            [dg.TableRecord({"view": view.name, "shows": view.comment}) for view in VIEWS.values()]
         ),
     },
 )
@@ -47,7 +48,11 @@ def published_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResul
     kinds={"parquet"},
     owners=OWNERS,
     pool="index-upkeep",
-    metadata=described("files", catalog_schema(catalog.files)),
+    metadata=described(
+        "files",
+        _FILES,
+        lineage_by_name(_FILES, {"published_index": _INFO}, path="files_by_table", n_rows="rows_by_table"),
+    ),
 )
 def compacted_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
     """Small files merged, retired files removed after their grace, and the result published."""

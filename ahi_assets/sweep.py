@@ -4,7 +4,8 @@ import dagster as dg
 
 from ahi import sweep as domain
 from ahi.pipeline import Pipeline
-from ahi_assets.common import OWNERS, counts, described, domain_errors
+from ahi_assets.columns import described
+from ahi_assets.common import OWNERS, counts, domain_errors
 
 
 class SweepConfig(dg.Config):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
+from ahi.index.lineage import OF_THE_COMMIT
+from ahi.index.registry import TABLES
+from ahi_assets.image_sets import TABLE_ASSETS
 from dagster_project.definitions import build_defs
 
 LINEAGE = {
@@ -12,11 +15,8 @@ LINEAGE = {
     "import_jobs": {"dicom_objects"},
     "import_results": {"import_jobs"},
     "image_sets": {"import_results"},
-    "patients": {"image_sets"},
-    "studies": {"image_sets"},
-    "series": {"image_sets"},
-    "instances": {"image_sets"},
-    "published_index": {"dicom_objects", "import_results", "patients", "studies", "series", "instances"},
+    **{name: {"image_sets"} for name in TABLE_ASSETS},
+    "published_index": {"dicom_objects", "import_results", *TABLE_ASSETS},
     "published_tiers": {"published_index"},
     "compacted_index": {"published_index"},
     "sweep_findings": set(),
@@ -43,6 +43,42 @@ def test_every_asset_is_described_grouped_and_owned(defs):
         assert node.group_name in {"ingest", "index", "upkeep"}
         assert node.owners == ["team:imaging-platform"]
         assert node.kinds
+
+
+def test_every_table_made_from_documents_is_an_asset():
+    assert set(TABLES) - {"headers"} == set(TABLE_ASSETS) - {"patients", "studies"}
+
+
+def test_every_asset_says_where_its_columns_come_from(defs):
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    columns = {name: {c.name for c in spec.metadata["dagster/column_schema"].columns} for name, spec in specs.items()}
+    for name, spec in specs.items():
+        lineage = spec.metadata.get("dagster/column_lineage")
+        assert bool(lineage) == bool(list(spec.deps)), name
+        for column, sources in lineage.deps_by_column.items() if lineage else ():
+            assert column in columns[name]
+            for source in sources:
+                assert source.column_name in columns[source.asset_key.to_user_string()], (name, column)
+        if name in TABLE_ASSETS or name == "dicom_objects":
+            assert columns[name] - set(lineage.deps_by_column) <= OF_THE_COMMIT, name
+
+
+@pytest.mark.parametrize(
+    ("asset", "column", "sources"),
+    [
+        ("studies", "StudyDate", {("series", "StudyDate")}),
+        ("studies", "ModalitiesInStudy", {("series", "Modality")}),
+        ("patients", "n_studies", {("series", "StudyInstanceUID")}),
+        ("series", "Modality", {("image_sets", "object_key")}),
+        ("instances", "image_set_version", {("image_sets", "version")}),
+        ("dicom_objects", "PatientName", {("landing_objects", "key")}),
+        ("dicom_objects", "source_etag", {("landing_objects", "etag")}),
+    ],
+)
+def test_where_a_column_comes_from(defs, asset, column, sources):
+    (spec,) = (spec for spec in defs.resolve_all_asset_specs() if spec.key.to_user_string() == asset)
+    found = spec.metadata["dagster/column_lineage"].deps_by_column[column]
+    assert {(dep.asset_key.to_user_string(), dep.column_name) for dep in found} == sources
 
 
 def test_jobs_schedules_and_sensors(defs):
