@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from ahi_assets.checks import closure_of_objects, freshness_of_index
-from ahi_assets.image_sets import TABLE_ASSETS
+from ahi_assets.image_sets import CORE
 from dagster_project.retention import run_retention
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ import_events = dg.define_asset_job(
 )
 image_set_events = dg.define_asset_job(
     "image_set_events",
-    selection=_only("image_sets", *TABLE_ASSETS, "published_index"),
+    selection=_only("image_sets", *CORE, "published_index"),
     description="A batch of image set events: documents kept, rows indexed.",
 )
 sweep = dg.define_asset_job(

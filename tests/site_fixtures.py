@@ -23,6 +23,7 @@ from ahi import image_sets, imports, inbox, indexing, results, service_events, s
 from ahi.closure import Closure, closure
 from ahi.inbox import Batch, Queue
 from ahi.index import catalog
+from ahi.index.registry import TABLES
 from ahi.pipeline import Pipeline, connect
 from ahi.settings import Settings
 
@@ -152,7 +153,7 @@ class Site:
 
     def tables(self) -> dict[str, list[str]]:
         """Everything that two outcomes are compared by."""
-        views = ("patients", "studies", "series", "instances", "frames", "series_all", "instances_all", "headers")
+        views = ("patients", "studies", "series_all", "instances_all", *TABLES)
         outcome = {view: self.table(view) for view in views}
         kept = ("key", "state", "reason_code", "SOPInstanceUID", "is_primary")
         outcome["objects"] = sorted(repr([row[name] for name in kept]) for row in self.ledger())

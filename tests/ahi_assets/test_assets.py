@@ -11,6 +11,7 @@ import pytest
 from ahi import inbox
 from ahi.closure import closure
 from ahi.inbox import Queue
+from ahi.index.registry import TABLES
 from ahi_assets.image_sets import CORE, TABLE_ASSETS
 from dagster_project.definitions import build_defs
 from sensors import image_set_queue, import_queue, upload_queue
@@ -81,6 +82,13 @@ def test_a_batch_goes_through_every_asset_and_says_what_it_did(site, defs, insta
         (expected,) = published(f"SELECT count(*) FROM {table if table != 'series' else 'series_all'}").rows[0]
         assert metadata_of(instance, table)["dagster/row_count"] == expected > 0, table
     assert metadata_of(instance, "published_index")["rows: instances"] == 12
+    versions = {spec.key.to_user_string(): spec.code_version for spec in defs.resolve_all_asset_specs()}
+    for table in TABLES:
+        asset = "dicom_objects" if table == "headers" else table
+        (rows,) = published(f"SELECT count(*) FROM {table}").rows[0]
+        event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+        assert bool(event) == bool(rows), table  # the UI shows every table that got rows, and its code's version
+        assert not event or event.asset_materialization.tags["dagster/code_version"] == versions[asset], table
     assert (objects["state: ready"], objects["state: failed"]) == (12, 4)
     assert metadata_of(instance, "import_results")["imported"] == 12
     for asset in ("import_jobs", "image_sets", "patients", "studies", "series", "instances", "published_index"):
@@ -128,6 +136,15 @@ def test_running_a_batch_or_its_day_again_changes_no_table(site, defs, instance)
     site.pipeline.index.publish()
     assert site.tables() == before
     assert len(site.stack.calls("GetImageSetMetadata")) == reads
+    # As the UI backfills one table: the rows of all are written again, and HealthImaging is not asked anything.
+    asked, stamp = len(site.stack.calls(service="medical-imaging")), "SELECT min(indexed_at) FROM codes"
+    (earlier,) = site.rows(stamp)
+    for table in ("instances", "codes"):
+        run(defs, instance, "__ASSET_JOB", partition_key=day, asset_selection=[dg.AssetKey(table)])
+    site.pipeline.index.publish()
+    assert site.tables() == before
+    assert site.rows(stamp) > [earlier]
+    assert len(site.stack.calls(service="medical-imaging")) == asked
 
 
 def test_the_sweep_and_the_upkeep_run(site, defs, instance):
