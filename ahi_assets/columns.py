@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
+    from ahi.index.columns import Column
+
 VIEWS = {view.name: view for view in public_views(TABLES)}
 DOCUMENTS = "image_sets"
 """The asset whose table lists the kept documents."""
@@ -35,21 +37,20 @@ def described(
     return known
 
 
-def column_schema(table_name: str) -> dg.TableSchema:
-    """Dagster's description of a table of the registry."""
+def view_schema(name: str) -> dg.TableSchema:
+    """Dagster's description of a view of the published index, with the tier of each column that the registry knows."""
+    view, known = VIEWS[name], {column.name: column for column in TABLES.get(name, TABLES["series"]).columns}
+    types = {column.name: column.duckdb_type for column in known.values()} | dict(view.types)
     return dg.TableSchema(
         [
-            dg.TableColumn(column.name, column.duckdb_type, column.description, tags={"tier": column.tier.value})
-            for column in TABLES[table_name].columns
+            dg.TableColumn(column, types[column], text, tags=_tier(known.get(column)))
+            for column, text in view.columns.items()
         ]
     )
 
 
-def view_schema(name: str) -> dg.TableSchema:
-    """Dagster's description of a view of the published index."""
-    view = VIEWS[name]
-    types = {column.name: column.duckdb_type for column in TABLES["series"].columns} | dict(view.types)
-    return dg.TableSchema([dg.TableColumn(column, types[column], text) for column, text in view.columns.items()])
+def _tier(column: Column | None) -> dict[str, str]:
+    return {"tier": column.tier.value} if column else {}
 
 
 def catalog_schema(table: sa.Table, *names: str) -> dg.TableSchema:

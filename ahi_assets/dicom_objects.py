@@ -8,7 +8,7 @@ from ahi.inbox import Queue
 from ahi.index import catalog
 from ahi.index.registry import SCHEMA_VERSION
 from ahi.pipeline import Pipeline
-from ahi_assets.columns import catalog_schema, column_schema, described, lineage_of_headers
+from ahi_assets.columns import catalog_schema, described, lineage_of_headers, view_schema
 from ahi_assets.common import OWNERS, BatchConfig, batches, counts, day_rows, domain_errors, stage
 
 _LANDED = catalog_schema(catalog.objects, "bucket", "key", "version_id", "etag", "size_bytes", "landed_at")
@@ -29,7 +29,7 @@ _CODE = f"{SCHEMA_VERSION}/{PARSER_VERSION}"
     "headers",
     [landing_objects],
     {"s3", "dicom", "parquet"},
-    column_schema("headers"),
+    view_schema("headers"),
     lineage=lineage_of_headers(_LANDED),
     code_version=_CODE,
 )

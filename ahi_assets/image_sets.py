@@ -13,7 +13,7 @@ from ahi.inbox import Queue
 from ahi.index import catalog
 from ahi.index.registry import SCHEMA_VERSION, TABLES
 from ahi.pipeline import Pipeline
-from ahi_assets.columns import VIEWS, catalog_schema, column_schema, described, lineage_of_index, view_schema
+from ahi_assets.columns import VIEWS, catalog_schema, described, lineage_of_index, view_schema
 from ahi_assets.common import (
     ARRIVAL_DAY,
     OWNERS,
@@ -66,9 +66,7 @@ _CODE = f"{SCHEMA_VERSION}/{PARSER_VERSION}"
             owners=OWNERS,
             description=VIEWS[name].comment,
             code_version=_CODE,
-            metadata=described(
-                name, column_schema(name) if name in TABLES else view_schema(name), lineage_of_index(name)
-            ),
+            metadata=described(name, view_schema(name), lineage_of_index(name)),
         )
         for name in TABLE_ASSETS
     ],

@@ -11,7 +11,7 @@ from ahi_assets.dicom_objects import dicom_objects
 from ahi_assets.image_sets import TABLE_ASSETS, index_tables
 from ahi_assets.import_jobs import import_results
 
-_INFO, _FILES = view_schema("index_info"), catalog_schema(catalog.files)
+INDEX_INFO, _FILES = view_schema("index_info"), catalog_schema(catalog.files)
 
 
 @dg.asset(
@@ -21,7 +21,7 @@ _INFO, _FILES = view_schema("index_info"), catalog_schema(catalog.files)
     owners=OWNERS,
     retry_policy=SERVICE_RETRY,
     metadata={
-        **described("index_info", _INFO, lineage_by_name(_INFO, schemas([index_tables]))),
+        **described("index_info", INDEX_INFO, lineage_by_name(INDEX_INFO, schemas([index_tables]))),
         "views": dg.MetadataValue.table(
             [dg.TableRecord({"view": view.name, "shows": view.comment}) for view in VIEWS.values()]
         ),
@@ -51,7 +51,7 @@ def published_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResul
     metadata=described(
         "files",
         _FILES,
-        lineage_by_name(_FILES, {"published_index": _INFO}, path="files_by_table", n_rows="rows_by_table"),
+        lineage_by_name(_FILES, {"published_index": INDEX_INFO}, path="files_by_table", n_rows="rows_by_table"),
     ),
 )
 def compacted_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:

@@ -5,8 +5,9 @@ import dagster as dg
 from ahi.index.tiers.refresh import refresh_tiers
 from ahi.index.tiers.rules import LOWER
 from ahi.pipeline import Pipeline
+from ahi_assets.columns import described, lineage_by_name
 from ahi_assets.common import OWNERS, counts
-from ahi_assets.published_index import published_index
+from ahi_assets.published_index import INDEX_INFO, published_index
 
 
 @dg.asset(
@@ -15,7 +16,10 @@ from ahi_assets.published_index import published_index
     kinds={"duckdb", "parquet"},
     owners=OWNERS,
     pool="index-tiers",
-    metadata={"tiers": [tier.value for tier in LOWER]},
+    metadata={
+        **described("index_info", INDEX_INFO, lineage_by_name(INDEX_INFO, {"published_index": INDEX_INFO})),
+        "tiers": [tier.value for tier in LOWER],
+    },
 )
 def published_tiers(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
     """The limited and the de-identified tier: files and an `index.duckdb` of their own, in step with the live index."""
