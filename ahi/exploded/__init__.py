@@ -15,7 +15,7 @@ from ahi.exploded.dose import dose_rows
 from ahi.exploded.frames import frame_rows
 from ahi.exploded.measurements import measurement_rows
 from ahi.exploded.notes import Notes, Row
-from ahi.exploded.private import private_of_series
+from ahi.exploded.private import plain_keys, private_of_series
 from ahi.exploded.segments import segment_rows
 from ahi.exploded.walk import may_hold_items, walk
 
@@ -69,11 +69,14 @@ def explode_series(
     tables: Tables = {}
     heads: list[Row] = [{"level": "instance", "SOPInstanceUID": uid} for uid in uids]
     all_of_them: Row = {"level": "series", "n_instances": len(uids)}
+    plain: frozenset[str] = frozenset()
     if any(vrs):
+        plain = plain_keys(vrs)
         for number, row in private_of_series(attributes, vrs):
             head = all_of_them if number is None else {**heads[number], "n_instances": 1}
             tables.setdefault("private_elements", []).append(row | head)
-    for keyword in may_hold_items(keys):
+    # A set has another order in each process.
+    for keyword in sorted(may_hold_items(key for key in keys if key not in plain)):
         _sequence(tables, keyword, [one.get(keyword) for one in attributes], heads, all_of_them)
     _objects(tables, uids, attributes, keys)
     return tables

@@ -11,6 +11,7 @@ import math
 import re
 import struct
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ahi.index.values import CastFailure
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 _TAG = re.compile(r"[0-9A-F]{8}")
 _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+# Values of these hold no items, whatever their form.
+_PLAIN_VRS = frozenset(
+    ("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "OB", "OD", "OF", "OL", "OV", "OW", "PN")
+) | frozenset(("SH", "SL", "SS", "ST", "SV", "TM", "UC", "UI", "UL", "UR", "US", "UT", "UV"))
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 _DECIMAL = frozenset({"DS", "IS"})
 _TEXT = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT", *_DECIMAL})
@@ -35,6 +40,13 @@ _MISSING = object()
 def is_private(key: str) -> bool:
     """Whether a key of a document is the tag of a private element."""
     return len(key) == 8 and _TAG.fullmatch(key) is not None and int(key[3], 16) % 2 == 1  # noqa: PLR2004
+
+
+def plain_keys(vrs: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """Keys that all instances tell to be no sequence."""
+    if vrs.count(vrs[0]) != len(vrs):
+        return frozenset()
+    return frozenset(key for key, vr in vrs[0].items() if isinstance(vr, str) and vr in _PLAIN_VRS)
 
 
 @lru_cache(maxsize=65536)
@@ -77,11 +89,8 @@ def _head(creator: str | None, tag: str, vr: str | None) -> tuple[Row, str | Non
 
 def private_rows(item: Mapping[str, Any], path: str) -> list[Row]:
     """Rows of `private_elements` of one item inside a sequence, where VRs are not told."""
-    return [
-        row | {"sequence_path": path}
-        for key, value in item.items()
-        if is_private(key) and (row := _row(key, value, None, item)) is not None
-    ]
+    keys = [key for key in item if is_private(key) and _parts(key)]
+    return [_row(key, item[key], None, _creator(item, key)) | {"sequence_path": path} for key in keys]
 
 
 def private_of_series(
@@ -92,35 +101,42 @@ def private_of_series(
     An element that all of several instances have with the same value is one row, of None: a slice has a hundred of
     them, and few differ from those of its neighbours.
     """
-    count = len(attributes)
-    for key in dict.fromkeys(key for one in vrs for key in one if is_private(key)):
-        if _parts(key) is None:
+    several = len(attributes) > 1
+    told_alike = vrs.count(vrs[0]) == len(vrs)
+    blocks: dict[str, bool] = {}
+    for key in vrs[0] if told_alike else dict.fromkeys(key for one in vrs for key in one):
+        parts = _parts(key) if is_private(key) else None
+        if parts is None:
             continue
-        values = [one.get(key, _MISSING) for one in attributes]
-        if count > 1 and values.count(values[0]) == count and _same_block(key, attributes, vrs):
-            row = None if values[0] is _MISSING else _row(key, values[0], vrs[0].get(key), attributes[0])
-            if row is not None:
-                yield None, row
-            continue
+        values = _all(key, attributes)
+        if several and told_alike and values.count(values[0]) == len(values):
+            block = parts[2]
+            if block not in blocks:
+                creators = _all(block, attributes)
+                blocks[block] = creators.count(creators[0]) == len(creators)
+            if blocks[block]:
+                if values[0] is not _MISSING:
+                    yield None, _row(key, values[0], vrs[0][key], _creator(attributes[0], key))
+                continue
         for number, value in enumerate(values):
-            row = None if value is _MISSING else _row(key, value, vrs[number].get(key), attributes[number])
-            if row is not None:
-                yield number, row
+            if value is not _MISSING:
+                yield number, _row(key, value, vrs[number].get(key), _creator(attributes[number], key))
 
 
-def _same_block(key: str, attributes: Sequence[Mapping[str, Any]], vrs: Sequence[Mapping[str, Any]]) -> bool:
+def _all(key: str, attributes: Sequence[Mapping[str, Any]]) -> list[Any]:
+    try:
+        return list(map(itemgetter(key), attributes))
+    except KeyError:
+        return [one.get(key, _MISSING) for one in attributes]
+
+
+def _creator(around: Mapping[str, Any], key: str) -> str | None:
     parts = _parts(key)
-    creator = parts[2] if parts else ""
-    creators, kinds = [one.get(creator) for one in attributes], [one.get(key) for one in vrs]
-    return creators.count(creators[0]) == len(creators) and kinds.count(kinds[0]) == len(kinds)
+    creator = around.get(parts[2]) if parts else None
+    return creator.strip(" \0") or None if isinstance(creator, str) else None
 
 
-def _row(key: str, value: Any, vr: Any, around: Mapping[str, Any]) -> Row | None:
-    parts = _parts(key)
-    if parts is None:
-        return None
-    creator = around.get(parts[2])
-    creator = creator.strip(" \0") or None if isinstance(creator, str) else None
+def _row(key: str, value: Any, vr: Any, creator: str | None) -> Row:
     head, by = _head(creator, key, vr if isinstance(vr, str) else None)
     return {**head, **_value(key, value, head["vr"], by)}
 
