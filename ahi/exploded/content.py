@@ -108,9 +108,8 @@ def coded(prefix: str, code: Code) -> Row:
 def measured(cells: Cells, node: Node, notes: Notes) -> float | None:
     """Value of a NUM item; its unit and qualifier go into the row."""
     value = notes.first(node.item, "MeasuredValueSequence")
-    unit = code_of(notes.first(value, "MeasurementUnitsCodeSequence"))
-    cells.row["unit_code"], cells.row["unit_meaning"] = unit[0], unit[2]
-    cells.row["qualifier_code"] = code_of(notes.first(node.item, "NumericValueQualifierCodeSequence"))[0]
+    cells.row |= coded("unit", code_of(notes.first(value, "MeasurementUnitsCodeSequence")))
+    cells.row |= coded("qualifier", code_of(notes.first(node.item, "NumericValueQualifierCodeSequence")))
     number = cells.cast(_NUMBER, value.get("NumericValue"))
     if number is None:
         number = cells.cast(_FLOATING, value.get("FloatingPointValue"))

@@ -130,6 +130,12 @@ _DEIDENTIFIED: dict[str, Rule | None] = {
     "tag": Rule(How.PATTERN, pattern="[0-9A-F]{8}"),
     "private_group": Rule(How.PATTERN, pattern="[0-9A-F]{4}"),
     "private_element": Rule(How.PATTERN, pattern="[0-9A-F]{2}"),
+    **dict.fromkeys(
+        ("item_path", "parent_path", "group_path", "referenced_item_path"),
+        Rule(How.PATTERN, pattern=r"\d{1,6}(\.\d{1,6}){0,60}"),
+    ),
+    "TemplateIdentifier": Rule(How.PATTERN, pattern=r"\d{1,5}"),
+    "device_manufacturer": Rule(How.VENDOR),
     # Whoever has the pixels or the object could find the row by these.
     "crc32": None,
     "frame_id": None,

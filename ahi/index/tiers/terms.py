@@ -14,6 +14,7 @@ from typing import Any
 
 from ahi.index.normalise import BODY_PARTS, MANUFACTURERS
 from ahi.index.sop_classes import SOP_CLASSES
+from ahi.index.tiers.terms_exploded import EXPLODED_TERMS
 
 
 def _words(text: str) -> frozenset[str]:
@@ -54,6 +55,7 @@ _IMAGE_TYPES = _lines(
 )
 # Column of the registry -> values that may be shown.
 TERMS: dict[str, frozenset[str]] = {
+    **EXPLODED_TERMS,
     "Modality": _MODALITIES,
     "BodyPartExamined": _BODY_PARTS,
     "ImageType": _IMAGE_TYPES,
