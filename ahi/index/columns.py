@@ -92,6 +92,8 @@ class Column:
     vm: str | None = None
     level: str = ""
     shape: Shape | None = None
+    since: str = "1"
+    """Schema version that brought the column."""
 
     @property
     def is_list(self) -> bool:

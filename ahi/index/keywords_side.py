@@ -56,7 +56,7 @@ class Side:
 def _side(
     keyword: str, tag: int, vr: str, vm: str, tier: Tier, description: str, rule: Rule = SAME, also: str = ""
 ) -> Side:
-    return Side(dicom("Series", keyword, tag, vr, vm, tier, description), rule, also)
+    return Side(replace(dicom("Series", keyword, tag, vr, vm, tier, description), since="2"), rule, also)
 
 
 CT = (

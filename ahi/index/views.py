@@ -18,6 +18,7 @@ from ahi.index.operational import operational_views
 from ahi.index.parquet import empty_select
 from ahi.index.pending import ROW_SOURCE, ROW_SOURCE_COMMENT, SHOWN
 from ahi.index.sql import quoted, text
+from ahi.index.tag_registry import tag_registry
 from ahi.index.view import View, names
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def public_views(tables: Mapping[str, Table]) -> list[View]:
     if "series" in tables:
         views += [_studies(tables["series"]), _patients(tables["series"]), conflicts(tables["series"])]
     if {"headers", "instances", "series"} <= set(tables):
-        views.append(differences(tables))
+        views += [differences(tables), tag_registry(tables)]
     return [*views, *operational_views()]
 
 

@@ -17,7 +17,7 @@ VIEWS = {
     *(name + end for name in TABLES.keys() - {"headers"} for end in ("", "_all")),
     *("patients", "studies", "headers"),
     *("objects", "import_jobs", "image_sets", "quarantine", "events", "freshness", "closure", "index_info"),
-    *("conflicts", "tombstones", "image_set_versions", "differences"),
+    *("conflicts", "tombstones", "image_set_versions", "differences", "tag_registry"),
 }
 
 
@@ -25,7 +25,7 @@ def test_a_fresh_index_has_every_view_typed_and_explained(index: Index) -> None:
     publication = index.publish()
     assert (publication.seq, publication.is_new) == (0, True)
     assert {row[0] for row in index.query("SHOW TABLES").rows} == VIEWS
-    for view in sorted(VIEWS - {"closure", "index_info"}):
+    for view in sorted(VIEWS - {"closure", "index_info", "tag_registry"}):
         assert index.query(f'FROM "{view}"').rows == [], view
     assert index.query("SELECT landed, in_flight, closes FROM closure").rows == [(0, 0, True)]
     types = dict(index.query("SELECT column_name, column_type FROM (DESCRIBE series)").rows)
@@ -250,3 +250,15 @@ def test_a_deleted_image_set_leaves_a_tombstone(index: Index, put) -> None:
         ("a", 2, "deleted in HealthImaging")
     ]
     assert index.query("FROM series_all").rows == []
+
+
+def test_the_tag_registry_counts_what_did_not_fit(index: Index, put) -> None:
+    failure = {"keyword": "SeriesDate", "vr": "DA", "raw": "soon", "reason": "not a date"}
+    put("one", {"a": 1}, cast_failures=[failure])
+    put("two", {"b": 1})
+    index.publish()
+    sql = "SELECT tag, vr, tier, n_cast_failures FROM tag_registry WHERE table_name = 'series' AND column_name = "
+    assert index.query(f"{sql}'SeriesDate'").rows == [("(0008,0021)", "DA", "limited", 1)]
+    assert index.query(f"{sql}'StudyDate'").rows == [("(0008,0020)", "DA", "limited", 0)]
+    kept = sum(column.tag is not None for table in TABLES.values() for column in table.columns)
+    assert index.query("SELECT count(*), sum(n_cast_failures)::INTEGER FROM tag_registry").rows == [(kept, 1)]

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from ahi.index.columns import SHAPES
+from ahi.index import registry
+from ahi.index.columns import SHAPES, Column
+from ahi.index.keywords_side import SIDES
 from ahi.index.registry import COLUMNS, HEADER_KEYWORDS, TABLES, Tier, arrow_schema, arrow_type
 
-DICOM_COLUMNS = [column for column in COLUMNS.values() if column.tag is not None]
+SIDE_COLUMNS = {side.attribute.name: side.attribute for sides in SIDES.values() for side in sides}
+DICOM_COLUMNS = [column for column in (*COLUMNS.values(), *SIDE_COLUMNS.values()) if column.tag is not None]
 
 
 @pytest.mark.parametrize("column", DICOM_COLUMNS, ids=lambda column: column.name)
@@ -56,6 +61,24 @@ def test_duckdb_reads_the_arrow_types_back(table):
     for column, kind in zip(table.columns, relation.types, strict=True):
         expected = column.duckdb_type.replace("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE")
         assert str(kind).replace('"', "") == expected, column.name
+
+
+@pytest.mark.parametrize("module", ["patient", "study", "series", "instance", "side"])
+def test_a_keyword_is_one_line(module):
+    path = Path(registry.__file__).with_name(f"keywords_{module}.py")
+    lines = [line for line in path.read_text().splitlines() if re.match(r' +_(col|side)\("\w+", 0x', line)]
+    names = [line.split('"')[1] for line in lines]
+    shown = {column.name for table in TABLES.values() for column in table.columns}
+    assert len(lines) > 10
+    for line, name in zip(lines, names, strict=True):
+        assert line.rstrip().endswith("),"), line
+        assert name in shown or {f"{name}_min", f"{name}_max"} <= shown, f"{name} is in no table"
+
+
+def test_every_attribute_of_a_header_comes_from_the_registry():
+    assert all(isinstance(column, Column) and column.tag == tag for tag, column in HEADER_KEYWORDS.items())
+    names = [column.name for column in TABLES["headers"].columns]
+    assert [column.name for column in HEADER_KEYWORDS.values()] == names[: len(HEADER_KEYWORDS)]
 
 
 def test_unknown_type_says_what_to_do():
