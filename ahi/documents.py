@@ -149,7 +149,7 @@ def _add_series(
     if side is not None:
         found[side[0]] = Rows(1, side[1])
     vrs = [vrs_of(entry) for entry in source.entries]
-    exploded = explode_series(source.uids, source.attributes, vrs, source.keys)
+    exploded = explode_series(source.uids, source.attributes, vrs, source.keys, source.offsets)
     for name, level in zip(("patient", "study", "series"), levels, strict=True):
         for table, rows in explode_level(name, level).items():
             exploded.setdefault(table, []).extend(rows)

@@ -21,9 +21,10 @@ from ahi.exploded.walk import may_hold_items, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import timezone
 
     Attributes = Mapping[str, Any]
-    Maker = Callable[[Any, Notes], dict[str, list[Row]]]
+    Maker = Callable[[Any, Notes, timezone | None], dict[str, list[Row]]]
 
 Tables = dict[str, list[Row]]
 _STRUCTURES = ("StructureSetROISequence", "ROIContourSequence", "RTROIObservationsSequence")
@@ -54,7 +55,11 @@ def explode_level(level: str, attributes: Attributes) -> Tables:
 
 
 def explode_series(
-    uids: Sequence[str], attributes: Sequence[Attributes], vrs: Sequence[Attributes], keys: Iterable[str]
+    uids: Sequence[str],
+    attributes: Sequence[Attributes],
+    vrs: Sequence[Attributes],
+    keys: Iterable[str],
+    offsets: Sequence[timezone | None] | None = None,
 ) -> Tables:
     """Rows by table of the instances of a series; own columns and SOPInstanceUID only.
 
@@ -65,6 +70,7 @@ def explode_series(
         attributes: Own attributes of each. Those that they inherit belong to `explode_level`.
         vrs: VRs of the private elements of each.
         keys: Attributes that at least one instance has.
+        offsets: Offset from UTC of each, for moments that have none of their own.
     """
     tables: Tables = {}
     heads: list[Row] = [{"level": "instance", "SOPInstanceUID": uid} for uid in uids]
@@ -78,7 +84,7 @@ def explode_series(
     # A set has another order in each process.
     for keyword in sorted(may_hold_items(key for key in keys if key not in plain)):
         _sequence(tables, keyword, [one.get(keyword) for one in attributes], heads, all_of_them)
-    _objects(tables, uids, attributes, keys)
+    _objects(tables, uids, attributes, keys, offsets or [None] * len(uids))
     return tables
 
 
@@ -106,7 +112,7 @@ def _add(tables: Tables, found: Mapping[str, list[Row]], head: Row) -> None:
             tables.setdefault(table, []).extend([row | head for row in rows])
 
 
-def _report(attributes: Any, notes: Notes) -> Tables:
+def _report(attributes: Any, notes: Notes, _: object) -> Tables:
     root = tree(attributes, notes)
     return {
         "sr_content": content_rows(root, notes),
@@ -118,30 +124,39 @@ def _report(attributes: Any, notes: Notes) -> Tables:
 def _makers(attributes: Attributes) -> Iterable[tuple[str, Maker]]:
     """What kinds of object an instance is, and what makes their rows."""
     if "SegmentSequence" in attributes:
-        yield "SegmentSequence", lambda one, notes: {"segments": segment_rows(one, notes)}
+        yield "SegmentSequence", lambda one, notes, _: {"segments": segment_rows(one, notes)}
     if "PerFrameFunctionalGroupsSequence" in attributes:
-        yield "PerFrameFunctionalGroupsSequence", lambda one, notes: {"frames_functional": frame_rows(one, notes)}
+        yield (
+            "PerFrameFunctionalGroupsSequence",
+            lambda one, notes, offset: {"frames_functional": frame_rows(one, notes, offset)},
+        )
     if "ContentSequence" in attributes:
         yield "ContentSequence", _report
     if any(name in attributes for name in _STRUCTURES):
-        yield _STRUCTURES[0], lambda one, notes: {"rt_rois": radiotherapy.roi_rows(one, notes)}
+        yield _STRUCTURES[0], lambda one, notes, _: {"rt_rois": radiotherapy.roi_rows(one, notes)}
     sop_class = str(attributes.get("SOPClassUID"))
     if sop_class == radiotherapy.DOSE:
-        yield "", lambda one, notes: {"rt_doses": radiotherapy.dose_rows(one, notes)}
+        yield "", lambda one, notes, _: {"rt_doses": radiotherapy.dose_rows(one, notes)}
     elif sop_class in radiotherapy.PLANS:
-        yield "", lambda one, notes: {"rt_plans": radiotherapy.plan_rows(one, notes)}
+        yield "", lambda one, notes, _: {"rt_plans": radiotherapy.plan_rows(one, notes)}
 
 
-def _objects(tables: Tables, uids: Sequence[str], attributes: Sequence[Attributes], keys: Iterable[str]) -> None:
+def _objects(
+    tables: Tables,
+    uids: Sequence[str],
+    attributes: Sequence[Attributes],
+    keys: Iterable[str],
+    offsets: Sequence[timezone | None],
+) -> None:
     """Add the rows of tables of one kind of object."""
     if _OBJECTS.isdisjoint(keys) and _RT.isdisjoint([str(one.get("SOPClassUID")) for one in attributes]):
         return
-    for uid, one in zip(uids, attributes, strict=True):
+    for uid, one, offset in zip(uids, attributes, offsets, strict=True):
         for place, make in _makers(one):
             notes = Notes()
             found: Tables = {}
             try:
-                found = make(one, notes)
+                found = make(one, notes, offset)
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
                 # No form of a document is known that ends here; if one comes, its other tables must not suffer.
                 notes.skip(place, f"not understood: {type(error).__name__}")

@@ -10,6 +10,7 @@ import binascii
 import math
 import re
 import struct
+from contextlib import suppress
 from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ def _head(creator: str | None, tag: str, vr: str | None) -> tuple[Row, str | Non
 def private_rows(item: Mapping[str, Any], path: str) -> list[Row]:
     """Rows of `private_elements` of one item inside a sequence, where VRs are not told."""
     keys = [key for key in item if is_private(key) and _parts(key)]
-    return [_row(key, item[key], None, _creator(item, key)) | {"sequence_path": path} for key in keys]
+    return [_row(key, item[key], None, _creator(item, key, {})) | {"sequence_path": path} for key in keys]
 
 
 def private_of_series(
@@ -116,11 +117,11 @@ def private_of_series(
                 blocks[block] = creators.count(creators[0]) == len(creators)
             if blocks[block]:
                 if values[0] is not _MISSING:
-                    yield None, _row(key, values[0], vrs[0][key], _creator(attributes[0], key))
+                    yield None, _row(key, values[0], vrs[0][key], _creator(attributes[0], key, vrs[0]))
                 continue
         for number, value in enumerate(values):
             if value is not _MISSING:
-                yield number, _row(key, value, vrs[number].get(key), _creator(attributes[number], key))
+                yield number, _row(key, value, vrs[number].get(key), _creator(attributes[number], key, vrs[number]))
 
 
 def _all(key: str, attributes: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -130,10 +131,16 @@ def _all(key: str, attributes: Sequence[Mapping[str, Any]]) -> list[Any]:
         return [one.get(key, _MISSING) for one in attributes]
 
 
-def _creator(around: Mapping[str, Any], key: str) -> str | None:
+def _creator(around: Mapping[str, Any], key: str, vrs: Mapping[str, Any]) -> str | None:
     parts = _parts(key)
     creator = around.get(parts[2]) if parts else None
-    return creator.strip(" \0") or None if isinstance(creator, str) else None
+    if not isinstance(creator, str):
+        return None
+    if parts and vrs.get(parts[2]) == "UN":
+        # Some senders do not know that the VR of a creator is LO.
+        with suppress(ValueError):
+            creator = base64.b64decode(creator, validate=True).decode("latin-1")
+    return creator.strip(" \0") or None
 
 
 def _row(key: str, value: Any, vr: Any, creator: str | None) -> Row:

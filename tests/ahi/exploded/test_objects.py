@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from ahi.exploded import explode
+from ahi.exploded import explode, explode_series
 from ahi.index.tables_exploded import EXPLODED
 from tests.ahi.exploded.conftest import as_bytes, exploded
 
@@ -175,6 +176,14 @@ def test_frames_of_an_enhanced_mr_have_b_value_and_time():
     assert [row["slice_position_mm"] for row in rows] == [0.0, 2.5, 5.0] * 2
     assert rows[0]["DiffusionGradientOrientation"] == [0.0, 0.6, 0.8]
     assert {tuple(row["PixelSpacing"]) for row in rows} == {(2.0, 2.0)}
+
+
+def test_moments_of_frames_take_the_offset_of_their_object():
+    moment = {"FrameContentSequence": [{"FrameAcquisitionDateTime": "20240102030405"}]}
+    attributes = {"PerFrameFunctionalGroupsSequence": [moment]}
+    offset = dt.timezone(dt.timedelta(hours=2))
+    (row,) = explode_series(["1.2"], [attributes], [{}], attributes, [offset])["frames_functional"]
+    assert row["FrameAcquisitionDateTime"] == dt.datetime(2024, 1, 2, 1, 4, 5, tzinfo=dt.UTC)
 
 
 @pytest.mark.parametrize("table", EXPLODED, ids=lambda table: table.name)

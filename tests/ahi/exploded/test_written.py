@@ -6,9 +6,9 @@ import duckdb
 import pytest
 
 from ahi.documents import flatten, patient_key_function
-from ahi.index.columnar import write_columns
 from ahi.index.registry import TABLES
 from ahi.index.tables_exploded import EXPLODED
+from ahi.index.writer import write_rows
 from tests.ahi.exploded.conftest import SAMPLES, as_bytes, attributes_of, part10
 from tests.ahi.exploded.test_objects import enhanced_mr
 
@@ -40,7 +40,7 @@ def written(tmp_path_factory):
         "Study": {"DICOM": {"StudyInstanceUID": "1"}, "Series": series},
     }
     tables = flatten(document, version=1, is_primary=True, patient_key=patient_key_function(b"x"), stamp={}).tables
-    files = {name: write_columns(root, TABLES[name], [rows], batch_id="b") for name, rows in tables.items()}
+    files = {name: write_rows(root, TABLES[name], list(rows), batch_id="b") for name, rows in tables.items()}
     return tables, {name: root / file.path for name, file in files.items()}
 
 
