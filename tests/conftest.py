@@ -155,6 +155,16 @@ class AwsStack:
 
 
 @pytest.fixture(scope="session")
+def index_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The views with their comments, which every index makes once in a second: copied in, an index finds them there."""
+    from ahi.index.store import Index
+
+    root = tmp_path_factory.mktemp("template")
+    Index(root, f"sqlite:///{root / 'catalog.sqlite'}").publish()
+    return next(root.glob(".template-*.duckdb"))
+
+
+@pytest.fixture(scope="session")
 def aws_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsStack]:
     """One embedded AWS for the whole session, without call rates. Use names of your own; call `reset()` for quiet."""
     stack = AwsStack(tmp_path_factory.mktemp("aws") / "home").start()

@@ -7,6 +7,7 @@ here: Dagster; what it adds is tested beside it.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -194,7 +195,9 @@ def clear_bucket(s3: Any, bucket: str) -> None:
 
 
 @pytest.fixture
-def make_site(aws_stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Site]]:
+def make_site(
+    aws_stack: Any, index_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Site]]:
     """Makes deployments one after the other: each with empty buckets and queues and a data store of its own."""
     imaging, s3 = aws_stack.client("medical-imaging"), aws_stack.client("s3")
 
@@ -222,6 +225,8 @@ def make_site(aws_stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             "association_prefix": "associations/",
         }
         site = Site(aws_stack, tmp_path / name, datastore_id, quick | overrides)
+        (site.home / "index").mkdir(parents=True)
+        shutil.copy(index_template, site.home / "index")
         for variable, value in site.environment.items():
             monkeypatch.setenv(variable, value)
         return site

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ahi.index.picture import by_kind, diagram
 from ahi.index.publish import internal_columns
 from ahi.index.registry import TABLES
 from ahi.index.views import template_statements
@@ -95,18 +96,19 @@ def markdown(pages: Iterable[Page]) -> str:
         "",
         "A column's tier is the lowest one that may show it: `deidentified`, `limited`, `identified`.",
     ]
-    for page in (page for page in pages if not page.name.endswith("_all")):
-        lines += [
-            "",
-            f"## {page.name}",
-            "",
-            page.description,
-            "",
-            "| column | type | DICOM | tier | |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| `{one.name}` | `{one.duckdb_type}` | {one.attribute} | {one.tier} | {one.description} |"
-            for one in page.columns
-        ]
+    shown = [page for page in pages if not page.name.endswith("_all")]
+    lines += ["", "Columns that join the tables:", "", *diagram(shown)]
+    for heading, found in by_kind(shown):
+        lines += ["", f"## {heading}"]
+        for page in found:
+            lines += _section(page)
     return "\n".join(lines) + "\n"
+
+
+def _section(page: Page) -> list[str]:
+    rows = (
+        f"| `{one.name}` | `{one.duckdb_type}` | {one.attribute} | {one.tier} | {one.description} |"
+        for one in page.columns
+    )
+    head = ["| column | type | DICOM | tier | |", "|---|---|---|---|---|"]
+    return ["", f"### {page.name}", "", page.description, "", *head, *rows]

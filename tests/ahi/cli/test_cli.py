@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -35,9 +36,11 @@ def ahi(
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, index_template: Path) -> Path:
     """A deployment whose index is published and empty."""
     folder = tmp_path_factory.mktemp("home").resolve()
+    (folder / "index").mkdir()
+    shutil.copy(index_template, folder / "index")
     Index(folder / "index", f"sqlite:///{folder / 'index' / 'catalog.sqlite'}").publish()
     return folder
 
@@ -170,8 +173,10 @@ def test_a_running_stack_wins_over_the_shell(aws_stack: AwsStack, tmp_path: Path
 
 
 @pytest.fixture
-def pending(tmp_path: Path) -> tuple[Path, Index]:
+def pending(tmp_path: Path, index_template: Path) -> tuple[Path, Index]:
     """A deployment with one batch that no run has consumed."""
+    (tmp_path / "index").mkdir()
+    shutil.copy(index_template, tmp_path / "index")
     index = Index(tmp_path / "index", f"sqlite:///{tmp_path / 'index' / 'catalog.sqlite'}")
     batch = {"batch_id": "b" * 32, "queue": "uploads", "day": "2024-01-01", "object_key": "inbox/b", "n_messages": 1}
     with index.transaction() as connection:

@@ -21,12 +21,9 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The views with their comments, which every index makes once in half a second."""
-    root = tmp_path_factory.mktemp("template")
-    Index(root, f"sqlite:///{root / 'catalog.sqlite'}").publish()
-    return next(root.glob(".template-*.duckdb"))
+@pytest.fixture
+def template(index_template: Path) -> Path:
+    return index_template
 
 
 def pytest_configure(config: pytest.Config) -> None:

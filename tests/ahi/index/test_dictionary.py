@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ahi.index.dictionary import dictionary, markdown
+import pytest
+
+from ahi.index.dictionary import Page, dictionary, markdown
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "tables.md"
 
 
-def test_every_column_says_what_it_is():
-    pages = dictionary()
+@pytest.fixture(scope="module")
+def pages() -> list[Page]:
+    return dictionary()
+
+
+def test_every_column_says_what_it_is(pages):
     assert {"patients", "studies", "series", "instances", "objects"} <= {page.name for page in pages}
     undescribed = [f"{page.name}.{one.name}" for page in pages for one in page.columns if not one.description]
     assert undescribed == []
     assert [page.name for page in pages if not page.description] == []
 
 
-def test_a_dicom_column_names_its_attribute_and_tier():
-    (series,) = (page for page in dictionary() if page.name == "series")
+def test_a_dicom_column_names_its_attribute_and_tier(pages):
+    (series,) = (page for page in pages if page.name == "series")
     columns = {one.name: one for one in series.columns}
     assert columns["PatientID"].attribute == "(0010,0020) LO 1"
     assert columns["PatientID"].tier == "identified"
     assert columns["Modality"].tier == "deidentified"
 
 
-def test_the_page_is_what_the_code_says():
-    assert PAGE.read_text() == markdown(dictionary()), "run `.venv/bin/ahi schema --markdown > docs/tables.md`"
+def test_the_page_is_what_the_code_says(pages):
+    assert PAGE.read_text() == markdown(pages), "run `.venv/bin/ahi schema --markdown > docs/tables.md`"
