@@ -3,14 +3,17 @@
 Does not belong here: the live index (`publish`) and what a tier shows (`tiers`); a copy holds what the views of its
 source show at one moment: current rows of primary image sets, one Parquet file for each table.
 
-**Order and row groups.** Rows stand by study, so that the statistics of a row group leave out all but one for the
-question asked most: everything of one study. Measured on 1 M series (`benchmarks/bench_published.py`): in the order of
-modality and date, a look at one study reads the UIDs of every row group, 300 to 430 ms of CPU; by study, with groups of
-`ROW_GROUP_ROWS`, see the benchmark. Counting by modality reads one column of a few kilobytes either way.
+**Order.** Rows stand as the registry says, series by study. Measured on 1 M series (`benchmarks/bench_published.py`,
+CPU of one thread on a busy machine): six columns of one study cost 146 ms in the order of modality and date and 25 ms
+by study, and the file is 78 instead of 116 MB; counting by modality costs 20 ms either way. Row groups: see `writer`.
 
-**A folder that moves.** DuckDB takes a relative path from the working directory of whoever asks. Tables of up to
-`INSIDE_BYTES` are therefore inside `index.duckdb`, which opens from anywhere; larger ones are views on the Parquet
-files beside it, found in the working directory or where `SET VARIABLE index_folder = '...'` says, a bucket as well.
+**Inside.** All columns of one study cost 71 ms from Parquet, since each of 120 columns decodes a group; from a table
+inside `index.duckdb` with an index on its UID 8 ms, for 180 MB beside 78 MB of Parquet. So tables of up to
+`INSIDE_BYTES` are inside as well.
+
+**A folder that moves.** DuckDB takes a relative path from the working directory of whoever asks. What is inside opens
+from anywhere; larger tables are views on the files beside it, found in the working directory or where
+`SET VARIABLE index_folder = '...'` says, a bucket as well.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from ahi.index.query import IndexNotPublishedError
 from ahi.index.registry import SCHEMA_VERSION, TABLES
 from ahi.index.sidecar import SUFFIX, write_sidecar
 from ahi.index.sql import quoted, text
+from ahi.index.writer import group_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,13 +43,15 @@ if TYPE_CHECKING:
 
     from ahi.index.columns import Tier
 
-ROW_GROUP_ROWS = 20_000
-# A copy is written once and sent around: a quarter less bytes than level 1 for twice its CPU.
+# A copy is written once and sent around.
 ZSTD_LEVEL = 3
-INSIDE_BYTES = 64 * 2**20
+INSIDE_BYTES = 256 * 2**20
 FOLDER_VARIABLE = "index_folder"
-# Columns by which rows stand, as far as a table has them.
-ORDER = ("StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber", "SOPInstanceUID", "frame_number")
+# Tables of which single rows are looked up, and by what.
+INDEXED = {"patients": ("patient_key",), "studies": ("StudyInstanceUID",)} | {
+    "series": ("StudyInstanceUID", "SeriesInstanceUID"),
+    "instances": ("SeriesInstanceUID",),
+}
 S3 = "s3://"
 
 
@@ -129,13 +135,14 @@ def _names(connection: duckdb.DuckDBPyConnection) -> list[str]:
 
 def _copy(connection: duckdb.DuckDBPyConnection, name: str, folder: Path, about: Mapping[str, str]) -> Exported:
     path = folder / f"{name}.parquet"
-    columns = {str(row[0]) for row in connection.execute(f"DESCRIBE main.{quoted(name)}").fetchall()}
-    order = [column for column in ORDER if column in columns] or ["patient_key"]
+    order = TABLES[name].sort_by if name in TABLES else INDEXED[name]
+    present = {str(row[0]) for row in connection.execute(f"DESCRIBE main.{quoted(name)}").fetchall()}
+    order = tuple(column for column in order if column in present)
     metadata = ", ".join(f"{text(key)}: {text(value)}" for key, value in ({"table": name} | dict(about)).items())
     copied = connection.execute(
         f"COPY (SELECT * FROM main.{quoted(name)} ORDER BY {', '.join(map(quoted, order))}) TO {text(str(path))} "
         f"(FORMAT parquet, KV_METADATA {{{metadata}}}, COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, "
-        f"ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+        f"ROW_GROUP_SIZE {group_rows(name)})"
     ).fetchone()
     write_sidecar(path, _digest(path))
     n_bytes = path.stat().st_size
@@ -157,6 +164,8 @@ def _index(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Sequence
         name, file = f"main.{quoted(table.name)}", f"{table.name}.parquet"
         if table.is_inside:
             connection.execute(f"CREATE TABLE {name} AS FROM read_parquet({text(str(folder / file))})")
+            for column in INDEXED.get(table.name, ()):
+                connection.execute(f"CREATE INDEX {quoted(f'{table.name}_by_{column}')} ON {name} ({quoted(column)})")
         else:
             path = f"coalesce(getvariable('{FOLDER_VARIABLE}'), '.') || {text(f'/{file}')}"
             connection.execute(f"CREATE VIEW {name} AS FROM read_parquet({path})")

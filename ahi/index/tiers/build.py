@@ -32,7 +32,7 @@ from ahi.index.sql import quoted, text
 from ahi.index.tiers.rules import LOWER, ROW_VERSION, Policy, crosses, digest_of, tier_table
 from ahi.index.tiers.transform import Keys, Projection
 from ahi.index.tiers.views import Shown, built_marker, write_index
-from ahi.index.writer import ROW_GROUP_ROWS, ZSTD_LEVEL, sync_folder
+from ahi.index.writer import ZSTD_LEVEL, group_rows, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -188,7 +188,7 @@ def _make(
     connection.execute(
         f"COPY (SELECT * FROM incoming ORDER BY {order}) TO {text(str(temporary))} (FORMAT parquet, "
         f"KV_METADATA {{{metadata}}}, COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, "
-        f"ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
+        f"ROW_GROUP_SIZE {group_rows(source.table.name)})"
     )
     connection.unregister("incoming")
     with temporary.open("rb") as handle:
