@@ -142,7 +142,7 @@ def write_batch(
         use_dictionary=leaves,  # type: ignore[arg-type]
         store_schema=False,
     ) as writer:
-        writer.write_table(data, row_group_size=group_rows(table))
+        writer.write_table(data, row_group_size=group_rows(table.name))
         writer.add_key_value_metadata(_provenance(table.name, batch_id=batch_id, run_id=run_id))
     content = memoryview(sink.getvalue())
     with (root / path).open("xb") as handle:

@@ -112,7 +112,7 @@ _WHOSE = frozenset(
 
 # A person's name, and text without a limit of length or words, crosses nowhere.
 _PROSE = frozenset(("PN", "ST", "LT", "UT", "UC", "UR", "UN"))
-_LIMITED = {"patient_key": _HASH, "DeviceSerialNumber": _HASH, "GantryID": _HASH}
+_LIMITED = dict.fromkeys(("patient_key", "DeviceSerialNumber", "GantryID", "device_serial_number", "device_uid"), _HASH)
 
 _DEIDENTIFIED: dict[str, Rule | None] = {
     "patient_key": _HASH,
