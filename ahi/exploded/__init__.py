@@ -14,7 +14,7 @@ from ahi.exploded.content import content_rows, tree
 from ahi.exploded.dose import dose_rows
 from ahi.exploded.frames import frame_rows
 from ahi.exploded.measurements import measurement_rows
-from ahi.exploded.notes import Notes, Row
+from ahi.exploded.notes import Notes, Row, alike
 from ahi.exploded.private import plain_keys, private_of_series
 from ahi.exploded.segments import segment_rows
 from ahi.exploded.walk import may_hold_items, walk
@@ -90,7 +90,7 @@ def explode_series(
 
 def _sequence(tables: Tables, keyword: str, values: list[Any], heads: Sequence[Row], all_of_them: Row) -> None:
     """Add the rows of one attribute of all instances of a series."""
-    if len(values) > 1 and values.count(values[0]) == len(values):
+    if len(values) > 1 and alike(values):
         found, notes = walk(keyword, values[0])
         references = found.pop("object_references", [])
         for head in heads if references else ():

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Row = dict[str, object]
 Item = dict[str, Any]
@@ -60,6 +60,14 @@ class Notes:
         """First item of a sequence, or an empty one."""
         items = self.items(parent, keyword)
         return items[0] if items else {}
+
+
+def alike(values: Sequence[object]) -> bool:
+    """Whether all values are equal. Those that are nested too deeply to be compared are not."""
+    try:
+        return values.count(values[0]) == len(values)
+    except RecursionError:
+        return False
 
 
 def text(item: Mapping[str, Any], keyword: str) -> str | None:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from ahi.exploded.notes import alike
 from ahi.index.values import CastFailure
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def is_private(key: str) -> bool:
 
 def plain_keys(vrs: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     """Keys that all instances tell to be no sequence."""
-    if vrs.count(vrs[0]) != len(vrs):
+    if not alike(vrs):
         return frozenset()
     return frozenset(key for key, vr in vrs[0].items() if isinstance(vr, str) and vr in _PLAIN_VRS)
 
@@ -103,18 +104,18 @@ def private_of_series(
     them, and few differ from those of its neighbours.
     """
     several = len(attributes) > 1
-    told_alike = vrs.count(vrs[0]) == len(vrs)
+    told_alike = alike(vrs)
     blocks: dict[str, bool] = {}
     for key in vrs[0] if told_alike else dict.fromkeys(key for one in vrs for key in one):
         parts = _parts(key) if is_private(key) else None
         if parts is None:
             continue
         values = _all(key, attributes)
-        if several and told_alike and values.count(values[0]) == len(values):
+        if several and told_alike and alike(values):
             block = parts[2]
             if block not in blocks:
                 creators = _all(block, attributes)
-                blocks[block] = creators.count(creators[0]) == len(creators)
+                blocks[block] = alike(creators)
             if blocks[block]:
                 if values[0] is not _MISSING:
                     yield None, _row(key, values[0], vrs[0][key], _creator(attributes[0], key, vrs[0]))
