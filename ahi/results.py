@@ -163,6 +163,7 @@ def settle(pipeline: Pipeline, job: chain.Job) -> Counter[str]:
             changes.append({"which": object_id, **change})
         _apply(connection, changes, moment, job.ended_at, seq)
         _mark_indexed(connection, job.job_key, seq)
+        commit.bury_headers_of_deleted(table.c.job_key == job.job_key)
         done = catalog.jobs.update().where(catalog.jobs.c.job_key == job.job_key)
         quarantine.enter(connection, unreadable, None)
         numbers = {f"n_{name}": counts[name] for name in ("imported", "failed", "retried")}

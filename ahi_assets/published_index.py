@@ -3,6 +3,7 @@
 import dagster as dg
 
 from ahi.closure import live_files, rows_shown
+from ahi.erasure import erase_deleted
 from ahi.index import catalog
 from ahi.pipeline import Pipeline
 from ahi_assets.columns import VIEWS, catalog_schema, described, lineage_by_name, view_schema
@@ -55,11 +56,13 @@ def published_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResul
     ),
 )
 def compacted_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
-    """Small files merged, retired files removed after their grace, and the result published."""
+    """Small files merged, what was deleted erased in time, retired files removed after their grace; then published."""
     merged = pipeline.index.compact()
+    erased = erase_deleted(pipeline)
     # A retired file is removed only when a publication without it has been out for the grace period.
     pipeline.index.publish()
     expired = pipeline.index.expire()
     numbers = {f"merged: {name}": value for name, value in vars(merged).items() if isinstance(value, int)}
+    numbers |= {f"erased: {name}": value for name, value in vars(erased).items()}
     numbers |= {f"expired: {name}": value for name, value in vars(expired).items() if isinstance(value, int)}
     return dg.MaterializeResult(metadata={**numbers, "dagster/row_count": live_files(pipeline.index.engine)})

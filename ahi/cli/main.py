@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ahi.cli import export, failures, query, reindex, schema, send, status, wait
+from ahi.cli import diff, export, failures, proof, query, reindex, schema, send, status, wait
 
 app = typer.Typer(
     name="ahi",
@@ -22,6 +22,8 @@ app.command("query")(query.query)
 app.command("reindex")(reindex.reindex)
 app.command("export")(export.export)
 app.command("schema")(schema.schema)
+app.command("diff")(diff.diff)
+app.command("proof")(proof.proof)
 app.command("failures")(failures.failures)
 
 

@@ -142,6 +142,7 @@ objects = sa.Table(
     sa.Column("indexed_at", Instant, comment="Rows of its image set committed"),
     sa.Column("published_at", Instant, comment="Rows of its image set in the published index"),
     sa.Column("landing_deleted_at", Instant, comment="Sender deleted the landing object"),
+    sa.Column("erased_at", Instant, comment="Its image set was deleted, and what identifies it cleared here"),
     sa.Column("header_seq", sa.Integer, comment="Commit of its header row"),
     sa.Column("indexed_seq", sa.Integer, comment="Commit of its image set's rows"),
     sa.Column("changed_seq", sa.Integer, nullable=False, default=0, comment="Commit that changed this row last"),
@@ -234,6 +235,7 @@ documents = sa.Table(
     sa.Column("updated_at", Instant, comment="When HealthImaging made this version"),
     sa.Column("fetched_at", Instant, nullable=False, comment="When HealthImaging was asked for it"),
     sa.Column("day", sa.String, nullable=False, comment="Day of that, YYYY-MM-DD in UTC"),
+    sa.Column("erased_at", Instant, comment="When the kept document was erased; null: it is there"),
     _seq(),
     sa.Index("ix_documents_day", "day"),
     sa.Index("ix_documents_seq", "seq"),
@@ -273,7 +275,9 @@ heads = sa.Table(
     sa.Column("deleted_at", Instant, comment="When it was deleted; null: it is in the index"),
     sa.Column("delete_reason", sa.String, comment="Why it was deleted"),
     sa.Column("deleted_version", sa.Integer, comment="Last version that the deletion covers; null: every version"),
+    sa.Column("erased_at", Instant, comment="When every trace but this row was erased"),
     sa.Index("ix_heads_image_set", "image_set_id"),
+    sa.Index("ix_heads_deleted", "deleted_at"),
     sa.Index("ix_heads_series", "SeriesInstanceUID"),
     sa.Index("ix_heads_seq", "seq"),
 )
@@ -308,11 +312,15 @@ events = sa.Table(
 commits = sa.Table(
     "commits",
     metadata,
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("batch_id", sa.String, nullable=False, unique=True),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("run_id", sa.String),
-    sa.Column("committed_at", Instant, nullable=False),
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True, comment="Number of the commit"),
+    sa.Column("batch_id", sa.String, nullable=False, unique=True, comment="Batch that it made true"),
+    sa.Column("kind", sa.String, nullable=False, comment="What sort of batch that is"),
+    sa.Column("run_id", sa.String, comment="Dagster run"),
+    sa.Column("committed_at", Instant, nullable=False, comment="Its time; no two commits have the same"),
+    sa.Column("tables", sa.String, comment="Tables it wrote rows of, comma separated; null: not noted"),
+    sa.Column("n_rows", sa.BigInteger, comment="Rows it wrote"),
+    sa.Column("n_files", sa.Integer, comment="Parquet files it wrote"),
+    sa.Column("schema_version", sa.String, comment="Version of the columns' meaning"),
     sqlite_autoincrement=True,
 )
 
@@ -344,6 +352,7 @@ dead = sa.Table(
     sa.Column("purged_seq", sa.Integer, comment="Compaction after which no live file holds the rows"),
     sa.Column("purged_at", Instant),
     sa.Index("ix_dead_live", "table_name", "purged_seq"),
+    sa.Index("ix_dead_key", "row_key"),
 )
 
 publications = sa.Table(

@@ -65,6 +65,7 @@ class Commit:
         batch_id: Its batch.
         committed_at: Its time.
         image_set_tables: Tables whose rows are replaced by image set.
+        wrote: Tables of which the batch has files.
     """
 
     connection: sa.Connection
@@ -72,6 +73,7 @@ class Commit:
     batch_id: str
     committed_at: dt.datetime
     image_set_tables: tuple[str, ...]
+    wrote: tuple[str, ...] = ()
     _raised: set[tuple[str, str]] = field(default_factory=set)
 
     def raise_heads(self, heads: Sequence[Head], *, replace: bool = False) -> list[Head]:
@@ -112,7 +114,7 @@ class Commit:
                 )
             else:
                 buried.append((head.image_set_id, self.batch_id))
-                if old.deleted_at is not None and head.version > old.version:
+                if old.deleted_at is not None and old.erased_at is None and head.version > old.version:
                     # It loses to a deletion, but still says what was deleted, whichever of the two came first.
                     updates.append(
                         self._head_row(head)
@@ -152,6 +154,7 @@ class Commit:
             row["deleted_version"] = version
         self._update_heads([row])
         self._bury(self.image_set_tables, [(image_set_id, old.batch_id)])
+        self.bury_headers_of_deleted(c.objects.c.image_set_id == image_set_id)
 
     def raise_headers(self, object_ids: Iterable[str], *, replace: bool = False) -> set[str]:
         """Make this batch's header rows count, unless the ledger names an earlier commit's for the same object.
@@ -176,6 +179,16 @@ class Commit:
     def bury_headers(self, object_ids: Iterable[str]) -> None:
         """Take the header rows of objects out of the index. The ledger's `header_seq` says which rows they are."""
         self._bury(("headers",), list(self._header_batches(list(object_ids)).items()))
+
+    def bury_headers_of_deleted(self, some: sa.ColumnElement[bool]) -> None:
+        """Take the header rows of objects whose image set is deleted out of the index, too.
+
+        Args:
+            some: Condition of the objects that may be concerned.
+        """
+        deleted = sa.and_(c.heads.c.image_set_id == c.objects.c.image_set_id, c.heads.c.deleted_at.is_not(None))
+        gone = sa.select(c.objects.c.object_id).join(c.heads, deleted).where(some)
+        self.bury_headers(list(self.connection.scalars(gone)))
 
     def discard(self, table: str, row_keys: Iterable[str]) -> None:
         """Take rows that this batch itself wrote to a table out of it again."""
@@ -240,19 +253,20 @@ class Commit:
         self.connection.execute(statement, parameters)
 
     def _bury(self, tables: Iterable[str], keys: Sequence[tuple[str, str]]) -> None:
-        """Insert (row key, batch) into `dead` for each table."""
+        """Insert (row key, batch) into `dead` for each table of which the batch has rows."""
         if not keys:
             return
-        numbers = {self.batch_id: self.seq}
-        for part in chunked({batch_id for _, batch_id in keys} - set(numbers), CHUNK):
-            rows = self.connection.execute(
-                sa.select(c.commits.c.batch_id, c.commits.c.seq).where(c.commits.c.batch_id.in_(part))
-            )
-            numbers.update({row.batch_id: row.seq for row in rows})
+        wrote: dict[str, tuple[int, Sequence[str] | None]] = {self.batch_id: (self.seq, self.wrote)}
+        query = sa.select(c.commits.c.batch_id, c.commits.c.seq, c.commits.c.tables)
+        for part in chunked({batch_id for _, batch_id in keys} - set(wrote), CHUNK):
+            for row in self.connection.execute(query.where(c.commits.c.batch_id.in_(part))):
+                wrote[row.batch_id] = (row.seq, None if row.tables is None else row.tables.split(","))
         dead = [
-            {"table_name": table, "row_key": key, "batch_id": batch, "seq": self.seq, "rows_seq": numbers[batch]}
+            {"table_name": table, "row_key": key, "batch_id": batch, "seq": self.seq, "rows_seq": rows_seq}
             for table in tables
             for key, batch in keys
+            for rows_seq, names in [wrote[batch]]
+            if names is None or table in names
         ]
         insert_missing(self.connection, c.dead, dead)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -18,17 +18,19 @@ from ahi.clock import day_of, now
 from ahi.index import catalog as c
 from ahi.index.engine import locked
 from ahi.index.fold import fold
+from ahi.index.history import history_table
 from ahi.index.mirror import MIRRORS
-from ahi.index.parquet import files_select, spilling
-from ahi.index.relations import read_dead
+from ahi.index.parquet import spilling
+from ahi.index.relations import read_dead, table_select
 from ahi.index.sidecar import mend_sidecars, remove_with_sidecar
 from ahi.index.sql import quoted
-from ahi.index.writer import DataFile, copied_file, table_hash
+from ahi.index.writer import DataFile, copied_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import duckdb
     import pyarrow as pa
 
     from ahi.index.columns import Table
@@ -42,13 +44,18 @@ DEAD_KEYS = 20_000
 
 @dataclass(frozen=True)
 class CompactionResult:
-    """What compaction did: merged files in, files out, bytes in and out, and keys that `dead` no longer needs."""
+    """What compaction did: merged files in, files out, bytes in and out, keys that `dead` no longer needs.
+
+    Files and bytes out are of what counts; `rows_past` are the rows that went into history files.
+    """
 
     files_in: int = 0
     files_out: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     keys_purged: int = 0
+    rows_past: int = 0
+    rows_out: int = 0
 
     def __add__(self, other: CompactionResult) -> CompactionResult:
         """Both together."""
@@ -58,6 +65,8 @@ class CompactionResult:
             self.bytes_in + other.bytes_in,
             self.bytes_out + other.bytes_out,
             self.keys_purged + other.keys_purged,
+            self.rows_past + other.rows_past,
+            self.rows_out + other.rows_out,
         )
 
 
@@ -73,10 +82,14 @@ class ExpiryResult:
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
+    """Files to merge and keys that do not count, as of one commit."""
+
     seq: int
-    files: Sequence[sa.Row[tuple[object, ...]]]
+    files: Sequence[sa.Row[Any]]
     dead: pa.Table
+    erased: Sequence[str] = ()
+    """Row keys that go into no file any more."""
 
 
 def compact(index: Index) -> CompactionResult:
@@ -84,19 +97,18 @@ def compact(index: Index) -> CompactionResult:
 
     Where more than `DEAD_KEYS` rows have to be left out at each reading, large files are written again without them.
 
-    Rows that no longer count are left behind, and the rest is sorted as the registry says. A commit that happens
+    Rows that no longer count go into a history file, and the rest is sorted as the registry says. A commit that happens
     meanwhile is not touched. Publish afterwards: only then do readers see the new files.
     """
     result = CompactionResult()
     with locked(index.root / ".compact.lock"):
         for table in index.tables.values():
-            while inputs := _small(index, table):
-                result += _merge(index, table, inputs)[0]
+            for one in (table, history_table(table)):
+                while inputs := _small(index, one):
+                    result += merge(index, one, inputs)
             rewritten: set[str] = set()
             while inputs := _burdened(index, table, rewritten):
-                done, output = _merge(index, table, inputs)
-                result += done
-                rewritten.add(output)
+                result += merge(index, table, inputs, rewritten=rewritten)
         for mirror in MIRRORS:
             old, new = fold(index, mirror)
             result += CompactionResult(
@@ -105,7 +117,7 @@ def compact(index: Index) -> CompactionResult:
     return result
 
 
-def _small(index: Index, table: Table) -> _Inputs | None:
+def _small(index: Index, table: Table) -> Inputs | None:
     """Small files and dead keys of a table, read in one transaction: apart, a commit between could be lost."""
     with index.snapshot() as connection:
         live = sa.select(c.files).where(c.files.c.table_name == table.name, c.files.c.retired_seq.is_(None))
@@ -115,17 +127,17 @@ def _small(index: Index, table: Table) -> _Inputs | None:
         if len(small) < index.compact_files:
             return None
         budget = MERGE_FILES * index.small_file_bytes
-        picked: list[sa.Row[tuple[object, ...]]] = []
+        picked: list[sa.Row[Any]] = []
         for row in small:
             budget -= row.n_bytes
             if budget < 0 and len(picked) > 1:
                 break
             picked.append(row)
         seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
-        return _Inputs(seq, picked, read_dead(connection, table.name))
+        return Inputs(seq, picked, read_dead(connection, table.name))
 
 
-def _burdened(index: Index, table: Table, rewritten: set[str]) -> _Inputs | None:
+def _burdened(index: Index, table: Table, rewritten: set[str]) -> Inputs | None:
     """The live file with the most dead rows, if the table has too many; not one that was rewritten just now."""
     with index.snapshot() as connection:
         of_table = sa.and_(c.dead.c.table_name == table.name, c.dead.c.purged_seq.is_(None))
@@ -147,11 +159,22 @@ def _burdened(index: Index, table: Table, rewritten: set[str]) -> _Inputs | None
         if worst is None:
             return None
         seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
-        return _Inputs(seq, [worst], read_dead(connection, table.name))
+        return Inputs(seq, [worst], read_dead(connection, table.name))
 
 
-def _merge(index: Index, table: Table, inputs: _Inputs) -> tuple[CompactionResult, str]:
-    output = _write_merged(index, table, inputs)
+def merge(index: Index, table: Table, inputs: Inputs, *, rewritten: set[str] | None = None) -> CompactionResult:
+    """Write the rows of some files into one that counts and one of history, in one commit with retiring the files.
+
+    Args:
+        index: The index.
+        table: Table of the registry, or of history.
+        inputs: What to merge.
+        rewritten: The path of the file that counts is added to it.
+
+    Raises:
+        RuntimeError: A file is not live any more.
+    """
+    output, past = _write_merged(index, table, inputs)
     from ahi.index.store import file_row
 
     paths = [str(row.path) for row in inputs.files]
@@ -167,35 +190,49 @@ def _merge(index: Index, table: Table, inputs: _Inputs) -> tuple[CompactionResul
             .values(retired_seq=commit.seq, retired_at=now()),
             [{"old": path} for path in paths],
         )
-        if output:
+        if new := [file for file in (output, past) if file]:
             first, last = (min(row.first_seq for row in inputs.files), max(row.last_seq for row in inputs.files))
-            connection.execute(c.files.insert(), [file_row(output, first, last, commit.seq)])
+            connection.execute(c.files.insert(), [file_row(file, first, last, commit.seq) for file in new])
         purged = _purge(connection, table.name, commit.seq, seen=inputs.seq, but=output.path if output else "")
-    done = CompactionResult(
+    if output and rewritten is not None:
+        rewritten.add(output.path)
+    return CompactionResult(
         files_in=len(paths),
         files_out=1 if output else 0,
         bytes_in=sum(row.n_bytes for row in inputs.files),
         bytes_out=output.n_bytes if output else 0,
         keys_purged=purged,
+        rows_past=past.n_rows if past else 0,
+        rows_out=output.n_rows if output else 0,
     )
-    return done, output.path if output else ""
 
 
-def _write_merged(index: Index, table: Table, inputs: _Inputs) -> DataFile | None:
-    """The rows of the inputs that count, in one synced file; None if there are none."""
-    columns = [(column.name, column.duckdb_type) for column in table.columns]
-    written = [(str(row.path), str(row.schema_hash)) for row in inputs.files]
-    rows = files_select(index.root, table.name, columns, table_hash(table), written)
+def _write_merged(index: Index, table: Table, inputs: Inputs) -> tuple[DataFile | None, DataFile | None]:
+    """The rows of the inputs that count, and those that did once, each in a synced file; None if there are none."""
+    rows, past = table_select(index, table, inputs.files), history_table(table)
     with spilling(index.root) as connection:
-        if inputs.dead.num_rows:
-            connection.register("dead", inputs.dead)
-            rows = (
-                f"SELECT r.* FROM ({rows}) r ANTI JOIN dead d "
-                f"ON d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
-            )
-        select = f"SELECT * FROM ({rows}) ORDER BY {', '.join(quoted(name) for name in table.sort_by)}"
-        folder = f"{table.name}/{day_of(now())}"
-        return copied_file(connection, index.root, folder, select, table=table.name, columns=columns)
+        if inputs.erased:
+            import pyarrow as pa
+
+            connection.register("erased", pa.table({"key": pa.array(inputs.erased, pa.string())}))
+            rows = f"SELECT * FROM ({rows}) WHERE {quoted(table.row_key)} NOT IN (SELECT key FROM erased)"
+        if not inputs.dead.num_rows:
+            return _copy(connection, index, table, rows), None
+        connection.register("dead", inputs.dead)
+        same = f"d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
+        counting = f"SELECT r.* FROM ({rows}) r ANTI JOIN dead d ON {same}"
+        # A row whose own commit found it outdated never counted.
+        ended = (
+            f"SELECT r.*, d.valid_from, d.valid_to FROM ({rows}) r JOIN dead d ON {same} AND d.valid_to > d.valid_from"
+        )
+        return _copy(connection, index, table, counting), _copy(connection, index, past, ended)
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, index: Index, table: Table, rows: str) -> DataFile | None:
+    select = f"SELECT * FROM ({rows}) ORDER BY {', '.join(quoted(name) for name in table.sort_by)}"
+    columns = [(column.name, column.duckdb_type) for column in table.columns]
+    folder = f"{table.name}/{day_of(now())}"
+    return copied_file(connection, index.root, folder, select, table=table.name, columns=columns)
 
 
 def _purge(connection: sa.Connection, table: str, seq: int, *, seen: int, but: str = "") -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ahi.index.history import SUFFIX
 from ahi.index.picture import by_kind, diagram
 from ahi.index.publish import internal_columns
 from ahi.index.registry import TABLES
@@ -81,7 +82,8 @@ def _entry(view: str, name: str, kind: str, comment: str) -> Entry:
 
 def _registered(view: str, name: str) -> Column | None:
     """The registry's column behind a column of a view: of the view's own table, or of the series it is made from."""
-    table = TABLES.get(view.removesuffix("_all"), TABLES["series"] if view in ("patients", "studies") else None)
+    summary = TABLES["series"] if view in ("patients", "studies") else None
+    table = TABLES.get(view.removesuffix("_all").removesuffix(SUFFIX), summary)
     return next((column for column in table.columns if column.name == name), None) if table else None
 
 
@@ -92,11 +94,17 @@ def markdown(pages: Iterable[Page]) -> str:
         "",
         "Made by `ahi schema --markdown`; a test holds it against the code. The index has the descriptions as well:",
         "`SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'series'`. A view `..._all` has the",
-        "columns of the view without `_all`, and the rows of image sets that are not primary besides.",
+        "columns of the view without `_all`, and the rows of image sets that are not primary besides. A view",
+        "`..._history` has every row that ever was, with `valid_from` and `valid_to`.",
+        "",
+        "Any view of image sets, `headers`, `studies` and `patients` can be asked as it was:",
+        "`FROM series_as_of(TIMESTAMPTZ '2026-11-21 12:00Z')`, and what changed between two moments:",
+        "`FROM series_diff(TIMESTAMPTZ '2026-11-20', now())`, counted by table `FROM diff(...)` or `ahi diff`. A file",
+        "attached under a name has to be in use for these: `ATTACH 'index.duckdb' AS idx; USE idx`.",
         "",
         "A column's tier is the lowest one that may show it: `deidentified`, `limited`, `identified`.",
     ]
-    shown = [page for page in pages if not page.name.endswith("_all")]
+    shown = [page for page in pages if not page.name.endswith(("_all", SUFFIX))]
     lines += ["", "Columns that join the tables:", "", *diagram(shown)]
     for heading, found in by_kind(shown):
         lines += ["", f"## {heading}"]

@@ -32,10 +32,15 @@ SLICE_SHARE = 0.1
 MAX_SLICES = 8
 
 
-def fold(index: Index, mirror: Mirror) -> tuple[list[File], list[DataFile]]:
+def fold(index: Index, mirror: Mirror, *, whole: bool = False) -> tuple[list[File], list[DataFile]]:
     """Fold the slices of a mirror into its base, or into one slice while they are few rows beside it.
 
     Call it under the lock of compaction. Only the parts of the base that the slices touch are written again.
+
+    Args:
+        index: The index.
+        mirror: The table.
+        whole: Fold however few they are, so that no file has an older state of a row.
 
     Returns:
         Files that were retired, and files that took their place; nothing when it was not worth it.
@@ -53,7 +58,7 @@ def fold(index: Index, mirror: Mirror) -> tuple[list[File], list[DataFile]]:
         return [], []
     touched = _touched(index, mirror, slices)
     base = [row for row in live if not is_slice(row) and _part(row) in touched]
-    if sum(row.n_rows for row in slices) > SLICE_SHARE * sum(row.n_rows for row in base):
+    if whole or sum(row.n_rows for row in slices) > SLICE_SHARE * sum(row.n_rows for row in base):
         old, new = [*base, *slices], _rebase(index, mirror, base, slices, touched)
         first = 0
     elif len(slices) > MAX_SLICES:

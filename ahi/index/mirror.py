@@ -94,6 +94,7 @@ MIRRORS = (
     Mirror("events", c.events, "seq", _utc_day("occurred_at")),
     Mirror("jobs", c.jobs, "seq", "day"),
     Mirror("quarantine", c.quarantine, "seq", _utc_day("first_seen")),
+    Mirror("commits", c.commits, "seq", _utc_day("committed_at")),
 )
 
 

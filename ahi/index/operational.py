@@ -87,7 +87,7 @@ def operational_views() -> list[View]:
     flying = ", ".join(text(state) for state in IN_FLIGHT)
     kept = _catalog_comments(c.documents, "seq")
     buried = {"datastore_id", "image_set_id", "StudyInstanceUID", "SeriesInstanceUID"}
-    buried |= {"deleted_at", "delete_reason", "deleted_version"}
+    buried |= {"deleted_at", "delete_reason", "deleted_version", "erased_at"}
     settled = (ObjectState.IMPORTED, ObjectState.FAILED, ObjectState.SET_ASIDE)
     counts = ", ".join(f"count(*) FILTER (state = {text(state)}) AS {state}" for state in [*settled, *IN_FLIGHT])
     return [
@@ -142,7 +142,7 @@ def operational_views() -> list[View]:
             "tombstones",
             "SELECT datastore_id, image_set_id, StudyInstanceUID, SeriesInstanceUID, "
             "nullif(version, 0) AS last_version, "
-            "deleted_at, delete_reason, deleted_version FROM internal.heads WHERE deleted_at IS NOT NULL",
+            "deleted_at, delete_reason, deleted_version, erased_at FROM internal.heads WHERE deleted_at IS NOT NULL",
             "One row for each image set that was deleted: none of its rows is in the other views.",
             {name: comment for name, comment in _catalog_comments(c.heads).items() if name in buried}
             | {"last_version": "Newest version that was read before; null: none was."},
@@ -158,6 +158,13 @@ def operational_views() -> list[View]:
             "SELECT * EXCLUDE (seq) FROM internal.events",
             "One row for each event of a service that arrived, used or not.",
             _catalog_comments(c.events, "seq"),
+        ),
+        View(
+            "index_versions",
+            "SELECT * EXCLUDE (tables), string_split(nullif(tables, ''), ',') AS tables FROM internal.commits",
+            "One row for each commit: what it wrote, and when. AS OF and diff take its time.",
+            _catalog_comments(c.commits) | {"tables": "Tables it wrote rows of; null: none, or not noted."},
+            {"tables": "VARCHAR[]"},
         ),
         View(
             "index_info",

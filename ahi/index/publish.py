@@ -47,8 +47,9 @@ if TYPE_CHECKING:
 # DuckDB 1.4 and later read it; by default 2.0 writes files that only 2.0 opens.
 STORAGE = "STORAGE_VERSION 'v1.2.0'"
 # Raise it when the way of building changes but not the text of the views.
-BUILD = "3"
+BUILD = "4"
 PUBLISHED = "published"
+PUBLISH_LOCK = ".publish.lock"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def publish(index: Index) -> Publication:
     One publisher works at a time; another waits, and then often finds nothing left to do. So an older snapshot never
     takes the place of a newer one. Readers keep the file they have open.
     """
-    with locked(index.root / ".publish.lock"):
+    with locked(index.root / PUBLISH_LOCK):
         _sweep(index.root)
         template = _template_id(index)
         # Where it stands is part of what was published: a moved index has other paths.

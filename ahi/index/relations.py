@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ahi.index import catalog as c
+from ahi.index.history import VALIDITY, history_table
 from ahi.index.parquet import files_select
 from ahi.index.pending import (
     ROW_SOURCE,
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
     from ahi.index.columns import Table
     from ahi.index.pending import Pending
     from ahi.index.store import Index
+
+
+DEAD_COLUMNS = (
+    ("row_key", "VARCHAR"),
+    ("batch_id", "VARCHAR"),
+    ("valid_from", "TIMESTAMPTZ"),
+    ("valid_to", "TIMESTAMPTZ"),
+)
 
 
 @dataclass(frozen=True)
@@ -70,32 +79,58 @@ def read_snapshot(connection: sa.Connection, tables: Iterable[str]) -> Snapshot:
 
 
 def read_dead(connection: sa.Connection, table: str) -> pa.Table:
-    """Keys of a table's rows that do not count, as a relation (row_key, batch_id)."""
+    """Keys of a table's rows that do not count, and from when to when they did: the columns `DEAD_COLUMNS`."""
     import pyarrow as pa
 
+    born, died = c.commits.alias(), c.commits.alias()
     wanted = sa.and_(c.dead.c.table_name == table, c.dead.c.purged_seq.is_(None))
-    rows = connection.execute(sa.select(c.dead.c.row_key, c.dead.c.batch_id).where(wanted)).fetchall()
-    row_keys, batches = zip(*rows, strict=True) if rows else ((), ())
-    return pa.table({"row_key": pa.array(row_keys, pa.string()), "batch_id": pa.array(batches, pa.string())})
+    times = (sa.type_coerce(one.c.committed_at, sa.BigInteger) for one in (born, died))
+    rows: list[Any] = connection.execute(  # type: ignore[assignment]
+        sa.select(c.dead.c.row_key, c.dead.c.batch_id, *times)
+        .join(born, born.c.seq == c.dead.c.rows_seq)
+        .join(died, died.c.seq == c.dead.c.seq)
+        .where(wanted)
+    ).fetchall()
+    columns = zip(*rows, strict=True) if rows else [()] * len(DEAD_COLUMNS)
+    kinds = [pa.string(), pa.string(), pa.timestamp("us", tz="UTC"), pa.timestamp("us", tz="UTC")]
+    arrays = [pa.array(one, kind) for one, kind in zip(columns, kinds, strict=True)]
+    return pa.table(arrays, names=[name for name, _ in DEAD_COLUMNS])
 
 
 def relation_columns(tables: Mapping[str, Table]) -> dict[str, list[tuple[str, str]]]:
     """Names and columns of the relations that views stand on."""
-    columns = {f"{t.name}_rows": [(x.name, x.duckdb_type) for x in t.columns] for t in tables.values()}
-    for name in (name for name in SHOWN if name in tables):
-        own = [*columns[f"{name}_rows"], (ROW_SOURCE, "VARCHAR")]
-        columns |= {f"{name}_current": own, f"{name}_current_all": own}
+    columns: dict[str, list[tuple[str, str]]] = {}
+    for table in tables.values():
+        own = [(column.name, column.duckdb_type) for column in table.columns]
+        past = [*own, *((column.name, column.duckdb_type) for column in VALIDITY)]
+        columns |= {f"{table.name}_files": own, f"{table.name}_past": past}
+        if table.name in SHOWN:
+            own = [*own, (ROW_SOURCE, "VARCHAR")]
+            columns |= {f"{table.name}_current": own, f"{table.name}_current_all": own}
     return columns
+
+
+def fixed_relations(tables: Mapping[str, Table]) -> list[str]:
+    """Statements that make the relations that stand on those of `relation_columns`."""
+    dead = ", ".join(f"{name} {kind}" for name, kind in DEAD_COLUMNS)
+    statements = [f"CREATE TABLE {_dead_name(table)} ({dead})" for table in tables.values()]
+    return statements + [
+        f"CREATE VIEW internal.{quoted(name + '_rows')} AS SELECT * FROM internal.{quoted(name + '_files')}"
+        for name in tables
+    ]
 
 
 def build_relations(connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot) -> None:
     """Make the relations in the open file. What has no rows stays as the template has it: typed and empty."""
     for table in index.tables.values():
-        keys = shown.dead[table.name]
+        keys, past = shown.dead[table.name], history_table(table)
         if files := shown.live(table.name):
+            replace(connection, f"{table.name}_files", table_select(index, table, files))
             if keys.num_rows:
-                append(connection, _dead_name(table), keys, is_first=True)
-            replace(connection, f"{table.name}_rows", _rows(index, table, shown, files))
+                append(connection, _dead_name(table), keys, is_first=False)
+                replace(connection, f"{table.name}_rows", _counting(table, f"internal.{quoted(table.name + '_files')}"))
+        if files := shown.live(past.name):
+            replace(connection, f"{table.name}_past", table_select(index, past, files))
     early = _early(connection, index, shown)
     for name in (name for name in SHOWN if name in index.tables):
         documents = f"SELECT *, 'document' AS {ROW_SOURCE} FROM internal.{name}_rows"
@@ -128,15 +163,10 @@ def _dead_name(table: Table) -> str:
     return f"internal.{quoted('dead_' + table.name)}"
 
 
-def _rows(index: Index, table: Table, shown: Snapshot, files: Sequence[sa.Row[Any]]) -> str:
-    """SELECT of the rows that count from some of a table's files."""
-    rows = table_select(index, table, files)
-    if not shown.dead[table.name].num_rows:
-        return rows
-    return (
-        f"SELECT r.* FROM ({rows}) r ANTI JOIN {_dead_name(table)} d "
-        f"ON d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
-    )
+def _counting(table: Table, rows: str) -> str:
+    """SELECT of those rows of a table that count."""
+    same = f"d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
+    return f"SELECT r.* FROM {rows} r ANTI JOIN {_dead_name(table)} d ON {same}"
 
 
 def _early(connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot) -> dict[str, str]:
@@ -146,9 +176,8 @@ def _early(connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot)
     if pending is None or not held:
         return {}
     headers, instances = index.tables["headers"], index.tables["instances"]
-    documents = _rows(index, instances, shown, holding(shown.live("instances"), pending.head_commits))
-    if not shown.live("instances"):
-        documents = table_select(index, instances, [])
+    documents = table_select(index, instances, holding(shown.live("instances"), pending.head_commits))
+    documents = _counting(instances, f"({documents})")
     connection.register("pending", pending.objects)
     connection.register("pending_heads", pending.heads)
     # Few series have some rows from documents and some still to come; only theirs are looked up.

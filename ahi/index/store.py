@@ -11,6 +11,7 @@ Does not belong here: how each is done (`writer`, `commit`, `publish`, `compacti
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from ahi.clock import now
 from ahi.index import catalog as c
 from ahi.index.commit import AlreadyCommitted, AlreadyCommittedError, Commit, Head
 from ahi.index.engine import create_tables, open_engine, snapshot, write_transaction
-from ahi.index.registry import TABLES
+from ahi.index.registry import SCHEMA_VERSION, TABLES
 from ahi.index.writer import DataFile, IndexWriteError, sync_files, write_rows
 
 if TYPE_CHECKING:
@@ -118,9 +119,19 @@ class Index:
                 raise AlreadyCommittedError(batch_id)
             if strays := [file.path for file in present if file.batch_id != batch_id]:
                 raise ValueError(f"Written for another batch than {batch_id}: {', '.join(strays)}")
-            committed_at = now()
+            committed_at = _next_time(connection)
+            wrote = tuple(sorted({file.table_name for file in present}))
             result = connection.execute(
-                c.commits.insert().values(batch_id=batch_id, kind=kind, run_id=run_id, committed_at=committed_at)
+                c.commits.insert().values(
+                    batch_id=batch_id,
+                    kind=kind,
+                    run_id=run_id,
+                    committed_at=committed_at,
+                    tables=",".join(wrote),
+                    n_rows=sum(file.n_rows for file in present),
+                    n_files=len(present),
+                    schema_version=SCHEMA_VERSION,
+                )
             )
             key = result.inserted_primary_key
             assert key is not None
@@ -128,7 +139,7 @@ class Index:
             if present:
                 connection.execute(c.files.insert(), [file_row(file, seq, seq, seq) for file in present])
             image_set_tables = tuple(t.name for t in self.tables.values() if t.row_key == "image_set_id")
-            commit = Commit(connection, seq, batch_id, committed_at, image_set_tables)
+            commit = Commit(connection, seq, batch_id, committed_at, image_set_tables, wrote)
             yield commit
             commit.close()
 
@@ -155,6 +166,12 @@ class Index:
         from ahi.index.query import query
 
         return query(self.path, sql, parameters)
+
+
+def _next_time(connection: sa.Connection) -> dt.datetime:
+    """Time of a new commit: now, or just after the last commit where the clock has gone back since."""
+    last = connection.scalar(sa.select(c.commits.c.committed_at).order_by(c.commits.c.seq.desc()).limit(1))
+    return max(now(), last + dt.timedelta(microseconds=1)) if last else now()
 
 
 def file_row(file: DataFile, first_seq: int, last_seq: int, live_seq: int) -> dict[str, object]:

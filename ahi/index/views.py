@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from ahi.index.conflicts import conflicts
 from ahi.index.differences import differences
+from ahi.index.history import history_view, macros
 from ahi.index.operational import operational_views
 from ahi.index.parquet import empty_select
 from ahi.index.pending import ROW_SOURCE, ROW_SOURCE_COMMENT, SHOWN
+from ahi.index.relations import fixed_relations
 from ahi.index.sql import quoted, text
 from ahi.index.tag_registry import tag_registry
 from ahi.index.view import View, names
@@ -33,11 +35,16 @@ PRIMARY = f"{CURRENT} of primary image sets; those that HealthImaging set apart 
 def public_views(tables: Mapping[str, Table]) -> list[View]:
     """Every view of the published index."""
     views = [view for table in tables.values() for view in _table_views(table)]
+    views += [history_view(table) for table in tables.values()]
     if "series" in tables:
-        views += [_studies(tables["series"]), _patients(tables["series"]), conflicts(tables["series"])]
+        views += [*_summaries(tables), conflicts(tables["series"])]
     if {"headers", "instances", "series"} <= set(tables):
         views += [differences(tables), tag_registry(tables)]
     return [*views, *operational_views()]
+
+
+def _summaries(tables: Mapping[str, Table]) -> list[View]:
+    return [_studies(tables["series"]), _patients(tables["series"])] if "series" in tables else []
 
 
 def _table_views(table: Table) -> list[View]:
@@ -178,6 +185,7 @@ def template_statements(tables: Mapping[str, Table], internal: Mapping[str, list
     statements += [
         f"CREATE VIEW internal.{quoted(name)} AS {empty_select(columns)}" for name, columns in internal.items()
     ]
+    statements += fixed_relations(tables)
     for view in public_views(tables):
         statements.append(f"CREATE VIEW main.{quoted(view.name)} AS {view.sql}")
         statements.append(f"COMMENT ON VIEW main.{quoted(view.name)} IS {text(view.comment)}")
@@ -185,4 +193,7 @@ def template_statements(tables: Mapping[str, Table], internal: Mapping[str, list
             f"COMMENT ON COLUMN main.{quoted(view.name)}.{quoted(name)} IS {text(comment)}"
             for name, comment in view.columns.items()
         ]
+    for signature, sql, comment in macros(tables, _summaries(tables)):
+        statements.append(f"CREATE MACRO main.{signature} AS TABLE {sql}")
+        statements.append(f"COMMENT ON MACRO TABLE main.{signature.split('(')[0]} IS {text(comment)}")
     return statements

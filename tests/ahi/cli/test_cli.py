@@ -45,7 +45,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, index_template: Path) -> Path
     return folder
 
 
-@pytest.mark.parametrize("command", ["send", "status", "wait", "query", "failures", "schema", "reindex", "export"])
+@pytest.mark.parametrize(
+    "command", ["send", "status", "wait", "query", "failures", "schema", "reindex", "export", "diff", "proof"]
+)
 def test_help_teaches_by_example(command: str) -> None:
     said = CliRunner().invoke(app, [command, "--help"])
     assert said.exit_code == 0

@@ -85,7 +85,8 @@ def test_every_order_of_versions_and_deletion_gives_the_same_index(index: Index,
     orders = list(permutations(["v1", "v2", "v3", "delete"]))
     for step in range(8):
         # One image set for each order; a step of all of them is one commit.
-        with index.commit(batch_id=f"{step}", kind="test") as commit:
+        files = [index.write("series", [{"image_set_id": "any"}], batch_id=f"{step}")]
+        with index.commit(batch_id=f"{step}", kind="test", files=files) as commit:
             for number, order in enumerate(orders):
                 what = order[step % 4]
                 if what == "delete":

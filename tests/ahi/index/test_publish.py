@@ -15,7 +15,8 @@ from ahi.index.store import Index
 
 VIEWS = {
     *(name + end for name in TABLES.keys() - {"headers"} for end in ("", "_all")),
-    *("patients", "studies", "headers"),
+    *(f"{name}_history" for name in TABLES),
+    *("patients", "studies", "headers", "index_versions"),
     *("objects", "import_jobs", "image_sets", "quarantine", "events", "freshness", "closure", "index_info"),
     *("conflicts", "tombstones", "image_set_versions", "differences", "tag_registry"),
 }

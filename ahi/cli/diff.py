@@ -1,0 +1,78 @@
+"""`ahi diff`: what changed in the index between two moments. Belongs here: printing. The SQL is `ahi.index.history`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated
+
+import typer
+
+from ahi.cli import common
+
+SHOWN_ROWS = 200
+
+
+def moment(text: str) -> dt.datetime:
+    """A moment as typed: `now`, a day or an ISO 8601 time; UTC unless it has an offset."""
+    if text == "now":
+        return dt.datetime.now(dt.UTC)
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        common.fail(f"{text} is no moment: write 2026-11-21, 2026-11-21T14:30 or 2026-11-21T14:30+01:00, or now.")
+    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
+
+def diff(
+    first: Annotated[str, typer.Argument(metavar="FROM", help="A day or an ISO 8601 time, in UTC unless it says so.")],
+    last: Annotated[str, typer.Argument(metavar="TO", help="The same, or `now`.")] = "now",
+    table: Annotated[str | None, typer.Option("--table", help="Rows of one table; without it, counts of all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print as CSV.")] = False,
+) -> None:
+    """Say what was added, changed and deleted in the published index between two moments, by table.
+
+    A row that was only written anew has not changed. The same in SQL: `FROM diff(FROM, TO)`,
+    `FROM series_diff(FROM, TO)`; `FROM series_as_of(MOMENT)` is a whole table as it was.
+
+    Examples: `ahi diff 2026-11-01`, `ahi diff 2026-11-01T06:00 2026-11-02 --table series`
+    """
+    from ahi.index.query import IndexQueryError, query
+    from ahi.index.registry import TABLES
+    from ahi.index.sql import quoted
+
+    start, end = moment(first), moment(last)
+    if start > end:
+        common.fail("FROM is later than TO: give the earlier moment first.")
+    if table is not None and table not in TABLES:
+        common.fail(f"There is no table {table} with a history. There are: {', '.join(TABLES)}.")
+    name = quoted(f"{table}_diff") if table else "diff"
+    sql = f"FROM {name}(?::TIMESTAMPTZ, ?::TIMESTAMPTZ) ORDER BY ALL"
+    if table is None:
+        sql = (
+            "SELECT table_name, coalesce(sum(n_rows) FILTER (change = 'added'), 0)::BIGINT AS added, "
+            "coalesce(sum(n_rows) FILTER (change = 'changed'), 0)::BIGINT AS changed, "
+            "coalesce(sum(n_rows) FILTER (change = 'deleted'), 0)::BIGINT AS deleted "
+            "FROM diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ) GROUP BY table_name ORDER BY table_name"
+        )
+    settings = common.open_settings()
+    try:
+        answer = query(settings.index_dir / "index.duckdb", sql, [start, end])
+    except IndexQueryError as error:
+        common.fail(str(error))
+    if as_json:
+        common.print_json(answer.dicts())
+    elif as_csv:
+        common.print_csv(answer.columns, answer.rows)
+    else:
+        common.print_table(answer.columns, [_for_eyes(row) for row in answer.rows[:SHOWN_ROWS]])
+        rest = len(answer.rows) - SHOWN_ROWS
+        hidden = f", the last {rest:,} not shown: --csv gives all" if rest > 0 else ""
+        typer.echo(common.counted(len(answer.rows), "row" if table else "table") + hidden)
+
+
+def _for_eyes(row: tuple[object, ...]) -> tuple[object, ...]:
+    """Changes as text; the last column of a table's rows has them."""
+    if not isinstance(row[-1], list):
+        return row
+    return (*row[:-1], [f"{one['attribute']}: {one['before']} -> {one['after']}" for one in row[-1]])

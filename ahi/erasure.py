@@ -1,0 +1,34 @@
+"""Erasure of what was deleted in HealthImaging. Belongs here: when it is time, and the documents in the lake.
+
+Does not belong here: rows and files of the index (`ahi.index.erasure`), showing that nothing is left (`ahi.proof`).
+Inbox batches and job outputs hold many objects each: lifecycle rules of infra/template.yaml remove those.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+from ahi.clock import now
+from ahi.index.erasure import Erased, due, erase
+
+if TYPE_CHECKING:
+    from ahi.pipeline import Pipeline
+
+
+def erase_deleted(pipeline: Pipeline) -> Erased:
+    """Erase image sets whose deletion is `erase_after_days` old: documents first, so that nothing makes rows again."""
+    before = now() - dt.timedelta(days=pipeline.settings.erase_after_days)
+    image_sets = due(pipeline.index, before)
+    for datastore_id, image_set_id in image_sets:
+        _delete_documents(pipeline, datastore_id, image_set_id)
+    return erase(pipeline.index, image_sets)
+
+
+def _delete_documents(pipeline: Pipeline, datastore_id: str, image_set_id: str) -> None:
+    """Every S3 version of every kept document of an image set, also one that no row knows."""
+    s3, bucket = pipeline.aws.s3, pipeline.settings.lake_bucket
+    prefix = f"documents/{datastore_id}/{image_set_id[:2]}/{image_set_id}/"
+    for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
+        for entry in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+            s3.delete_object(Bucket=bucket, Key=entry["Key"], VersionId=entry["VersionId"])

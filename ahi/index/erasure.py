@@ -1,0 +1,201 @@
+"""Erasure in the index: what was deleted leaves history, ledger and every file. Belongs here: doing that, resumably.
+
+Does not belong here: kept documents and when it is time (`ahi.erasure`), showing that nothing is left (`ahi.proof`).
+
+Each step can be repeated, and the rows that say what is to be erased are emptied last: a killed erasure goes on with
+the next one. Ledger rows stay, without what identifies, so the counts close; so does the tombstone, which keeps late
+rows out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from more_itertools import chunked
+
+from ahi.index import catalog as c
+from ahi.index.catalog import ObjectState
+from ahi.index.compaction import Inputs, merge
+from ahi.index.engine import locked
+from ahi.index.fold import fold
+from ahi.index.history import history_table
+from ahi.index.mirror import MIRRORS, put_state
+from ahi.index.parquet import spilling
+from ahi.index.publish import PUBLISH_LOCK
+from ahi.index.relations import read_dead, table_select
+from ahi.index.slices import slice_delta
+from ahi.index.sql import quoted
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterable, Sequence
+
+    from ahi.index.columns import Table
+    from ahi.index.store import Commit, Index
+
+CHUNK = 500
+# Set while files of the catalog's tables may hold what was erased from its rows.
+ERASING = "erasing"
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What an erasure took out: image sets, objects of the ledger, rows of Parquet files; files written again."""
+
+    image_sets: int = 0
+    objects: int = 0
+    rows: int = 0
+    files: int = 0
+
+
+def due(index: Index, before: dt.datetime) -> list[tuple[str, str]]:
+    """Image sets (data store, id) that were deleted before a moment and of which something is left."""
+    heads, objects, dead = c.heads, c.objects, c.dead
+    late_object = sa.exists().where(objects.c.image_set_id == heads.c.image_set_id, objects.c.erased_at.is_(None))
+    late_rows = sa.exists().where(
+        dead.c.row_key == heads.c.image_set_id, dead.c.purged_seq.is_(None), dead.c.seq >= heads.c.seq
+    )
+    query = sa.select(heads.c.datastore_id, heads.c.image_set_id).where(
+        heads.c.deleted_at <= before, sa.or_(heads.c.erased_at.is_(None), late_object, late_rows)
+    )
+    with index.snapshot() as connection:
+        return [(row.datastore_id, row.image_set_id) for row in connection.execute(query)]
+
+
+def erase(index: Index, image_sets: Sequence[tuple[str, str]]) -> Erased:
+    """Take deleted image sets out of history, ledger and files for good.
+
+    Files that held them are retired, and go when `expire` finds that no reader can have them open any more.
+    """
+    done = Erased()
+    if image_sets:
+        ids = [image_set_id for _, image_set_id in image_sets]
+        with index.commit(kind="erase") as commit:
+            object_ids = _seal(commit, ids)
+        with locked(index.root / ".compact.lock"):
+            for table in index.tables.values():
+                keys = object_ids if table.row_key == "object_id" else ids
+                done = _erase_rows(index, table, keys, done)
+        with index.commit(kind="erase") as commit:
+            _empty(commit, ids, object_ids)
+        done = Erased(len(ids), len(object_ids), done.rows, done.files)
+    with index.snapshot() as connection:
+        begun = connection.scalar(sa.select(c.state.c.value).where(c.state.c.name == ERASING))
+    if begun:
+        _rewrite_mirrors(index)
+    return done
+
+
+def _seal(commit: Commit, ids: Sequence[str]) -> list[str]:
+    """No later version brings these image sets back, and their header rows do not count. Gives their objects."""
+    found: set[str] = set()
+    for part in chunked(ids, CHUNK):
+        gone = sa.and_(c.heads.c.image_set_id.in_(part), c.heads.c.deleted_at.is_not(None))
+        commit.connection.execute(c.heads.update().where(gone).values(deleted_version=None, seq=commit.seq))
+        own = _uids(commit.connection, c.objects.c.image_set_id.in_(part))
+        found |= {row.object_id for row in own} | _never_in(commit.connection, own)
+    commit.bury_headers(sorted(found))
+    return sorted(found)
+
+
+def _uids(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Any]:
+    columns = (c.objects.c.object_id, c.objects.c.SeriesInstanceUID, c.objects.c.SOPInstanceUID)
+    return list(connection.execute(sa.select(*columns).where(where)))
+
+
+def _never_in(connection: sa.Connection, own: Iterable[Any]) -> set[str]:
+    """Objects of the same instances that got into no image set, unless their series is still in another one."""
+    instances = {(row.SeriesInstanceUID, row.SOPInstanceUID) for row in own if row.SOPInstanceUID}
+    ended = c.objects.c.state.in_((ObjectState.FAILED, ObjectState.SET_ASIDE))
+    found: dict[str, str] = {}
+    for part in chunked(sorted({uid for _, uid in instances}), CHUNK):
+        for row in _uids(connection, sa.and_(c.objects.c.SOPInstanceUID.in_(part), ended)):
+            if (row.SeriesInstanceUID, row.SOPInstanceUID) in instances:
+                found[row.object_id] = row.SeriesInstanceUID
+    alive: set[str] = set()
+    for part in chunked(sorted(set(found.values())), CHUNK):
+        here = sa.and_(c.heads.c.SeriesInstanceUID.in_(part), c.heads.c.deleted_at.is_(None))
+        alive |= set(connection.scalars(sa.select(c.heads.c.SeriesInstanceUID).where(here)))
+    return {object_id for object_id, series in found.items() if series not in alive}
+
+
+def _erase_rows(index: Index, table: Table, keys: Sequence[str], done: Erased) -> Erased:
+    """Write the files of a table that hold rows of some keys again without them: live ones, then those of history."""
+    for one in (table, history_table(table)):
+        for path in _holding(index, one, keys):
+            inputs = _inputs(index, one, path, keys)
+            result = merge(index, one, inputs)
+            n_rows = inputs.files[0].n_rows - result.rows_out - result.rows_past
+            done = Erased(done.image_sets, done.objects, done.rows + n_rows, done.files + 1)
+    return done
+
+
+def _inputs(index: Index, table: Table, path: str, keys: Sequence[str]) -> Inputs:
+    """A file and the keys that do not count, read in one transaction."""
+    with index.snapshot() as connection:
+        file = connection.execute(sa.select(c.files).where(c.files.c.path == path)).one()
+        seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
+        return Inputs(seq, [file], read_dead(connection, table.name), keys)
+
+
+def _holding(index: Index, table: Table, keys: Sequence[str]) -> list[str]:
+    """Live files of a table with rows of some keys. Of each file one column is read, or its statistics suffice."""
+    import pyarrow as pa
+
+    with index.snapshot() as connection:
+        live = sa.and_(c.files.c.table_name == table.name, c.files.c.retired_seq.is_(None))
+        files = connection.execute(sa.select(c.files).where(live)).fetchall()
+    found = []
+    with spilling(index.root) as duck:
+        duck.register("wanted", pa.table({"key": pa.array(keys, pa.string())}))
+        for file in files:
+            rows = table_select(index, table, [file])
+            has = duck.execute(
+                f"SELECT 1 FROM ({rows}) WHERE {quoted(table.row_key)} IN (SELECT key FROM wanted) LIMIT 1"
+            )
+            if has.fetchone():
+                found.append(str(file.path))
+    return found
+
+
+def _empty(commit: Commit, ids: Sequence[str], object_ids: Sequence[str]) -> None:
+    """Clear what identifies in the catalog, and say when; from here on nothing says what was erased."""
+    at, connection = commit.committed_at, commit.connection
+    for part in chunked(object_ids, CHUNK):
+        mine = c.objects.c.object_id.in_(part)
+        in_place = sa.select(c.objects.c.job_key).where(mine, c.objects.c.job_key.is_not(None))
+        jobs = set(connection.scalars(in_place))
+        names = ("etag", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "association_prefix", "input_key")
+        values = dict.fromkeys(names) | {"key": "", "erased_at": at, "changed_seq": commit.seq}
+        connection.execute(c.objects.update().where(mine).values(values))
+        _empty_jobs(connection, jobs)
+    for part in chunked(ids, CHUNK):
+        gone = sa.and_(c.heads.c.image_set_id.in_(part), c.heads.c.deleted_at.is_not(None))
+        nothing = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "patient_key"))
+        connection.execute(c.heads.update().where(gone).values(**nothing, erased_at=at, seq=commit.seq))
+        connection.execute(c.documents.update().where(c.documents.c.image_set_id.in_(part)).values(erased_at=at))
+    put_state(connection, ERASING, str(commit.seq))
+
+
+def _empty_jobs(connection: sa.Connection, jobs: Iterable[str]) -> None:
+    """A job in place has its sender's prefix; it is forgotten with the last of its objects."""
+    left = sa.exists().where(c.objects.c.job_key == c.jobs.c.job_key, c.objects.c.erased_at.is_(None))
+    for part in chunked(sorted(jobs), CHUNK):
+        whole = sa.and_(c.jobs.c.job_key.in_(part), c.jobs.c.in_place, sa.not_(left))
+        connection.execute(c.jobs.update().where(whole).values(input_uri=""))
+
+
+def _rewrite_mirrors(index: Index) -> None:
+    """Bring the emptied rows into the files of the catalog's tables, whose older states go with the files."""
+    publication = index.publish()
+    with locked(index.root / PUBLISH_LOCK):
+        for mirror in MIRRORS:
+            slice_delta(index, mirror, publication.seq)
+    with locked(index.root / ".compact.lock"):
+        for mirror in MIRRORS:
+            fold(index, mirror, whole=True)
+    with index.transaction() as connection:
+        connection.execute(c.state.delete().where(c.state.c.name == ERASING))
+    index.publish()

@@ -1,0 +1,158 @@
+"""Proof of erasure: every place that could hold a UID, with what it holds. Belongs here: looking, place by place.
+
+Does not belong here: erasing (`ahi.erasure`). The proof trusts no list: it reads what is stored, each Parquet file by
+itself, tiers included, and finds the UID in whichever column it stands.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from ahi.index import catalog as c
+from ahi.index.sql import literal_path, quoted, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import duckdb
+
+    from ahi.index.store import Index
+    from ahi.pipeline import Pipeline
+
+# What the catalog keeps of an erased image set on purpose: by it, rows that come late are known and stay out.
+KEPT = {("heads", "image_set_id"), ("sightings", "image_set_id"), ("documents", "image_set_id")}
+KEPT |= {("documents", "object_key"), ("objects", "image_set_id"), ("events", "subject"), ("dead", "row_key")}
+# The files of these tables lie in folders of their names, `data/<table>/<part>/`.
+LAKE = {
+    "documents/": "kept documents",
+    "inbox/": "inbox batches; a lifecycle rule of the lake bucket removes them",
+    "jobs/": "job outputs; a lifecycle rule of the lake bucket removes them",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place, and how many rows or objects of it hold the UID.
+
+    Attributes:
+        kind: catalog, table, file or lake.
+        name: Table, path or prefix.
+        n: Rows, or objects of the lake.
+        note: What the place is, where its name does not say.
+        counts: Whether anything there means that the UID is not erased.
+    """
+
+    kind: str
+    name: str
+    n: int
+    note: str = ""
+    counts: bool = True
+
+
+def prove(index: Index, uid: str, *, pipeline: Pipeline | None = None) -> list[Place]:
+    """Look for a UID (study, series, SOP instance) or image set id everywhere.
+
+    Args:
+        index: The index.
+        uid: What to look for; nothing longer that it is a part of is found.
+        pipeline: With it, the lake bucket is read too, every object of it.
+    """
+    pattern = rf"(^|[^0-9A-Za-z.]){re.escape(uid)}($|[^0-9A-Za-z.])"
+    found = [*_catalog(index, uid, re.compile(pattern)), *_published(index, uid, pattern)]
+    found += _files(index.root, uid, pattern)
+    return [*found, *_lake(pipeline, re.compile(pattern))] if pipeline else found
+
+
+def _catalog(index: Index, uid: str, pattern: re.Pattern[str]) -> Iterator[Place]:
+    """Tables of the catalog, each column of text."""
+    with index.snapshot() as connection:
+        for table in c.metadata.sorted_tables:
+            texts = [column for column in table.columns if isinstance(column.type, sa.String)]
+            counts, kept = 0, 0
+            if texts:
+                some = sa.or_(*(column.contains(uid, autoescape=True) for column in texts))
+                for row in connection.execute(sa.select(*texts).where(some)):
+                    at = {name for name, value in row._mapping.items() if value and pattern.search(value)}  # noqa: SLF001
+                    on_purpose = {name for name in at if (table.name, name) in KEPT}
+                    counts += bool(at - on_purpose)
+                    kept += bool(on_purpose) and at == on_purpose
+            yield Place("catalog", table.name, counts)
+            if kept:
+                yield Place("catalog", table.name, kept, "the id of the image set, kept for late events", counts=False)
+
+
+def _published(index: Index, uid: str, pattern: str) -> Iterator[Place]:
+    """Tables inside the published files, and every table of the index with its history as analysts see it."""
+    import duckdb
+
+    for path in sorted(index.root.rglob("index.duckdb")):
+        name = path.relative_to(index.root).as_posix()
+        with duckdb.connect(str(path), read_only=True) as connection:
+            tables = connection.execute(
+                "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal ORDER BY ALL"
+            ).fetchall()
+            # A key of a row that does not count is an image set id or object id, never a UID of DICOM.
+            held = [
+                (one, _count(connection, _rest(f"{schema}.{quoted(one)}", one.removesuffix("_delta")), uid, pattern))
+                for schema, one in tables
+            ]
+            yield Place("file", name, sum(n for one, n in held if not one.startswith("dead_")), "tables in it")
+            if path == index.path:
+                for table in index.tables:
+                    view = f"{table}_history"
+                    yield Place("table", view, _count(connection, f"main.{quoted(view)}", uid, pattern))
+
+
+def _files(root: Path, uid: str, pattern: str) -> Iterator[Place]:
+    """Every Parquet file below the index, live, retired, left over or of a tier, read by itself."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        for path in sorted(root.rglob("*.parquet")):
+            rows = _rest(f"read_parquet({text(literal_path(path))})", path.parts[-3])
+            try:
+                n_rows = _count(connection, rows, uid, pattern)
+            except duckdb.IOException:
+                continue  # upkeep has removed it since it was listed
+            yield Place("file", path.relative_to(root).as_posix(), n_rows)
+
+
+def _rest(rows: str, table: str) -> str:
+    """Rows of a table of the catalog without what is kept on purpose; others as they are."""
+    kept = sorted(column for name, column in KEPT if name == table)
+    return f"(SELECT * EXCLUDE ({', '.join(kept)}) FROM {rows})" if kept else rows
+
+
+def _count(connection: duckdb.DuckDBPyConnection, rows: str, uid: str, pattern: str) -> int:
+    """Rows with the UID in any column, at any depth."""
+    sql = f"SELECT count(*) FROM {rows} t WHERE contains(t::VARCHAR, $uid) AND regexp_matches(t::VARCHAR, $pattern)"
+    found = connection.execute(sql, {"uid": uid, "pattern": pattern}).fetchone()
+    return int(found[0]) if found else 0
+
+
+def _lake(pipeline: Pipeline, pattern: re.Pattern[str]) -> Iterator[Place]:
+    """Objects of the lake bucket, every version of them."""
+    s3, bucket = pipeline.aws.s3, pipeline.settings.lake_bucket
+    for prefix, note in LAKE.items():
+        n_objects = 0
+        for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Versions", []):
+                n_objects += bool(pattern.search(entry["Key"])) or _holds(s3, bucket, entry, pattern)
+        yield Place("lake", prefix, n_objects, note)
+
+
+def _holds(s3: Any, bucket: str, entry: Any, pattern: re.Pattern[str]) -> bool:
+    version = {"VersionId": entry["VersionId"]} if entry.get("VersionId") not in (None, "null") else {}
+    body = s3.get_object(Bucket=bucket, Key=entry["Key"], **version)["Body"].read()
+    # Of a damaged stream, what it holds in the clear is looked at.
+    with suppress(OSError, EOFError, zlib.error):
+        body = gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
+    return bool(pattern.search(body.decode("utf-8", "replace")))

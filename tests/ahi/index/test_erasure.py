@@ -1,0 +1,167 @@
+"""Deletion takes rows out of every current view at once; erasure takes them out of every file and of the catalog."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+import duckdb
+import pytest
+import sqlalchemy as sa
+
+from ahi.clock import now
+from ahi.index import catalog as c
+from ahi.index.erasure import Erased, due, erase
+from ahi.index.store import Head
+from ahi.proof import prove
+
+if TYPE_CHECKING:
+    from ahi.index.store import Index
+
+SECRET, OTHER = "1.2.840.99.7", "1.2.840.99.8"
+
+
+def take_in(index: Index, image_set_id: str, study: str, version: int, *, objects: tuple[str, ...] = ()) -> None:
+    """One version of an image set with two instances, and header rows and ledger rows of some objects of it."""
+    batch_id, series = f"{image_set_id}.{version}", f"{study}.1"
+    base = {"datastore_id": "store", "image_set_id": image_set_id, "image_set_version": version, "is_primary": True}
+    base |= {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+    instances = [base | {"SOPInstanceUID": f"{series}.{number}"} for number in (1, 2)]
+    headers = [
+        {"object_id": name, "StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": f"{series}.1"}
+        for name in objects
+    ]
+    files = [
+        index.write("series", [base | {"PatientName": f"NAME^{study}"}], batch_id=batch_id),
+        index.write("instances", instances, batch_id=batch_id),
+        index.write("headers", headers, batch_id=batch_id),
+    ]
+    with index.commit(batch_id=batch_id, kind="test", files=files) as commit:
+        commit.raise_heads([Head("store", image_set_id, version, True, study, series, 2, patient_key=f"k{study}")])
+        for row in headers:
+            state = "failed" if row["object_id"].startswith("failed") else "imported"
+            values = row | {"bucket": "b", "key": f"in/{study}/x", "etag": f"e{study}", "state": state}
+            values |= {
+                "state_since": now(),
+                "landed_at": now(),
+                "day": "2026-11-21",
+                "attempts": 0,
+                "job_key": f"job of {image_set_id}",
+            }
+            values |= {"header_seq": commit.seq, "indexed_seq": commit.seq, "changed_seq": commit.seq}
+            values |= {"image_set_id": image_set_id if state == "imported" else None}
+            commit.connection.execute(c.objects.insert().values(**values))
+
+
+def delete(index: Index, image_set_id: str) -> None:
+    with index.commit(kind="bury") as commit:
+        commit.bury("store", image_set_id, version=None, reason="deleted", at=now())
+
+
+def holding(index: Index, word: str) -> list[str]:
+    """Every place below the index's folder, decoded, and every table of the catalog with a word in it."""
+    found = []
+    with duckdb.connect() as connection:
+        for path in sorted(index.root.rglob("*.parquet")):
+            sql = f"SELECT count(*) FROM read_parquet('{path}') t WHERE contains(t::VARCHAR, '{word}')"
+            if connection.execute(sql).fetchall() != [(0,)]:
+                found.append(path.relative_to(index.root).as_posix().rpartition("/")[0])
+    with duckdb.connect(str(index.path), read_only=True) as connection:
+        names = connection.execute("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'internal'").fetchall()
+        for (name,) in names:
+            sql = f"SELECT count(*) FROM internal.\"{name}\" t WHERE contains(t::VARCHAR, '{word}')"
+            found += [name] if connection.execute(sql).fetchall() != [(0,)] else []
+    with index.snapshot() as connection:
+        for table in c.metadata.sorted_tables:
+            if any(word in str(tuple(row)) for row in connection.execute(sa.select(table))):
+                found.append(table.name)
+    return found
+
+
+@pytest.fixture
+def archive(index: Index) -> Index:
+    """Two studies, each image set in two versions; some in history files, some not; the catalog's rows in slices."""
+    index.compact_files = 2
+    take_in(index, "a", SECRET, 1, objects=("o1", "failed1"))
+    take_in(index, "b", OTHER, 1, objects=("o2", "failed2"))
+    index.publish()
+    take_in(index, "a", SECRET, 2)
+    index.compact()
+    take_in(index, "a", SECRET, 3)
+    index.publish()
+    return index
+
+
+def test_a_deletion_takes_rows_out_of_every_current_view_at_once(archive: Index) -> None:
+    delete(archive, "a")
+    archive.publish()
+    for view in ("series_all", "instances_all", "headers", "studies", "patients"):
+        rows = archive.query(f'FROM "{view}"').rows
+        assert rows, view
+        if view == "headers":
+            # An object that failed is in no image set: it stays until its instance is erased.
+            rows = [row for row in rows if "failed1" not in row]
+        assert SECRET not in str(rows), view
+    assert archive.query("SELECT count(*) FROM series_history WHERE image_set_id = 'a'").rows == [(3,)]
+
+
+def test_erasure_leaves_nothing_but_what_counts(archive: Index) -> None:
+    delete(archive, "a")
+    assert due(archive, now() - dt.timedelta(days=1)) == []
+    image_sets = due(archive, now())
+    assert image_sets == [("store", "a")]
+    before = archive.query("SELECT landed, failed, imported, closes FROM closure").rows
+    assert {place.kind for place in prove(archive, SECRET) if place.n} == {"catalog", "file", "table"}
+    assert [place for place in prove(archive, SECRET[:-2]) if place.n] == [], "a part of a longer UID"
+    done = erase(archive, image_sets)
+    assert (done.image_sets, done.objects) == (1, 2)
+    assert done.rows == 3 + 6 + 2
+    archive.publish()
+    archive.expire()
+    assert holding(archive, SECRET) == []
+    assert [place for place in prove(archive, SECRET) if place.n] == []
+    assert [place for place in prove(archive, OTHER) if place.n and place.kind == "file"]
+    assert archive.query("SELECT landed, failed, imported, closes FROM closure").rows == before
+    assert archive.query("SELECT object_id, erased_at IS NOT NULL FROM objects ORDER BY 1").rows == [
+        ("failed1", True),
+        ("failed2", False),
+        ("o1", True),
+        ("o2", False),
+    ]
+    assert archive.query("SELECT image_set_id, StudyInstanceUID, erased_at IS NOT NULL FROM tombstones").rows == [
+        ("a", None, True)
+    ]
+    assert archive.query("SELECT count(*) FROM series_history").rows == [(1,)]
+    assert archive.query("SELECT count(*) FROM instances").rows == [(2,)]
+    assert archive.query("SELECT count(*) FROM headers").rows == [(2,)]
+    assert due(archive, now()) == []
+    assert erase(archive, []) == Erased()
+
+
+def test_rows_that_come_after_erasure_are_erased_too(archive: Index) -> None:
+    delete(archive, "a")
+    erase(archive, due(archive, now()))
+    take_in(archive, "a", SECRET, 9, objects=("late",))
+    archive.publish()
+    assert SECRET not in str(archive.query("FROM series_all").rows)
+    image_sets = due(archive, now())
+    assert image_sets == [("store", "a")]
+    erase(archive, image_sets)
+    archive.publish()
+    archive.expire()
+    assert holding(archive, SECRET) == []
+    assert due(archive, now()) == []
+
+
+def test_an_erasure_that_was_killed_goes_on(archive: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    delete(archive, "a")
+    for step in ("merge", "_empty", "_rewrite_mirrors"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"ahi.index.erasure.{step}", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                erase(archive, due(archive, now()))
+    erase(archive, due(archive, now()))
+    archive.publish()
+    archive.expire()
+    assert holding(archive, SECRET) == []
+    assert archive.query("SELECT count(*) FROM instances").rows == [(2,)]

@@ -1,0 +1,187 @@
+"""AS OF and differences between moments against a model in memory, before and after compaction."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from typing import TYPE_CHECKING
+
+import duckdb
+import pytest
+import sqlalchemy as sa
+
+from ahi.index import catalog as c
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ahi.index.store import Index
+
+State = dict[str, tuple[int, str]]
+"""Version and modality of each image set that is shown."""
+
+
+@pytest.fixture
+def story(index: Index, put: Callable[..., object]) -> Callable[[int, int], list[tuple[dt.datetime, State]]]:
+    """Commit at random as queues deliver; give each commit's time and what has counted since then."""
+
+    def tell(seed: int, steps: int) -> list[tuple[dt.datetime, State]]:
+        chance, now = random.Random(seed), dict[str, tuple[int, str]]()
+        deleted: set[str] = set()
+        moments: list[tuple[dt.datetime, State]] = []
+        for step in range(steps):
+            name, version = chance.choice("abcd"), chance.randint(1, 4)
+            kind = chance.choice(["put"] * 5 + ["again", "bury", "compact", "expire"])
+            if kind == "bury":
+                with index.commit(kind="bury") as commit:
+                    commit.bury("store", name, version=None, reason="gone", at=commit.committed_at)
+                deleted.add(name)
+                now.pop(name, None)
+            elif kind in ("put", "again"):
+                modality, replace = chance.choice(["CT", "MR"]), kind == "again"
+                put(f"{seed}.{step}", {name: version}, Modality=modality, replace=replace)
+                old = now.get(name, (0, ""))[0]
+                if name not in deleted and (version > old or (replace and version == old)):
+                    now[name] = (version, modality)
+            else:
+                index.publish()
+                index.compact() if kind == "compact" else index.expire()
+                continue
+            with index.snapshot() as connection:
+                at = connection.scalar(sa.select(sa.func.max(c.commits.c.committed_at)))
+            assert at is not None
+            moments.append((at, dict(now)))
+        return moments
+
+    return tell
+
+
+def as_of(connection: duckdb.DuckDBPyConnection, moment: dt.datetime) -> State:
+    sql = "SELECT image_set_id, image_set_version, Modality FROM series_all_as_of(?::TIMESTAMPTZ)"
+    rows = connection.execute(sql, [moment]).fetchall()
+    assert len({row[0] for row in rows}) == len(rows)
+    counts = connection.execute(
+        "SELECT image_set_id, count(*) FROM instances_all_as_of(?::TIMESTAMPTZ) GROUP BY ALL", [moment]
+    ).fetchall()
+    assert dict(counts) == {name: version for name, version, _ in rows}, "version v has v instances"
+    return {name: (version, modality) for name, version, modality in rows}
+
+
+def diff(connection: duckdb.DuckDBPyConnection, first: dt.datetime, last: dt.datetime) -> dict[str, tuple[str, object]]:
+    sql = "SELECT image_set_id, change, changes FROM series_diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ)"
+    return {name: (change, changes) for name, change, changes in connection.execute(sql, [first, last]).fetchall()}
+
+
+def expected(before: State, after: State) -> dict[str, tuple[str, object]]:
+    """What a diff must say. The fixture's series has its version as n_instances."""
+    found: dict[str, tuple[str, object]] = {}
+    for name in before.keys() | after.keys():
+        if name not in before or name not in after:
+            found[name] = ("added" if name in after else "deleted", None)
+        elif before[name] != after[name]:
+            sides = zip(("n_instances", "Modality"), map(str, before[name]), map(str, after[name]), strict=True)
+            found[name] = ("changed", sorted(side for side in sides if side[1] != side[2]))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_past_moment_is_as_it_was(index: Index, story, seed: int) -> None:
+    index.compact_files = 3
+    moments = story(seed, 22)
+    chance = random.Random(seed)
+    pairs = [sorted(chance.sample(range(len(moments)), 2)) for _ in range(6)]
+    for tidied in (False, True):
+        if tidied:
+            index.compact_files = 2
+            index.compact()
+            index.publish()
+            index.expire()
+        index.publish()
+        with duckdb.connect(str(index.path), read_only=True) as connection:
+            for moment, state in moments:
+                assert as_of(connection, moment) == state, (tidied, moment)
+            assert as_of(connection, moments[0][0] - dt.timedelta(microseconds=1)) == {}
+            for first, last in pairs:
+                found = diff(connection, moments[first][0], moments[last][0])
+                flat = {
+                    name: (change, changes and sorted(tuple(one.values()) for one in changes))
+                    for name, (change, changes) in found.items()
+                }
+                assert flat == expected(moments[first][1], moments[last][1]), (tidied, first, last)
+            current = connection.execute("SELECT image_set_id, image_set_version, Modality FROM series_all").fetchall()
+        assert {name: (version, modality) for name, version, modality in current} == moments[-1][1]
+
+
+def test_history_of_a_row_has_no_gap_and_no_overlap(index: Index, put) -> None:
+    index.compact_files = 2
+    for version in (1, 2, 3):
+        put(f"b{version}", {"a": version})
+        if version == 2:
+            index.compact()
+    index.publish()
+    rows = index.query("SELECT image_set_version, valid_from, valid_to FROM series_history ORDER BY 1").rows
+    assert [row[0] for row in rows] == [1, 2, 3]
+    assert [row[2] for row in rows] == [rows[1][1], rows[2][1], None]
+    times = [row[0] for row in index.query("SELECT committed_at FROM index_versions ORDER BY seq").rows]
+    assert times == sorted(set(times))  # type: ignore[type-var]
+    assert index.query("SELECT n_rows, n_files, tables FROM index_versions WHERE batch_id = 'b2'").rows == [
+        (3, 2, ["instances", "series"])
+    ]
+
+
+def test_versions_that_lost_at_once_never_were(index: Index, put) -> None:
+    index.compact_files = 2
+    put("new", {"a": 2})
+    put("late", {"a": 1})
+    for _ in range(2):
+        index.publish()
+        assert index.query("SELECT image_set_version FROM series_history").rows == [(2,)]
+        index.compact()
+
+
+def test_summaries_and_headers_as_of(index: Index, put) -> None:
+    put("one", {"a": 2}, patient_key="p")
+    row = {"object_id": "o", "SOPInstanceUID": "1"}
+    with index.commit(batch_id="h", kind="h", files=[index.write("headers", [row], batch_id="h")]) as commit:
+        first = commit.committed_at
+    with index.commit(kind="bury") as commit:
+        commit.bury("store", "a", version=None, reason="gone", at=first)
+        commit.discard("headers", [])
+    index.publish()
+    at = f"TIMESTAMPTZ '{first.isoformat()}'"
+    assert index.query(f"SELECT NumberOfStudyRelatedInstances, row_source FROM studies_as_of({at})").rows == [
+        (2, "document")
+    ]
+    assert index.query(f"SELECT n_series FROM patients_as_of({at})").rows == [(1,)]
+    assert index.query(f"SELECT object_id FROM headers_as_of({at})").rows == [("o",)]
+    assert index.query("FROM studies_as_of(now())").rows == []
+    counts = index.query(f"SELECT table_name, change, n_rows FROM diff({at}, now()) ORDER BY 1").rows
+    assert counts == [("instances", "deleted", 2), ("series", "deleted", 1)]
+
+
+def test_only_tables_with_rows_of_a_batch_get_dead_keys(index: Index, put) -> None:
+    put("one", {"a": 1})
+    put("two", {"a": 2})
+    with index.snapshot() as connection:
+        rows = connection.execute(sa.select(c.dead.c.table_name).order_by(c.dead.c.table_name)).scalars().all()
+    assert rows == ["instances", "series"]
+
+
+def test_a_clock_that_goes_back_leaves_commits_in_order(index: Index, put, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("one", {"a": 1})
+    monkeypatch.setattr("ahi.index.store.now", lambda: dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+    put("two", {"a": 2})
+    index.publish()
+    assert index.query("SELECT valid_from < valid_to FROM series_history WHERE valid_to IS NOT NULL").rows == [(True,)]
+
+
+def test_a_merge_moves_small_history_files_together(index: Index, put) -> None:
+    index.compact_files = 2
+    for version in range(1, 7):
+        put(f"b{version}", {"a": version})
+        index.compact()
+    with index.snapshot() as connection:
+        of_series = sa.and_(c.files.c.table_name == "series_history", c.files.c.retired_seq.is_(None))
+        assert (connection.scalar(sa.select(sa.func.count()).select_from(c.files).where(of_series)) or 0) < 3
+    index.publish()
+    assert index.query("SELECT count(*), count(valid_to) FROM series_history").rows == [(6, 5)]
