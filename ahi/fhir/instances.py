@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "InstanceNumber")
+_CLASS = '","sopClass":{"system":"urn:ietf:rfc:3986","code":"urn:oid:'
 _UID = b"0123456789."
 _LONGEST = 64
 # FHIR holds a SOP Instance UID as an id, and in both columns nothing may need an escape in JSON.
@@ -82,7 +83,7 @@ def _without_repeats(table: Any) -> Any:
 
     pc = _compute()
 
-    if pc.count_distinct(table["SOPInstanceUID"]).as_py() == table.num_rows:
+    if len(pc.unique(table["SOPInstanceUID"])) == table.num_rows:
         return table
     numbered = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
     keys = ["StudyInstanceUID", "SOPInstanceUID"]
@@ -120,18 +121,12 @@ def _texts(uids: Any, classes: Any, numbers: Any) -> tuple[Any, Any]:
 
     pc = _compute()
 
-    number = pc.if_else(pc.less(numbers, 0), None, numbers).cast(pa.string())
-    numbered = pc.fill_null(pc.binary_join_element_wise(',"number":', number, ""), "")
-    joined = pc.binary_join_element_wise(
-        '{"uid":"',
-        uids,
-        '","sopClass":{"system":"urn:ietf:rfc:3986","code":"urn:oid:',
-        classes,
-        '"}',
-        numbered,
-        "},",
-        "",
-    )
+    # Classes and numbers repeat: their text is made once for each that there is.
+    kinds, order = classes.dictionary_encode(), numbers.dictionary_encode()
+    kind = pc.binary_join_element_wise(_CLASS, kinds.dictionary, '"}', "").take(kinds.indices)
+    positive = pc.if_else(pc.less(order.dictionary, 0), None, order.dictionary).cast(pa.string())
+    number = pc.fill_null(pc.binary_join_element_wise(',"number":', positive, "").take(order.indices), "")
+    joined = pc.binary_join_element_wise('{"uid":"', uids, kind, number, "},", "")
     if _plain(uids) and _plain(classes):
         return joined, None
     valid = pc.and_(*(pc.fill_null(pc.match_substring_regex(one, _VALID), False) for one in (uids, classes)))

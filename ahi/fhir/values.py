@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ahi.index.values import parse_offset
@@ -41,6 +42,8 @@ SIDES = {
     "B": {"system": SYSTEMS["SCT"], "code": "51440002", "display": "Bilateral"},
 }
 _LARGEST = 2**31 - 1
+# Most texts of a series are those of the last one: the same machine, people and procedures.
+REMEMBERED = 4096
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _CODE = re.compile(r"\S+(?: \S+)*")
 _OID = re.compile(r"[0-2](?:\.(?:0|[1-9][0-9]*))+", re.ASCII)
@@ -49,6 +52,7 @@ _FHIR_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _WIDEST_OFFSET = dt.timedelta(hours=14)
 
 
+@lru_cache(REMEMBERED)
 def text(value: object) -> str | None:
     """A text without control characters and outer blanks."""
     if not isinstance(value, str):
@@ -56,6 +60,7 @@ def text(value: object) -> str | None:
     return (value if value.isprintable() else _CONTROL.sub("", value)).strip() or None
 
 
+@lru_cache(REMEMBERED)
 def code(value: object) -> str | None:
     """A code: no white space but single blanks inside."""
     found = text(value)
@@ -113,6 +118,7 @@ def concepts(items: object) -> list[Json]:
     )
 
 
+@lru_cache(REMEMBERED)
 def person(name: object) -> str | None:
     """A person's name as people write it, from its alphabetic group (PS3.5 section 6.2.1)."""
     if not isinstance(name, str):
