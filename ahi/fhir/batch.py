@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
+from ahi.fhir.references import relative_references
 from ahi.fhir.validate import payload
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ class Batch:
         if first is not place:
             self.duplicates.append(Duplicate(reference, first, place, known == digest))
         if self.resolve:
-            for target in self.validator.references:
-                self._targets.setdefault(target.partition("/_history/")[0], place)
+            for target in relative_references(line):
+                self._targets.setdefault(target, place)
         return verdict
 
     def dangling(self, known: Callable[[str], bool] = lambda _: False) -> Iterator[Dangling]:

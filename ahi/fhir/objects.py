@@ -69,10 +69,10 @@ def object_check(
 
 def _by_shape(
     members: Mapping[str, Check], of_shape: Callable[[tuple[str, ...]], list[Finding]]
-) -> Callable[[Any], bool]:
-    plans: dict[tuple[str, ...], tuple[Callable[[Any], bool], ...] | None] = {(): None}
+) -> Callable[[Any], object]:
+    plans: dict[tuple[str, ...], tuple[Callable[[Any], object], ...] | None] = {(): None}
 
-    def plan_of(shape: tuple[str, ...]) -> tuple[Callable[[Any], bool], ...] | None:
+    def plan_of(shape: tuple[str, ...]) -> tuple[Callable[[Any], object], ...] | None:
         plan = None if of_shape(shape) else tuple(members[name].good for name in shape)
         if len(plans) < REMEMBERED:
             plans[shape] = plan

@@ -24,21 +24,22 @@ class Check(NamedTuple):
     """Two views of one rule.
 
     Attributes:
-        good: Quick test. False, or the TypeError or AttributeError of a value of another type, only means that
-            `explain` must decide.
+        good: Quick test of a value in a resource that has no empty text. Something false, or the TypeError or
+            AttributeError of a value of another type, only means that `explain` must decide.
         explain: What is wrong, with paths from here on; None when nothing is.
     """
 
-    good: Callable[[Any], bool]
+    good: Callable[[Any], object]
     explain: Callable[[Any], list[Finding] | None]
 
 
-# Systems, codes and profiles are few and come in every resource: what was good once is looked up, not matched again.
+# Systems, codes and profiles are few and come in every resource. When so many are known, they are forgotten.
 REMEMBERED = 4096
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _INT32 = 2**31
 _LAST_DAY_OF_EVERY_MONTH = "28"
 _DATED = frozenset({"date", "dateTime", "instant"})
+_REPEATED = frozenset({"uri", "url", "canonical", "code"})
 _LEAST = {"integer": -_INT32, "unsignedInt": 0, "positiveInt": 1}
 _NOT_BASE64 = {code: None for code in range(128) if not (chr(code).isalnum() or chr(code) in "+/=")}
 _EXPECTED = {
@@ -88,18 +89,22 @@ def _some(codes: frozenset[str], most: int = 12) -> str:
 
 def _check_of(name: str, regex: str) -> Check:
     if name in _LEAST:
-        return _explained(name, _whole(_LEAST[name]), int)
+        return _explained(name, _whole(_LEAST[name]), _whole(_LEAST[name]), int)
     if name in _DATED:
-        return _explained(name, _dated(regex), str)
+        # Quick without a look at the calendar: leap days, which are rare, are left to the other.
+        quick = re.compile(f"(?!....-02-29|....-0[2469]-3[01](?<!0[469]-30)|....-11-31)(?:{regex})", re.ASCII)
+        return _explained(name, quick.fullmatch, _dated(regex), str)
     if name in _BY_HAND:
-        good, kind = _BY_HAND[name]
-        return _explained(name, good, kind)
-    return _explained(name, _Known(regex).__getitem__, str)
+        quick_test, full, kind = _BY_HAND[name]
+        return _explained(name, quick_test, full, kind)
+    matches = re.compile(regex, re.ASCII).fullmatch
+    quick_match: Callable[[Any], object] = Known(matches).__getitem__ if name in _REPEATED else matches
+    return _explained(name, quick_match, matches, str)
 
 
-def _explained(name: str, good: Callable[[Any], bool], *kinds: type) -> Check:
+def _explained(name: str, quick: Callable[[Any], object], good: Callable[[Any], object], kind: type[object]) -> Check:
     expected = f"must be {_EXPECTED.get(name, f'of the type {name}')}"
-    kinds = (*kinds, int) if float in kinds else kinds
+    kinds = (float, int) if kind is float else (kind,)
 
     def explain(value: Any) -> list[Finding] | None:
         if type(value) not in kinds:
@@ -108,21 +113,22 @@ def _explained(name: str, good: Callable[[Any], bool], *kinds: type) -> Check:
             return [Finding(Code.EMPTY, "", "must not be empty")]
         return None if good(value) else [Finding(Code.VALUE, "", expected)]
 
-    return Check(good, explain)
+    return Check(quick, explain)
 
 
-class _Known(dict[Any, bool]):
-    """Texts that match a regex."""
+class Known(dict[Any, bool]):
+    """Values that a test has found good, looked up instead of tested again."""
 
-    def __init__(self, regex: str) -> None:
+    def __init__(self, good: Callable[[Any], object]) -> None:
         super().__init__()
-        self._matches = re.compile(regex, re.ASCII).fullmatch
+        self._good = good
 
     def __missing__(self, value: Any) -> bool:
-        if type(value) is not str or not value or not self._matches(value):
+        if not self._good(value):
             return False
-        if len(self) < REMEMBERED:
-            self[value] = True
+        if len(self) >= REMEMBERED:
+            self.clear()
+        self[value] = True
         return True
 
 
@@ -169,11 +175,12 @@ def _base64(value: Any) -> bool:
     return digits != "" and len(digits) % 4 == 0 and digits.isascii() and digits.translate(_NOT_BASE64) == digits
 
 
-_BY_HAND: dict[str, tuple[Callable[[Any], bool], type]] = {
-    "boolean": (_boolean, bool),
-    "decimal": (_decimal, float),
-    "string": (_string, str),
-    "markdown": (_string, str),
-    "xhtml": (_xhtml, str),
-    "base64Binary": (_base64, str),
+# Quick test, full test and type.
+_BY_HAND: dict[str, tuple[Callable[[Any], bool], Callable[[Any], bool], type]] = {
+    "boolean": (_boolean, _boolean, bool),
+    "decimal": (_decimal, _decimal, float),
+    "string": (str.isprintable, _string, str),
+    "markdown": (_string, _string, str),
+    "xhtml": (_xhtml, _xhtml, str),
+    "base64Binary": (_base64, _base64, str),
 }

@@ -1,4 +1,4 @@
-"""References between resources. Belongs here: their forms, allowed targets, and a list of those that were met.
+"""References between resources. Belongs here: their forms, allowed targets, and a list of those in a text.
 
 Does not belong here: whether a target exists (`batch`).
 """
@@ -6,10 +6,13 @@ Does not belong here: whether a target exists (`batch`).
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ahi.fhir.findings import Code, Finding
-from ahi.fhir.primitives import Check
+from ahi.fhir.primitives import Check, Known
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ID = re.compile(r"[A-Za-z0-9\-.]{1,64}", re.ASCII)
 _URN = re.compile(
@@ -21,48 +24,58 @@ _TYPE_AND_ID = re.compile(r"(?:.*/)?([A-Z][A-Za-z]*)/[A-Za-z0-9\-.]{1,64}(?:/_hi
 _FORM = [Finding(Code.REFERENCE, "", "must be Type/id, #id, an absolute URL, urn:uuid: or urn:oid:")]
 
 
+_RELATIVE = re.compile(rb'"reference"\s*:\s*"([A-Z][A-Za-z]*/[A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]+)?"')
+
+
+def relative_references(body: bytes) -> list[str]:
+    """References of the form `Type/id` in the JSON text of a resource that is good, without their versions."""
+    return [found.decode() for found in _RELATIVE.findall(body)]
+
+
+class _Met(Known):
+    """References that were good once; those to contained resources are noted each time, as their target may differ."""
+
+    def __init__(self, good: Callable[[Any], object], local: list[str]) -> None:
+        super().__init__(good)
+        self._local = local
+
+    def __missing__(self, value: Any) -> bool:
+        if value.startswith("#"):
+            self._local.append(value[1:])
+            return True
+        return super().__missing__(value)
+
+
 class References:
-    """References of one resource, gathered while its structure is checked.
+    """Forms of references.
 
     Attributes:
-        relative: Those of the form `Type/id`.
-        local: Names of contained resources that are referred to.
+        local: Names of contained resources to which the resource that is being checked refers.
     """
 
     def __init__(self, resources: frozenset[str]) -> None:
-        self.relative: list[str] = []
         self.local: list[str] = []
         self._resources = resources
-
-    def clear(self) -> None:
-        """Begin the next resource."""
-        self.relative.clear()
-        self.local.clear()
 
     def check(self, targets: frozenset[str] | None) -> Check:
         """Check of `Reference.reference` whose target must be one of the types; None allows all."""
         allowed = targets or self._resources
-        is_id, met = ID.fullmatch, self.relative.append
+        is_id = ID.fullmatch
         text = f"must refer to one of: {', '.join(sorted(allowed))}" if targets else "must refer to a type of R4"
         wrong = [Finding(Code.REFERENCE, "", text)]
 
         def good(value: Any) -> bool:
-            if type(value) is not str:
-                return False
             kind, _, name = value.partition("/")
-            if kind in allowed and is_id(name):
-                met(value)
-                return True
-            return value != "" and self._other(value, allowed, wrong) is None
+            return kind in allowed and is_id(name) is not None
 
         def explain(value: Any) -> list[Finding] | None:
             if type(value) is not str:
                 return [Finding(Code.TYPE, "", "must be a text")]
-            if good(value):
-                return None
-            return self._other(value, allowed, wrong) if value else [Finding(Code.EMPTY, "", "must not be empty")]
+            if not value:
+                return [Finding(Code.EMPTY, "", "must not be empty")]
+            return None if good(value) else self._other(value, allowed, wrong)
 
-        return Check(good, explain)
+        return Check(_Met(good, self.local).__getitem__, explain)
 
     def _other(self, reference: str, allowed: frozenset[str], wrong: list[Finding]) -> list[Finding] | None:
         if reference.startswith("#"):

@@ -31,22 +31,23 @@ class Structure:
         self._resources: dict[str, Check] = {}
         self._checks = primitive_checks(definitions) | {"Resource": Check(self._good_inner, self._explain_inner)}
 
-    def check(self, resource: Mapping[str, Any]) -> list[Finding]:
-        """What is wrong with the structure of a resource, whose type must be known."""
+    def check(self, resource: Mapping[str, Any], *, empty_texts: bool = True) -> list[Finding]:
+        """What is wrong with the structure of a resource, whose type must be known.
+
+        Args:
+            resource: The resource.
+            empty_texts: Whether there may be an empty text somewhere in it; without any, it is quickly judged.
+        """
         kind = resource["resourceType"]
         check = self._resources.get(kind) or self._resource(kind)
-        references = self.references
-        references.clear()
-        try:
-            good = check.good(resource)
-        except (TypeError, AttributeError):
-            good = False
+        local = self.references.local
+        local.clear()
         found: list[Finding] = []
-        if not good:
-            references.clear()
+        if empty_texts or not _is_good(check, resource):
+            local.clear()
             found = check.explain(resource) or []
-        if references.local or "contained" in resource:
-            found = [*found, *_contained(resource.get("contained"), references.local)]
+        if local or "contained" in resource:
+            found = [*found, *_contained(resource.get("contained"), local)]
         return [finding._replace(path=f"{kind}{finding.path}") for finding in found]
 
     def _resource(self, kind: str) -> Check:
@@ -62,8 +63,8 @@ class Structure:
         return self._resources.get(kind) or self._resource(kind)
 
     def _good_inner(self, value: Any) -> bool:
-        check = self._inner(value) if type(value) is dict else None
-        return check is not None and check.good(value)
+        check = self._inner(value)
+        return check is not None and bool(check.good(value))
 
     def _explain_inner(self, value: Any) -> list[Finding] | None:
         """A resource inside another: contained, or an entry of a Bundle or of Parameters."""
@@ -120,13 +121,20 @@ class Structure:
 def _later(checks: Mapping[str, Check], name: str) -> Check:
     """A check that is looked up when it is called."""
 
-    def good(value: Any) -> bool:
+    def good(value: Any) -> object:
         return checks[name].good(value)
 
     def explain(value: Any) -> list[Finding] | None:
         return checks[name].explain(value)
 
     return Check(good, explain)
+
+
+def _is_good(check: Check, value: Any) -> bool:
+    try:
+        return bool(check.good(value))
+    except (TypeError, AttributeError):
+        return False  # A value of another type, which the quick tests do not look for.
 
 
 def _name(element: Element, kind: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
+_WITHOUT_TRAPS = ACCEPTED_TYPES - {"Bundle", "ImagingStudy"}
 
 
 class Verdict(NamedTuple):
@@ -68,11 +69,6 @@ class Validator:
         self._structure = Structure(self._definitions)
         self._require_id = require_id
 
-    @property
-    def references(self) -> list[str]:
-        """References of the form `Type/id` in the line that was judged last."""
-        return self._structure.references.relative
-
     def check(self, line: bytes) -> Verdict:
         """Verdict on one line, with or without its line end."""
         body = line.strip(_SPACE)
@@ -101,7 +97,7 @@ class Validator:
 
     def _problems(self, body: bytes, resource: dict[str, Any], kind: str) -> tuple[Finding, ...]:
         try:
-            found = self._structure.check(resource)
+            found = self._structure.check(resource, empty_texts=b'""' in body)
         except RecursionError:
             return (Finding(Code.TOO_DEEP, "", "is nested too deeply"),)
         if self._require_id and "id" not in resource:
@@ -146,6 +142,10 @@ def _once(pairs: list[tuple[str, object]]) -> None:
 
 
 def _warnings(resource: dict[str, Any], kind: str, size: int) -> tuple[Finding, ...]:
+    meta = resource.get("meta")
+    claims = type(meta) is dict and "profile" in meta
+    if kind in _WITHOUT_TRAPS and not claims and size <= REST_LIMIT_BYTES:
+        return ()
     found = []
     if kind not in ACCEPTED_TYPES:
         found.append(Finding(Code.NOT_ACCEPTED, "", "is of a type that HealthLake does not list"))
@@ -153,7 +153,7 @@ def _warnings(resource: dict[str, Any], kind: str, size: int) -> tuple[Finding, 
         found.append(Finding(Code.BUNDLE, "", "is a Bundle; whether an import takes it apart is not documented"))
     if size > REST_LIMIT_BYTES:
         found.append(Finding(Code.LINE_SIZE, "", "is larger than HealthLake's REST interface takes (5 MB)"))
-    if "meta" in resource and type(resource["meta"]) is dict and "profile" in resource["meta"]:
+    if claims:
         text = "is claimed; a strict import checks the resource against it, this check does not"
         found.append(Finding(Code.PROFILE, f"{kind}.meta.profile", text))
     if kind == "ImagingStudy":
