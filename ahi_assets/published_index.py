@@ -5,14 +5,22 @@ import dagster as dg
 from ahi.closure import live_files, rows_shown
 from ahi.erasure import erase_deleted
 from ahi.index import catalog
+from ahi.overview import overview
 from ahi.pipeline import Pipeline
 from ahi_assets.columns import VIEWS, catalog_schema, described, lineage_by_name, view_schema
 from ahi_assets.common import OWNERS, SERVICE_RETRY, counts, schemas
 from ahi_assets.dicom_objects import dicom_objects
 from ahi_assets.image_sets import TABLE_ASSETS, index_tables
 from ahi_assets.import_jobs import import_results
+from ahi_assets.pictures import paired, stacked
 
 INDEX_INFO, _FILES = view_schema("index_info"), catalog_schema(catalog.files)
+_FRESHNESS = dg.TableSchema(
+    [
+        dg.TableColumn(name, "DOUBLE" if name.endswith("_s") else "VARCHAR", text)
+        for name, text in VIEWS["freshness"].columns.items()
+    ]
+)
 
 
 @dg.asset(
@@ -39,6 +47,32 @@ def published_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResul
             "is_new": publication.is_new,
             "dagster/row_count": rows["instances"],
             **counts(rows, "rows: "),
+        }
+    )
+
+
+@dg.asset(
+    deps=[published_index, import_results],
+    group_name="upkeep",
+    kinds={"duckdb"},
+    owners=OWNERS,
+    metadata=described("freshness", _FRESHNESS, lineage_by_name(_FRESHNESS, schemas([import_results]))),
+)
+def index_overview(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
+    """Pictures of the index: arrivals by day and modality, seconds from hop to hop, casts that failed."""
+    seen = overview(pipeline.index)
+    return dg.MaterializeResult(
+        metadata={
+            "arrivals": stacked("Objects by arrival day and modality", seen.arrivals),
+            "freshness": paired(
+                "Seconds from hop to hop, objects of the last day",
+                {hop.name: (hop.p50, hop.p95) for hop in seen.hops},
+                ("p50", "p95"),
+            ),
+            "cast failures": stacked(
+                "Values that did not fit their column, by keyword",
+                {name: {"": number} for name, number in seen.cast_failures.items()},
+            ),
         }
     )
 

@@ -10,7 +10,7 @@ from ahi_assets.checks import ALL_CHECKS
 from ahi_assets.dicom_objects import dicom_objects, landing_objects
 from ahi_assets.image_sets import image_sets, index_tables
 from ahi_assets.import_jobs import import_jobs, import_results
-from ahi_assets.published_index import compacted_index, published_index
+from ahi_assets.published_index import compacted_index, index_overview, published_index
 from ahi_assets.published_tiers import published_tiers
 from ahi_assets.sweep import sweep_findings
 from dagster_project.jobs import ALL_JOBS
@@ -36,7 +36,7 @@ INGEST: list[Asset] = [
     published_index,
     published_tiers,
 ]
-UPKEEP: list[Asset] = [sweep_findings, compacted_index]
+UPKEEP: list[Asset] = [sweep_findings, compacted_index, index_overview]
 
 
 def build_defs(settings: Settings | None = None, *, resources: dict[str, object] | None = None) -> dg.Definitions:

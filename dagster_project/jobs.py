@@ -47,7 +47,9 @@ sweep = dg.define_asset_job(
     description="What no event told us, and what an earlier run left behind.",
 )
 index_checks = dg.define_asset_job(
-    "index_checks", selection=dg.AssetSelection.all_asset_checks(), description="Every check, in one run."
+    "index_checks",
+    selection=dg.AssetSelection.all_asset_checks() | _only("index_overview"),
+    description="Every check and the pictures of the index, in one run.",
 )
 index_upkeep = dg.define_asset_job(
     "index_upkeep",

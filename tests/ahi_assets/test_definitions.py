@@ -19,6 +19,7 @@ LINEAGE = {
     "published_index": {"dicom_objects", "import_results", *TABLE_ASSETS},
     "published_tiers": {"published_index"},
     "compacted_index": {"published_index"},
+    "index_overview": {"published_index", "import_results"},
     "sweep_findings": set(),
 }
 
