@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROUNDS = 3
-OBJECTS = 2_000
+OBJECTS = 1_000
 PYDICOM_OBJECTS = 100
 
 
