@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from ahi.index.store import Commit
     from ahi.pipeline import Pipeline
 
-CHUNK_BYTES = 32 * 2**20
-"""Compressed bytes of documents in one commit, which bounds the memory that flattening takes."""
+CHUNK_BYTES = 2 * 2**20
+"""Compressed bytes of documents in one commit, which bounds its memory: as JSON they are ten times as large or more."""
 
 CHUNK_DOCUMENTS = 500
 
