@@ -134,7 +134,7 @@ def _small(index: Index, table: Table) -> Inputs | None:
                 break
             picked.append(row)
         seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
-        return Inputs(seq, picked, read_dead(connection, table.name))
+        return Inputs(seq, picked, read_dead(connection, [table.name])[table.name])
 
 
 def _burdened(index: Index, table: Table, rewritten: set[str]) -> Inputs | None:
@@ -159,7 +159,7 @@ def _burdened(index: Index, table: Table, rewritten: set[str]) -> Inputs | None:
         if worst is None:
             return None
         seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
-        return Inputs(seq, [worst], read_dead(connection, table.name))
+        return Inputs(seq, [worst], read_dead(connection, [table.name])[table.name])
 
 
 def merge(index: Index, table: Table, inputs: Inputs, *, rewritten: set[str] | None = None) -> CompactionResult:

@@ -137,7 +137,7 @@ def _inputs(index: Index, table: Table, path: str, keys: Sequence[str]) -> Input
     with index.snapshot() as connection:
         file = connection.execute(sa.select(c.files).where(c.files.c.path == path)).one()
         seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
-        return Inputs(seq, [file], read_dead(connection, table.name), keys)
+        return Inputs(seq, [file], read_dead(connection, [table.name])[table.name], keys)
 
 
 def _holding(index: Index, table: Table, keys: Sequence[str]) -> list[str]:

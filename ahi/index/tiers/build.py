@@ -156,7 +156,7 @@ def _sources(
 
 
 def _dead(connection: sa.Connection, table: Table) -> frozenset[tuple[str, str]]:
-    keys = read_dead(connection, table.name).to_pydict()
+    keys = read_dead(connection, [table.name])[table.name].to_pydict()
     return frozenset(zip(keys["row_key"], keys["batch_id"], strict=True))
 
 
