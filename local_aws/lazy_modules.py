@@ -11,7 +11,7 @@ at each start. `importlib.util.LazyLoader` does not help: the second `import` st
 from __future__ import annotations
 
 import sys
-import threading
+from importlib import _bootstrap  # its locks are not public
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import PathFinder
 from types import ModuleType
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 _OF_THE_MACHINERY = frozenset(
     {"__spec__", "__name__", "__loader__", "__package__", "__path__", "__file__", "__cached__", "__class__", "__dict__"}
 )
-# One for all: a module that loads may use another one.
-_LOADING = threading.RLock()
+# The lock of each module that `import` itself takes: only the import machinery sees who waits for whom, and lets one of
+# two threads pass that import each other's modules. Any lock of our own would let them wait for ever.
+_machinery: Any = _bootstrap
 
 
 class _LazyModule(ModuleType):
@@ -49,20 +50,32 @@ def _load(module: _LazyModule, name: str) -> None:
     Raises:
         AttributeError: It is.
     """
-    with _LOADING:
-        if ModuleType.__getattribute__(module, "__class__") is not _LazyModule:
-            return
-        loader = ModuleType.__getattribute__(module, "__spec__").loader
-        if loader.runs:  # what it imports looks back at it, in this very thread; all others wait for the lock
-            return
-        if name in loader.absent:
-            raise AttributeError(f"{loader.name} has not been used: it has no {name}")
-        loader.runs = True
-        try:
-            loader.real.exec_module(module)
-        finally:
-            loader.runs = False
-        object.__setattr__(module, "__class__", ModuleType)
+    lock = _machinery._get_module_lock(ModuleType.__getattribute__(module, "__name__"))  # noqa: SLF001
+    try:
+        lock.acquire()
+    except _machinery._DeadlockError:  # noqa: SLF001
+        # The thread that runs it waits for what this one imports: it is seen half made, as `import` has it too.
+        return
+    try:
+        _run(module, name)
+    finally:
+        lock.release()
+
+
+def _run(module: _LazyModule, name: str) -> None:
+    if ModuleType.__getattribute__(module, "__class__") is not _LazyModule:
+        return
+    loader = ModuleType.__getattribute__(module, "__spec__").loader
+    if loader.runs:  # what it imports looks back at it, in this very thread; all others wait for the lock
+        return
+    if name in loader.absent:
+        raise AttributeError(f"{loader.name} has not been used: it has no {name}")
+    loader.runs = True
+    try:
+        loader.real.exec_module(module)
+    finally:
+        loader.runs = False
+    object.__setattr__(module, "__class__", ModuleType)
 
 
 class _LazyLoader(Loader):

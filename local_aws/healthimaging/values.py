@@ -35,6 +35,8 @@ UNSPLIT = frozenset({"LT", "ST", "UT", "UR"})
 REPEATING = frozenset({0x50, 0x60})
 # HealthImaging stores private binary values above 1 MB apart from the metadata.
 MAX_BINARY = 2**20
+# Whole numbers below it are the same as integers and as floats.
+EXACT = 2.0**53
 
 
 _loading = threading.Lock()
@@ -134,8 +136,16 @@ def _numbers(vr: str, raw: bytes, order: str) -> list[Any]:
     count = len(raw) // width
     numbers = struct.unpack(f"{order}{count}{code}", raw[: count * width])
     if vr in {"FL", "FD"}:
-        return [n if math.isfinite(n) else None for n in numbers]
+        return [_real(n) for n in numbers]
     return list(numbers)
+
+
+def _real(number: float) -> float | int | None:
+    """A number as the service writes it: a whole one has no point. The sign of a zero stays."""
+    if not math.isfinite(number):
+        return None
+    whole = number.is_integer() and abs(number) < EXACT and (number or math.copysign(1, number) > 0)
+    return int(number) if whole else number
 
 
 def shape(values: list[Any], many: bool | None) -> Any:
