@@ -99,8 +99,9 @@ def query(path: Path, sql: str, parameters: Sequence[object] = ()) -> QueryResul
             advice = "A file of the index is gone, so this publication is too old: ask again."
             raise IndexQueryError(f"{advice} ({_first(error)})") from None
         except duckdb.CatalogException as error:
-            names = ", ".join(str(row[0]) for row in connection.execute("SHOW TABLES").fetchall())
-            raise IndexQueryError(f"{_first(error)} The index has: {names}.") from None
+            shown = (str(row[0]) for row in connection.execute("SHOW TABLES").fetchall())
+            names = ", ".join(name for name in shown if not name.endswith(("_all", "_history")))
+            raise IndexQueryError(f"{_first(error)} The index has: {names}; most also as ..._history.") from None
         except duckdb.Error as error:
             raise IndexQueryError(f"The query cannot be run. {_first(error)}") from None
 

@@ -91,6 +91,7 @@ S3_WRITE = {"s3:PutObject", "s3:AbortMultipartUpload", "kms:GenerateDataKey", "k
 NEEDS = {
     "s3.copy": {"s3:GetObject", "s3:GetObjectVersion"} | S3_WRITE,
     "s3.copy_object": {"s3:GetObject", "s3:GetObjectVersion", "s3:PutObject", "kms:GenerateDataKey", "kms:Decrypt"},
+    "s3.delete_object": {"s3:DeleteObject", "s3:DeleteObjectVersion"},
     "s3.get_object": {"s3:GetObject", "s3:GetObjectVersion", "kms:Decrypt"},
     "s3.head_bucket": {"s3:ListBucket"},
     "s3.head_object": {"s3:GetObject", "s3:GetObjectVersion", "kms:Decrypt"},
