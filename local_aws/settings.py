@@ -34,6 +34,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "frame_sizes": ("decoded", "encoded"),
     "pixel_data_key": ("absent", "null"),
     "checksum_type": ("present", "absent"),
+    "number_padding": ("kept", "stripped"),
     "promote_into_primary": ("merge", "refuse"),
     "primary_variant": ("first", "last", "largest"),
     "import_workflow": ("created", "imported"),
@@ -172,6 +173,8 @@ class LocalSettings:
     # Whether the attributes of an instance have PixelData as null (2022), and the instance ChecksumType (2025).
     pixel_data_key: str = "absent"
     checksum_type: str = "present"
+    # Padding of DS and IS: "kept" ("1 ", 2025) or "stripped" ("1", 2022).
+    number_padding: str = "kept"
     # DICOMweb: status of a search that finds nothing, 200 with an empty list or 204.
     dicomweb_empty_status: int = 200
     # A search key that the developer guide does not list: "refuse" (400) or "ignore" (with a Warning header).

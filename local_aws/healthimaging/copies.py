@@ -11,6 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging import document
+from local_aws.healthimaging.agreement import disagree, fill
 from local_aws.healthimaging.payload import Payload
 from local_aws.healthimaging.store import ImageSet
 from local_aws.healthimaging.work import ChangeFailedError
@@ -217,10 +218,10 @@ class Copies:
         level = mismatch(source, target)
         if level and not body["force"]:
             raise ChangeFailedError(MISMATCH.format(level))
-        fill = not level
-        if fill:
+        agrees = not level
+        if agrees:
             for name in ("Patient", "Study"):
-                _fill(target[name]["DICOM"], source[name]["DICOM"])
+                fill(target[name]["DICOM"], source[name]["DICOM"])
         there = set(document.instances(target))
         chosen = set(body["instances"])
         if there & chosen:
@@ -229,8 +230,8 @@ class Copies:
             picked = {sop: item for sop, item in series["Instances"].items() if sop in chosen}
             # Forced into a set of another series: the destination's series stays as it is.
             home = target["Study"]["Series"].get(uid) or next(iter(target["Study"]["Series"].values()))
-            if fill:
-                _fill(home["DICOM"], series["DICOM"])
+            if agrees:
+                fill(home["DICOM"], series["DICOM"])
             home["Instances"] |= copy.deepcopy(picked)
 
 
@@ -256,28 +257,10 @@ def mismatch(source: Document, target: Document) -> str | None:
     An attribute that one of them does not have, or has empty, is no disagreement.
     """
     for level in ("Patient", "Study"):
-        if _disagree(source[level]["DICOM"], target[level]["DICOM"]):
+        if disagree(source[level]["DICOM"], target[level]["DICOM"]):
             return level
     theirs = target["Study"]["Series"]
     for uid, series in source["Study"]["Series"].items():
-        if series["Instances"] and (uid not in theirs or _disagree(series["DICOM"], theirs[uid]["DICOM"])):
+        if series["Instances"] and (uid not in theirs or disagree(series["DICOM"], theirs[uid]["DICOM"])):
             return "Series"
     return None
-
-
-def _disagree(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return any(_plain(one[key]) != _plain(other[key]) for key in one.keys() & other.keys() if _both(one, other, key))
-
-
-def _both(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
-    return one[key] not in (None, "") and other[key] not in (None, "")
-
-
-def _plain(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
-
-
-def _fill(target: dict[str, Any], source: dict[str, Any]) -> None:
-    for key, value in source.items():
-        if target.get(key) in (None, ""):
-            target[key] = value

@@ -208,7 +208,7 @@ class _Reader:
         encodings = self.encodings
         position = start
         while position < (size if end < 0 else end):
-            if root is not None and position + 8 > size:
+            if root is not None and self._ends_before(position):
                 self._cut(root, max(values, default=0))
                 break
             tag, vr, length, value_start = self.header(position)
@@ -250,6 +250,12 @@ class _Reader:
         self._room -= size
         if self._room < 0:
             raise DicomError(TOO_MUCH)
+
+    def _ends_before(self, position: int) -> bool:
+        """Whether the bytes end before the value of an element: its header has 8 of them, or 12."""
+        left = len(self.data) - position
+        vr = self.data[position + 4 : position + 6]
+        return left < 8 or (left < 12 and not self.implicit and vr.decode("latin-1") in LONG)  # noqa: PLR2004
 
     def _cut(self, root: Parsed | None, tag: int) -> None:
         """The bytes end in `tag`: before the image was described it is no object, later the rest is lost.

@@ -19,6 +19,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from local_aws.healthimaging import levels
+from local_aws.healthimaging.agreement import fill
 from local_aws.healthimaging.instances import BESIDE, plain, to_json
 
 if TYPE_CHECKING:
@@ -103,10 +104,7 @@ class Draft:
         own = self.head["Study"]["Series"].setdefault(series_uid, {"DICOM": {}, "Instances": {}})
         self._bodies.setdefault(series_uid, {})
         for level, values in ((self.head["Patient"], patient), (self.head["Study"], study), (own, series)):
-            for key, value in values.items():
-                level["DICOM"].setdefault(key, value)
-                if latest:
-                    level["DICOM"][key] = value
+            fill(level["DICOM"], values, latest=latest)
         return self.head["Patient"]["DICOM"], self.head["Study"]["DICOM"], own["DICOM"]
 
     def add(self, series_uid: str, bodies: Mapping[str, bytes], beside: Mapping[str, bytes]) -> None:

@@ -11,6 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from local_aws.healthimaging.agreement import disagree, fill
 from local_aws.healthimaging.document import Draft
 from local_aws.healthimaging.instances import to_json, with_warnings
 from local_aws.healthimaging.problems import COERCION, warning
@@ -55,10 +56,7 @@ class Group:
     def add(self, name: str, item: Instance, most_bytes: int, *, latest: bool) -> None:
         """Put an instance in; of the same instance twice the latter stays. Too much metadata is not kept at all."""
         for level, values in ((self.patient, item.patient), (self.study, item.study), (self.series, item.series)):
-            for key, value in values.items():
-                level.setdefault(key, value)
-                if latest:
-                    level[key] = value
+            fill(level, values, latest=latest)
         self._bytes += len(item.body) - len(self.bodies.get(item.sop_uid, b""))
         self.oversized |= self._bytes > most_bytes
         if self.oversized:
@@ -90,7 +88,7 @@ class Group:
 
 def _differs(own: Sequence[Attributes], true: Sequence[Attributes]) -> bool:
     """Whether an attribute of a file is not what its image set says."""
-    return any(level.get(key) != value for level, items in zip(true, own, strict=True) for key, value in items.items())
+    return any(disagree(items, level) for level, items in zip(true, own, strict=True))
 
 
 class Gathered:

@@ -18,7 +18,7 @@ from local_aws.healthimaging.fragments import CutError
 from local_aws.healthimaging.pixel_store import Form
 from local_aws.healthimaging.problems import CODES, warning
 from local_aws.healthimaging.syntaxes import EXPLICIT
-from local_aws.healthimaging.values import entry, name
+from local_aws.healthimaging.values import entry, name, without_padding
 
 if TYPE_CHECKING:
     from local_aws.healthimaging.dicom import Parsed
@@ -35,6 +35,8 @@ IDENTITY = {
 # Members of an instance that the documented form has no place for; they lie beside the document: ids of large private
 # values, and VRs of private elements inside sequences.
 BESIDE = ("BulkData", "NestedVRs")
+# HealthImaging's own warnings stand in it, so that an object's own ones would be taken for them.
+WARNING_REASON = 0x00081196
 SHORT_PIXELS = "DICOM attribute PixelData is shorter than the image attributes say"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LIKE_A_UID = re.compile(r"[0-9.]+")
@@ -63,6 +65,7 @@ class Rules:
     other_warnings: bool = True
     null_pixels: bool = False
     checksum_type: bool = True
+    strip_numbers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +135,11 @@ def instance(
     by_level: tuple[Attributes, ...] = ({}, {}, {}, {})
     private: dict[str, str] = {}
     for tag, value in parsed.values.items():
-        if tag in PIXELS:
+        if tag in PIXELS or tag == WARNING_REASON:
             continue
         level = 0 if tag in levels.PATIENT else 1 if tag in levels.STUDY else 2 if tag in levels.SERIES else 3
         key = name(tag)
-        by_level[level][key] = value
+        by_level[level][key] = without_padding(key, value) if rules.strip_numbers else value
         if entry(tag) is None:
             private[key] = parsed.vrs.get(tag, "UN")
     patient, study, series, own = by_level

@@ -66,6 +66,26 @@ def entry(tag: int) -> tuple[str, str, bool] | None:
     return None if tag >> 24 in REPEATING or not keyword else (vr, keyword, vm != "1")
 
 
+@lru_cache(maxsize=8192)
+def vr_of(key: str) -> str:
+    """VR of an attribute of a document; empty for what the dictionary does not know."""
+    load_libraries()
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(key)
+    known = None if tag is None else entry(tag)
+    return known[0] if known else ""
+
+
+def without_padding(key: str, value: Any) -> Any:
+    """A value, items of a sequence included, of which numbers in text (DS, IS) have no padding."""
+    if isinstance(value, list):
+        return [without_padding(key, one) for one in value]
+    if isinstance(value, dict):
+        return {inner: without_padding(inner, one) for inner, one in value.items()}
+    return value.strip(" ") or None if isinstance(value, str) and vr_of(key) in {"DS", "IS"} else value
+
+
 def name(tag: int) -> str:
     """Key of an attribute in the document: its keyword, or eight hexadecimal digits."""
     known = entry(tag)

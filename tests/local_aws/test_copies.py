@@ -280,3 +280,16 @@ def test_frames_are_there_as_long_as_any_set_has_them(imaging):
     assert read(made)
     with pytest.raises(imaging.api.exceptions.ResourceNotFoundException):
         read(source)
+
+
+def test_numbers_that_are_written_otherwise_and_empty_values_agree(imaging):
+    """Size of 1.80 and of 1.8, a name and none: a part merges, and brings the name."""
+    shared = new_series()
+    primary = make(imaging, shared | {"PatientSize": "1.80", "PatientName": ""})
+    other = make(imaging, shared | {"PatientSize": "1.8", "PatientID": "WRONG"})
+    repair(imaging, other)
+    copy(imaging, other, "2", (primary, "1"))
+    assert unlocked(imaging, primary)["imageSetWorkflowStatus"] == "COPIED"
+    document = imaging.document(primary)
+    assert document["Patient"]["DICOM"]["PatientName"] == "Test^Name"
+    assert document["Study"]["DICOM"]["PatientSize"].strip() == "1.80"

@@ -180,6 +180,15 @@ def test_all_nineteen_are_those_of_the_developer_guide(imaging, bus):
         )
 
 
+def test_the_template_routes_jobs_and_image_sets_only(imaging):
+    """Data stores come and go on the bus, for rules of one's own."""
+    names = [e["detail-type"] for e in json.loads(DEVGUIDE.read_text())]
+    rules = [json.loads(r["EventPattern"]) for r in imaging.stack.client("events").list_rules()["Rules"]]
+    prefixes = tuple(p["prefix"] for r in rules for p in r.get("detail-type", ()) if isinstance(p, dict))
+    assert len([n for n in names if n.startswith(prefixes)]) == 14
+    assert {n.split(" ")[0] for n in names if not n.startswith(prefixes)} == {"Data"}
+
+
 def test_a_refused_event_changes_nothing_and_comes_later(imaging):
     """What is true is true, whether or not the bus takes its event: it stands in the outbox and is sent again."""
     for kind in ("Import Job Completed", "Image Set Created", "Image Set Updated"):

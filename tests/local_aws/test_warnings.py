@@ -25,6 +25,11 @@ def cut_off(body):
     return body + b"\xfc\xff\xfc\xffOB\x00\x00\xff\x00\x00\x00abc"
 
 
+def cut_in_a_header(body):
+    """An object whose last element has eight of the twelve bytes of its beginning."""
+    return body + b"\xfc\xff\xfc\xffOB\x00\x00"
+
+
 def misencoded(body):
     """An object in Explicit VR that says it was implicit."""
     return body.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0")
@@ -55,6 +60,7 @@ NO_PIXELS = ("PixelData", "BitsAllocated", "BitsStored", "HighBit", "PixelRepres
         (lambda: twice(make_object()), 45062, "ElementsDiscarded"),
         (lambda: cut_off(make_object()), 45062, "ElementsDiscarded"),
         (lambda: cut_off(make_object(**dict.fromkeys(NO_PIXELS))), 45062, "ElementsDiscarded"),
+        (lambda: cut_in_a_header(make_object()), 45062, "ElementsDiscarded"),
         (lambda: misencoded(make_object()), 47513, "Other"),
         (lambda: changed(other_class), 45063, "SopClassDataMismatch"),
         (lambda: changed(encapsulated(JPEG2000Lossless, 1, [b"no picture"])), 45312, "TranscodingException"),
@@ -157,3 +163,38 @@ def test_a_file_whose_like_comes_later_is_warned_of_but_not_kept(imaging):
     )
     assert coerced(outcome) == ["1.dcm"]
     assert "WarningReason" not in instance_of(imaging, outcome.success[0])["DICOM"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        ({"PatientName": ""}, {"PatientName": "Test^Name"}, "Test^Name"),
+        ({"PatientName": "Test^Name"}, {"PatientName": ""}, "Test^Name"),
+        ({"PatientName": "Test^Name"}, {"PatientName": None}, "Test^Name"),
+        ({"PatientSize": "1.80"}, {"PatientSize": "1.8"}, "1.80"),
+    ],
+)
+def test_what_is_empty_or_written_otherwise_is_no_difference(imaging, first, second, kept):
+    """A merge fills in what the image set has empty, and neither it nor the group of one job warns of that."""
+    for jobs in (1, 2):
+        shared = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+        objects = [make_object(**shared | first), make_object(**shared | second)]
+        outcomes = [imaging.run({f"{n}.dcm": o for n, o in enumerate(objects[at::jobs])}) for at in range(jobs)]
+        assert [outcome.warning for outcome in outcomes] == [[]] * jobs
+        document = imaging.document(outcomes[-1].success[0]["importResponse"]["imageSetId"])
+        above = document["Patient"]["DICOM"] | document["Study"]["DICOM"]
+        assert above[next(iter(first))] == kept
+
+
+def test_a_warning_reason_of_its_own_does_not_look_like_ours(imaging):
+    outcome = imaging.run({"a.dcm": make_object(WarningReason=45328)})
+    assert outcome.warning == []
+    assert "WarningReason" not in instance_of(imaging, outcome.success[0])["DICOM"]
+
+
+def test_the_end_of_an_object_that_says_too_little_is_a_failure(imaging):
+    """Cut off before group 0028, it is no object; so it is inside of a sequence."""
+    body = make_object(**dict.fromkeys((*NO_PIXELS, "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation")))
+    sequence = b"\x40\x00\x75\x02SQ\x00\x00\xff\x00\x00\x00" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    outcome = imaging.run({"a.dcm": body[:-1], "b.dcm": make_object() + sequence})
+    assert [line["exception"]["message"] for line in outcome.failure] == ["DICOM attributes does not exist"] * 2
