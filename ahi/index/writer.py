@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # 123 / 71 / 122 ms of CPU, at six columns 25 / 21 / 62 ms. Tables with many more rows keep large groups.
 ROW_GROUP_ROWS = 100_000
 SERIES_GROUP_ROWS = 30_000
+# A group is in memory until it is written, and no part of it can spill: a row of documents' JSON has 4 KB.
+ROW_GROUP_BYTES = "64MB"
 # Level 1 costs half of level 3's CPU and few bytes more (storage reference, 2.1).
 ZSTD_LEVEL = 1
 SYNC_THREADS = 8
@@ -263,12 +265,16 @@ def copied_file(
     columns: Sequence[tuple[str, str]],
     run_id: str = "",
 ) -> DataFile | None:
-    """Write what a SELECT of DuckDB gives to a new, synced file under `data/<folder>/`; None if it gives no row."""
+    """Write what a SELECT of DuckDB gives to a new, synced file under `data/<folder>/`; None if it gives no row.
+
+    The connection is one of `parquet.spilling`: only one that may reorder rows bounds the bytes of a row group.
+    """
     path = new_path(root, folder)
     target = root / path
     copied = connection.execute(
         f"COPY ({select}) TO {text(str(target))} (FORMAT parquet, KV_METADATA {provenance_sql(table, run_id=run_id)}, "
-        f"COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, ROW_GROUP_SIZE {group_rows(table)})"
+        f"COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, ROW_GROUP_SIZE {group_rows(table)}, "
+        f"ROW_GROUP_SIZE_BYTES '{ROW_GROUP_BYTES}')"
     ).fetchone()
     n_rows = int(copied[0]) if copied else 0
     if not n_rows:

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from ahi.index import catalog as c
-from ahi.index import compaction
+from ahi.index import compaction, writer
 from ahi.index.compaction import CompactionResult
 
 if TYPE_CHECKING:
@@ -177,3 +177,21 @@ def test_a_large_file_is_written_again_when_too_much_of_it_is_dead(
     assert (result.files_in, result.files_out, result.keys_purged) == (2, 2, 8)
     assert large[0] not in live(eager)
     assert shown() == before
+
+
+def test_merged_row_groups_are_bounded_in_bytes(eager: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group cannot spill: 100,000 rows of documents' JSON did not fit into the memory of a merge."""
+    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", "1MB")
+    for number in range(4):
+        rows = [
+            {"image_set_id": f"{number}", "SOPInstanceUID": f"{number}.{n}", "metadata_json": f"{n:01000d}"}
+            for n in range(1_500)
+        ]
+        file = eager.write("instance_metadata", rows, batch_id=f"b{number}")
+        with eager.commit(batch_id=f"b{number}", kind="test", files=[file]):
+            pass
+    eager.compact()
+    (path,) = live(eager, "instance_metadata")
+    merged = pq.ParquetFile(eager.root / path).metadata
+    assert merged.num_rows == 6_000
+    assert merged.num_row_groups > 2
