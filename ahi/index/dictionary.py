@@ -13,7 +13,7 @@ from ahi.index.history import SUFFIX
 from ahi.index.picture import by_kind, diagram
 from ahi.index.publish import internal_columns
 from ahi.index.registry import TABLES
-from ahi.index.views import template_statements
+from ahi.index.views import public_views, template_statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,18 +55,23 @@ def dictionary() -> list[Page]:
 
     with duckdb.connect() as connection:
         connection.execute("BEGIN")
-        for statement in template_statements(TABLES, internal_columns(TABLES)):
+        # DuckDB knows the types; without the thousands of comments it tells them three times as fast.
+        for statement in template_statements(TABLES, internal_columns(TABLES), is_explained=False):
             connection.execute(statement.replace(" main.", " memory.main."))
-        views = connection.execute(
-            "SELECT view_name, comment FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal ORDER BY ALL"
-        ).fetchall()
-        columns = connection.execute(
-            "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() "
+        found = connection.execute(
+            "SELECT table_name, column_name, data_type FROM duckdb_columns() "
             "WHERE schema_name = 'main' AND NOT internal ORDER BY table_name, column_index"
         ).fetchall()
+    columns: dict[str, list[tuple[str, str]]] = {}
+    for view, name, kind in found:
+        columns.setdefault(view, []).append((name, kind))
     return [
-        Page(view, comment, tuple(_entry(view, *row) for table, *row in columns if table == view))
-        for view, comment in views
+        Page(
+            view.name,
+            view.comment,
+            tuple(_entry(view.name, name, kind, view.columns.get(name, "")) for name, kind in columns[view.name]),
+        )
+        for view in sorted(public_views(TABLES), key=lambda one: one.name)
     ]
 
 
@@ -77,7 +82,7 @@ def _entry(view: str, name: str, kind: str, comment: str) -> Entry:
         tier = column.tier.value
         if column.tag is not None:
             attribute = f"({column.tag >> 16:04X},{column.tag & 0xFFFF:04X}) {column.vr} {column.vm}"
-    return Entry(name, kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ"), comment or "", attribute, tier)
+    return Entry(name, kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ"), comment, attribute, tier)
 
 
 def _registered(view: str, name: str) -> Column | None:

@@ -174,12 +174,15 @@ def _patients(series: Table) -> View:
     )
 
 
-def template_statements(tables: Mapping[str, Table], internal: Mapping[str, list[tuple[str, str]]]) -> list[str]:
+def template_statements(
+    tables: Mapping[str, Table], internal: Mapping[str, list[tuple[str, str]]], *, is_explained: bool = True
+) -> list[str]:
     """Everything of the published file that stays the same from one publication to the next.
 
     Args:
         tables: Parquet tables.
         internal: Columns of each relation of the schema `internal`; they are made empty.
+        is_explained: With comments, and with the macros for moments.
     """
     statements = ["CREATE SCHEMA internal"]
     statements += [
@@ -188,12 +191,14 @@ def template_statements(tables: Mapping[str, Table], internal: Mapping[str, list
     statements += fixed_relations(tables)
     for view in public_views(tables):
         statements.append(f"CREATE VIEW main.{quoted(view.name)} AS {view.sql}")
+        if not is_explained:
+            continue
         statements.append(f"COMMENT ON VIEW main.{quoted(view.name)} IS {text(view.comment)}")
         statements += [
             f"COMMENT ON COLUMN main.{quoted(view.name)}.{quoted(name)} IS {text(comment)}"
             for name, comment in view.columns.items()
         ]
-    for signature, sql, comment in macros(tables, _summaries(tables)):
+    for signature, sql, comment in macros(tables, _summaries(tables)) if is_explained else ():
         statements.append(f"CREATE MACRO main.{signature} AS TABLE {sql}")
         statements.append(f"COMMENT ON MACRO TABLE main.{signature.split('(')[0]} IS {text(comment)}")
     return statements
