@@ -7,6 +7,7 @@ Inbox batches and job outputs hold many objects each: lifecycle rules of infra/t
 from __future__ import annotations
 
 import datetime as dt
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ahi.clock import now
@@ -20,15 +21,15 @@ def erase_deleted(pipeline: Pipeline) -> Erased:
     """Erase image sets whose deletion is `erase_after_days` old: documents first, so that nothing makes rows again."""
     before = now() - dt.timedelta(days=pipeline.settings.erase_after_days)
     image_sets = due(pipeline.index, before)
-    for datastore_id, image_set_id in image_sets:
-        _delete_documents(pipeline, datastore_id, image_set_id)
-    return erase(pipeline.index, image_sets)
+    return erase(pipeline.index, image_sets, before=before, delete_documents=partial(_delete_documents, pipeline))
 
 
-def _delete_documents(pipeline: Pipeline, datastore_id: str, image_set_id: str) -> None:
-    """Every S3 version of every kept document of an image set, also one that no row knows."""
+def _delete_documents(pipeline: Pipeline, datastore_id: str, image_set_id: str, upto: int | None) -> None:
+    """Every S3 version of the kept documents of an image set up to one of its versions, also if no row knows them."""
     s3, bucket = pipeline.aws.s3, pipeline.settings.lake_bucket
     prefix = f"documents/{datastore_id}/{image_set_id[:2]}/{image_set_id}/"
     for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
         for entry in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
-            s3.delete_object(Bucket=bucket, Key=entry["Key"], VersionId=entry["VersionId"])
+            version = entry["Key"].removeprefix(prefix).partition(".")[0]
+            if upto is None or not version.isdecimal() or int(version) <= upto:
+                s3.delete_object(Bucket=bucket, Key=entry["Key"], VersionId=entry["VersionId"])

@@ -34,6 +34,14 @@ def fail(text: str, code: int = CANNOT) -> NoReturn:
     raise typer.Exit(code)
 
 
+def day(text: str) -> str:
+    """A day as typed, in the one form in which days are kept, which compare as text."""
+    try:
+        return dt.date.fromisoformat(text).isoformat()
+    except ValueError:
+        fail(f"{text} is not a day: write it as 2026-11-01.")
+
+
 def console() -> Console:
     """Where tables are printed."""
     from rich.console import Console

@@ -43,16 +43,10 @@ def reindex(
 
     Examples: `ahi reindex`, `ahi reindex --from 2026-11-01 --to 2026-11-07`
     """
-    import datetime as dt
-
     from ahi.indexing import IndexReport, index_again
     from ahi.pipeline import connect
 
-    for day in (first, last):
-        try:
-            dt.date.fromisoformat(day or "2026-01-01")
-        except ValueError:
-            common.fail(f"{day} is not a day: write it as 2026-11-01.")
+    first, last = first and common.day(first), last and common.day(last)
     settings = common.open_settings()
     common.landing_bucket(settings)
     days = days_of(common.open_index(settings).engine, first, last)

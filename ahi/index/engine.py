@@ -76,6 +76,8 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     connection.execute("PRAGMA synchronous = FULL")
+    # What is erased is overwritten with zeros and not only unlinked: it held names and UIDs.
+    connection.execute("PRAGMA secure_delete = ON")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -96,6 +98,21 @@ def write_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
         if is_postgresql:
             connection.exec_driver_sql(BEGIN_POSTGRESQL)
         yield connection
+
+
+def empty_log(engine: sa.Engine) -> bool:
+    """Bring the write-ahead log of SQLite, which holds older states of rows, into the file and empty it.
+
+    Gives False when a reader kept it from that. PostgreSQL looks after its log by itself.
+    """
+    if engine.dialect.name != "sqlite":
+        return True
+    raw = engine.raw_connection()
+    try:
+        busy = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    finally:
+        raw.close()
+    return not busy
 
 
 @contextmanager

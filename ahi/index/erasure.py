@@ -18,7 +18,7 @@ from more_itertools import chunked
 from ahi.index import catalog as c
 from ahi.index.catalog import ObjectState
 from ahi.index.compaction import Inputs, merge
-from ahi.index.engine import locked
+from ahi.index.engine import empty_log, locked
 from ahi.index.fold import fold
 from ahi.index.history import history_table
 from ahi.index.mirror import MIRRORS, put_state
@@ -30,7 +30,7 @@ from ahi.index.sql import quoted
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ahi.index.columns import Table
     from ahi.index.store import Commit, Index
@@ -50,6 +50,15 @@ class Erased:
     files: int = 0
 
 
+@dataclass(frozen=True)
+class Sealed:
+    """What an erasure is about: image sets with the version that their deletion covers, objects, and since when."""
+
+    image_sets: Sequence[tuple[str, str, int | None]] = ()
+    object_ids: Sequence[str] = ()
+    seq: int = 0
+
+
 def due(index: Index, before: dt.datetime) -> list[tuple[str, str]]:
     """Image sets (data store, id) that were deleted before a moment and of which something is left."""
     heads, objects, dead = c.heads, c.objects, c.dead
@@ -64,23 +73,39 @@ def due(index: Index, before: dt.datetime) -> list[tuple[str, str]]:
         return [(row.datastore_id, row.image_set_id) for row in connection.execute(query)]
 
 
-def erase(index: Index, image_sets: Sequence[tuple[str, str]]) -> Erased:
-    """Take deleted image sets out of history, ledger and files for good.
+def erase(
+    index: Index,
+    image_sets: Sequence[tuple[str, str]],
+    *,
+    before: dt.datetime | None = None,
+    delete_documents: Callable[[str, str, int | None], None] | None = None,
+) -> Erased:
+    """Take deleted image sets out of history, ledger and files for good; those that came back since stay.
 
     Files that held them are retired, and go when `expire` finds that no reader can have them open any more.
+
+    Args:
+        index: The index.
+        image_sets: What `due` gave.
+        before: The moment that `due` was asked for.
+        delete_documents: Deletes the kept documents of an image set up to a version (None: all), before its rows go.
     """
-    done = Erased()
+    done, sealed = Erased(), Sealed()
     if image_sets:
-        ids = [image_set_id for _, image_set_id in image_sets]
         with index.commit(kind="erase") as commit:
-            object_ids = _seal(commit, ids)
+            sealed = _seal(commit, image_sets, before)
+    if sealed.image_sets:
+        ids = [image_set_id for _, image_set_id, _ in sealed.image_sets]
+        if delete_documents:
+            for image_set in sealed.image_sets:
+                delete_documents(*image_set)
         with locked(index.root / ".compact.lock"):
             for table in index.tables.values():
-                keys = object_ids if table.row_key == "object_id" else ids
+                keys = sealed.object_ids if table.row_key == "object_id" else ids
                 done = _erase_rows(index, table, keys, done)
         with index.commit(kind="erase") as commit:
-            _empty(commit, ids, object_ids)
-        done = Erased(len(ids), len(object_ids), done.rows, done.files)
+            _empty(commit, sealed)
+        done = Erased(len(ids), len(sealed.object_ids), done.rows, done.files)
     with index.snapshot() as connection:
         begun = connection.scalar(sa.select(c.state.c.value).where(c.state.c.name == ERASING))
     if begun:
@@ -88,16 +113,24 @@ def erase(index: Index, image_sets: Sequence[tuple[str, str]]) -> Erased:
     return done
 
 
-def _seal(commit: Commit, ids: Sequence[str]) -> list[str]:
-    """No later version brings these image sets back, and their header rows do not count. Gives their objects."""
+def _seal(commit: Commit, image_sets: Sequence[tuple[str, str]], before: dt.datetime | None) -> Sealed:
+    """Of image sets those that are deleted now: no later version brings them back, no header row of them counts."""
+    heads, wanted = c.heads, set(image_sets)
+    gone = heads.c.deleted_at.is_not(None) if before is None else heads.c.deleted_at <= before
+    query = sa.select(heads.c.datastore_id, heads.c.image_set_id, heads.c.deleted_version).where(gone)
+    still: list[tuple[str, str, int | None]] = []
     found: set[str] = set()
-    for part in chunked(ids, CHUNK):
-        gone = sa.and_(c.heads.c.image_set_id.in_(part), c.heads.c.deleted_at.is_not(None))
-        commit.connection.execute(c.heads.update().where(gone).values(deleted_version=None, seq=commit.seq))
-        own = _uids(commit.connection, c.objects.c.image_set_id.in_(part))
+    for part in chunked(sorted({image_set_id for _, image_set_id in wanted}), CHUNK):
+        rows = commit.connection.execute(query.where(heads.c.image_set_id.in_(part))).fetchall()
+        here = [(row.datastore_id, row.image_set_id, row.deleted_version) for row in rows if tuple(row[:2]) in wanted]
+        ids = [image_set_id for _, image_set_id, _ in here]
+        final = heads.update().where(gone, heads.c.image_set_id.in_(ids))
+        commit.connection.execute(final.values(deleted_version=None, seq=commit.seq))
+        own = _uids(commit.connection, c.objects.c.image_set_id.in_(ids))
         found |= {row.object_id for row in own} | _never_in(commit.connection, own)
+        still += here
     commit.bury_headers(sorted(found))
-    return sorted(found)
+    return Sealed(still, sorted(found), commit.seq)
 
 
 def _uids(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Any]:
@@ -160,10 +193,10 @@ def _holding(index: Index, table: Table, keys: Sequence[str]) -> list[str]:
     return found
 
 
-def _empty(commit: Commit, ids: Sequence[str], object_ids: Sequence[str]) -> None:
+def _empty(commit: Commit, sealed: Sealed) -> None:
     """Clear what identifies in the catalog, and say when; from here on nothing says what was erased."""
     at, connection = commit.committed_at, commit.connection
-    for part in chunked(object_ids, CHUNK):
+    for part in chunked(sealed.object_ids, CHUNK):
         mine = c.objects.c.object_id.in_(part)
         in_place = sa.select(c.objects.c.job_key).where(mine, c.objects.c.job_key.is_not(None))
         jobs = set(connection.scalars(in_place))
@@ -171,11 +204,18 @@ def _empty(commit: Commit, ids: Sequence[str], object_ids: Sequence[str]) -> Non
         values = dict.fromkeys(names) | {"key": "", "erased_at": at, "changed_seq": commit.seq}
         connection.execute(c.objects.update().where(mine).values(values))
         _empty_jobs(connection, jobs)
-    for part in chunked(ids, CHUNK):
+    nothing = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "patient_key"))
+    for sets in chunked(sealed.image_sets, CHUNK):
+        part = [image_set_id for _, image_set_id, _ in sets]
         gone = sa.and_(c.heads.c.image_set_id.in_(part), c.heads.c.deleted_at.is_not(None))
-        nothing = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "patient_key"))
-        connection.execute(c.heads.update().where(gone).values(**nothing, erased_at=at, seq=commit.seq))
-        connection.execute(c.documents.update().where(c.documents.c.image_set_id.in_(part)).values(erased_at=at))
+        # Rows may have come behind the back of this erasure: such an image set stays due.
+        late = sa.exists().where(c.dead.c.row_key == c.heads.c.image_set_id, c.dead.c.seq > sealed.seq)
+        when = sa.case((late, sa.null()), else_=sa.literal(at, c.heads.c.erased_at.type))
+        connection.execute(c.heads.update().where(gone).values(**nothing, erased_at=when, seq=commit.seq))
+        for datastore_id, image_set_id, version in sets:
+            own = sa.and_(c.documents.c.datastore_id == datastore_id, c.documents.c.image_set_id == image_set_id)
+            upto = sa.true() if version is None else c.documents.c.version <= version
+            connection.execute(c.documents.update().where(own, upto).values(erased_at=at))
     put_state(connection, ERASING, str(commit.seq))
 
 
@@ -196,6 +236,7 @@ def _rewrite_mirrors(index: Index) -> None:
     with locked(index.root / ".compact.lock"):
         for mirror in MIRRORS:
             fold(index, mirror, whole=True)
-    with index.transaction() as connection:
-        connection.execute(c.state.delete().where(c.state.c.name == ERASING))
+    if empty_log(index.engine):
+        with index.transaction() as connection:
+            connection.execute(c.state.delete().where(c.state.c.name == ERASING))
     index.publish()

@@ -35,4 +35,6 @@ def test_the_rows_come_out_the_same_without_asking_healthimaging(site):
     assert site.rows("SELECT count(DISTINCT batch_id) FROM series_all WHERE indexed_at > now() - INTERVAL 1 HOUR")
     assert len(site.stack.calls(service="medical-imaging")) == calls
     assert "0 days" in reindex(site, "--to", "2020-01-01").stdout
+    assert "0 days" in reindex(site, "--to", "20200101").stdout
+    assert json.loads(reindex(site, "--json", "--from", "20200101").stdout)["days"] == 1
     assert "is not a day" in reindex(site, "--from", "yesterday").stderr

@@ -165,3 +165,47 @@ def test_an_erasure_that_was_killed_goes_on(archive: Index, monkeypatch: pytest.
     archive.expire()
     assert holding(archive, SECRET) == []
     assert archive.query("SELECT count(*) FROM instances").rows == [(2,)]
+
+
+def test_an_image_set_that_came_back_meanwhile_stays(archive: Index) -> None:
+    with archive.commit(kind="bury") as commit:
+        commit.bury("store", "a", version=3, reason="deleted", at=now())
+    delete(archive, "b")
+    image_sets = due(archive, now())
+    take_in(archive, "a", SECRET, 4)
+    asked: list[object] = []
+    done = erase(archive, image_sets, delete_documents=lambda *image_set: asked.append(image_set))
+    archive.publish()
+    assert (done.image_sets, asked) == (1, [("store", "b", None)])
+    assert archive.query("SELECT image_set_id, image_set_version FROM series_all").rows == [("a", 4)]
+    assert archive.query("SELECT count(*) FROM instances").rows == [(2,)]
+
+
+def test_what_comes_while_an_erasure_is_at_work_is_erased_by_the_next(archive: Index) -> None:
+    with archive.commit(kind="bury") as commit:
+        commit.bury("store", "a", version=3, reason="deleted", at=now())
+    asked: list[object] = []
+
+    def delete_documents(*image_set: object) -> None:
+        asked.append(image_set)
+        take_in(archive, "a", SECRET, 4)
+
+    erase(archive, due(archive, now()), delete_documents=delete_documents)
+    # One whose deletion does not cover the new version, and is final now.
+    assert due(archive, now()) == [("store", "a")]
+    erase(archive, due(archive, now()), delete_documents=lambda *image_set: asked.append(image_set))
+    archive.publish()
+    archive.expire()
+    assert asked == [("store", "a", 3), ("store", "a", None)]
+    assert (holding(archive, SECRET), due(archive, now())) == ([], [])
+
+
+def test_no_byte_of_it_is_left_in_the_catalog(archive: Index) -> None:
+    delete(archive, "a")
+    with archive.snapshot() as connection:
+        connection.execute(sa.select(c.state)).fetchall()
+        connection.rollback()
+        # The last connection that closes removes the log: with this one, only the erasure can have emptied it.
+        erase(archive, due(archive, now()))
+        for path in archive.root.glob("catalog.sqlite*"):
+            assert SECRET.encode() not in path.read_bytes(), path.name
