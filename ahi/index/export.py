@@ -89,6 +89,7 @@ def export(source: Path, tier: Tier, destination: str, *, s3: S3Client | None = 
     if destination.startswith(S3):
         if s3 is None:
             raise ExportError("No client of S3 was given.")
+        _refuse_taken(s3, destination)
         with tempfile.TemporaryDirectory(prefix="ahi-export-") as folder:
             tables = _write(source, tier, Path(folder))
             _upload(s3, Path(folder), destination)
@@ -157,6 +158,10 @@ def _index(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Sequence
         "SELECT table_name, column_name, comment FROM duckdb_columns() "
         "WHERE database_name = 'source' AND schema_name = 'main' AND comment IS NOT NULL"
     ).fetchall()
+    about = connection.execute(
+        "SELECT view_name, comment FROM duckdb_views() "
+        "WHERE database_name = 'source' AND schema_name = 'main' AND comment IS NOT NULL"
+    ).fetchall()
     connection.execute("CREATE TABLE copy.main.index_info AS FROM source.main.index_info")
     connection.execute("USE copy")
     connection.execute("BEGIN")
@@ -169,8 +174,11 @@ def _index(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Sequence
         else:
             path = f"coalesce(getvariable('{FOLDER_VARIABLE}'), '.') || {text(f'/{file}')}"
             connection.execute(f"CREATE VIEW {name} AS FROM read_parquet({path})")
-        for _, column, comment in (row for row in comments if row[0] == table.name):
-            connection.execute(f"COMMENT ON COLUMN {name}.{quoted(column)} IS {text(comment)}")
+    kinds = {table.name: "TABLE" if table.is_inside else "VIEW" for table in tables} | {"index_info": "TABLE"}
+    for name, comment in (row for row in about if row[0] in kinds):
+        connection.execute(f"COMMENT ON {kinds[name]} main.{quoted(name)} IS {text(comment)}")
+    for name, column, comment in (row for row in comments if row[0] in kinds):
+        connection.execute(f"COMMENT ON COLUMN main.{quoted(name)}.{quoted(column)} IS {text(comment)}")
     connection.execute("COMMIT")
     connection.execute("USE source")
     connection.execute("DETACH copy")
@@ -208,10 +216,25 @@ def _readme(tier: Tier, tables: Sequence[Exported], exported_at: str) -> str:
     return head + "".join(lines)
 
 
-def _upload(s3: S3Client, folder: Path, destination: str) -> None:
-    """Put the files into the bucket; `index.duckdb` comes last, so that whoever finds it finds what it names."""
+def _place(destination: str) -> tuple[str, str]:
+    """Bucket, and what keys in it start with: nothing, or a prefix and a slash."""
     bucket, _, prefix = destination.removeprefix(S3).partition("/")
     if not bucket:
         raise ExportError(f"{destination} names no bucket: write s3://bucket/prefix.")
+    return bucket, f"{prefix.strip('/')}/".lstrip("/")
+
+
+def _refuse_taken(s3: S3Client, destination: str) -> None:
+    """Files of another tier or another day must not stand beside those of this copy."""
+    bucket, prefix = _place(destination)
+    # Consoles make an empty object of the prefix itself; it is no file.
+    found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=2).get("Contents", [])
+    if any(entry["Key"] != prefix for entry in found):
+        raise ExportError(f"{S3}{bucket}/{prefix} holds objects already: name another prefix, or remove them first.")
+
+
+def _upload(s3: S3Client, folder: Path, destination: str) -> None:
+    """Put the files into the bucket; `index.duckdb` comes last, so that whoever finds it finds what it names."""
+    bucket, prefix = _place(destination)
     for path in sorted(folder.iterdir(), key=lambda path: path.name.startswith("index.duckdb")):
-        s3.upload_file(str(path), bucket, f"{prefix.strip('/')}/{path.name}".lstrip("/"))
+        s3.upload_file(str(path), bucket, f"{prefix}{path.name}")

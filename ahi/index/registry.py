@@ -147,7 +147,7 @@ _FRAME = (
     derived("n_resolutions", "INTEGER", Tier.DEIDENTIFIED, "Resolution levels with a checksum."),
     derived("min_pixel_value", "DOUBLE", Tier.DEIDENTIFIED, "Smallest pixel value; null in an untouched encoding."),
     derived("max_pixel_value", "DOUBLE", Tier.DEIDENTIFIED, "Largest pixel value; null in an untouched encoding."),
-    derived("frame_size_bytes", "BIGINT", Tier.DEIDENTIFIED, "Size that HealthImaging states; encoded or decoded."),
+    derived("frame_size_bytes", "BIGINT", Tier.LIMITED, "Size that HealthImaging states; encoded or decoded."),
 )
 
 _OWN = (

@@ -10,18 +10,30 @@ tier are left out (names, record and account numbers, addresses of people), so a
 serial numbers of devices and the patient key are keyed hashes. Dates, UIDs and short descriptions stay: whoever sends
 names in a SeriesDescription sends them into this tier, which is why it asks for a data use agreement.
 
-**deidentified** shows numbers, words of the standard, and keyed hashes of UIDs. Of the methods of 45 CFR 164.514(b):
-the columns hold none of the identifiers that Safe Harbor lists (ages of 90 and more are 90; birth dates are out), with
-one reservation that only the operator can settle: the join keys are hashes *derived* from identifiers, with a secret
-key, which 164.514(c) lets nobody call Safe Harbor by itself; that is an expert's determination under (b)(1). Dates:
+**deidentified** shows numbers, words of the standard, and keyed hashes of UIDs. What is claimed, and no more:
+
+- No column holds names, addresses, record, account, serial or accession numbers, UIDs, or text that is not in a list
+  here or in the standard. Text, codes and UIDs are checked by value. Ages of 90 and more are 90, birth dates are out.
+- A number of a report crosses only under a code of the standard whose meaning is no identifier and no date, and none
+  that reads as a day. Labels such as SeriesNumber cross up to 99,999. No other number is checked: who keys a record
+  number into PatientWeight, or calls it a Length in a report, sends it into this tier.
+- It is **not Safe Harbor** (45 CFR 164.514(b)(2)): the join keys are keyed hashes *derived* from identifiers, which
+  164.514(c) allows nobody to call so, and the operator must know of nothing else that identifies. To give it out is an
+  expert's determination under (b)(1).
+- It does not hide anybody from whoever has the object, the limited tier or another release of this one: positions,
+  weights, doses and counts are exact and find the row again. Of a rare weight, code or body part there may be one.
+
+Dates:
 
 - `year` (default): of each date the year, as its 1 January. Times of day are out.
-- `shift`: all dates of a patient moved back by the same 1 to 365 whole days, from a keyed hash of the patient; times of
-  day are out. In PS3.15 annex E this is the Retain Longitudinal Temporal Information with Modified Dates Option. It is
-  not Safe Harbor: to choose it is the operator's decision and an expert's determination. A row whose patient is not
-  known has the year only.
+- `shift`: dates of a patient moved back by the same 1 to 365 whole days, from a keyed hash of the patient; times of
+  day are out. Dates that are not of the patient (calibration, creation of the object) and those of an unknown patient
+  have the year only. In PS3.15 annex E this is the Retain Longitudinal Temporal Information with Modified Dates
+  Option. Whoever knows the day of one event of a patient knows the shift, and if an event was on the same day for many
+  (a batch of derived series), their shifts beside each other. Do not give out both kinds: the year narrows the shift.
 
-Who can see when files appear in the folder of a tier learns when data arrived: give out copies (`ahi export --tier`).
+The folder of a tier also tells when files appear and which rows came together: give out copies (`ahi export --tier`).
+A copy has one file for each table, sorted by the hashes, and tells when the tier was built and when it was copied.
 """
 
 from __future__ import annotations
@@ -49,6 +61,9 @@ class How(StrEnum):
     PATTERN = "null unless of the expected form"
     VENDOR = "present name of a known maker, else null"
     STANDARD = "null unless a UID that the standard defines"
+    YEAR = "year only, as its 1 January"
+    LABEL = "null above 99,999"
+    NUMBER = "null unless under a standard concept that names no date and nobody; ages whole years, 90 for more"
     KEYWORDS = "null unless keywords of the data dictionary"
     CODED = "codes of the standard's context groups with the standard's meaning; others null"
     CODE = "null unless a code of the standard's context groups"
@@ -71,13 +86,13 @@ class Rule:
         how: What is done.
         terms: Values that pass, for TERMS.
         pattern: Regular expression of values that pass, for PATTERN.
-        code: Columns with code and coding scheme, for CODE, SCHEME and MEANING.
+        code: Columns with code and coding scheme, for CODE, SCHEME and MEANING; for NUMBER those of concept and unit.
     """
 
     how: How
     terms: frozenset[str] = frozenset()
     pattern: str = ""
-    code: tuple[str, str] = ("", "")
+    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,30 @@ _WHOSE = frozenset(
 # A person's name, and text without a limit of length or words, crosses nowhere.
 _PROSE = frozenset(("PN", "ST", "LT", "UT", "UC", "UR", "UN"))
 _LIMITED = dict.fromkeys(("patient_key", "DeviceSerialNumber", "GantryID", "device_serial_number", "device_uid"), _HASH)
+# Dates of what happened to the patient, which a shift moves. Any other is the device's or the archive's, the same for
+# many patients: moved, it would tell how far the shifts of two patients lie apart.
+_OF_THE_PATIENT = frozenset(
+    (
+        "study_datetime_utc",
+        "StudyDate",
+        "SeriesDate",
+        "ContentDate",
+        "AcquisitionDate",
+        "AcquisitionDateTime",
+        "PerformedProcedureStepStartDate",
+        "RadiopharmaceuticalStartDateTime",
+        "RTPlanDate",
+        "FrameAcquisitionDateTime",
+        "FrameReferenceDateTime",
+    )
+)
+# Numbers whose meaning a code in the same row says: columns of that code and of the unit.
+_MEASURED = {
+    ("sr_content", "numeric_value"): ("concept_code", "concept_scheme", "unit_code", "unit_scheme"),
+    ("measurements", "value"): ("quantity_code", "quantity_scheme", "unit_code", "unit_scheme"),
+}
+# Labels that a sender is free to choose; a day or a record number would fit in.
+_LABELS = frozenset(("SeriesNumber", "AcquisitionNumber", "InstanceNumber", "instance_number_gaps", "ROINumber"))
 
 _DEIDENTIFIED: dict[str, Rule | None] = {
     "patient_key": _HASH,
@@ -127,17 +166,19 @@ _DEIDENTIFIED: dict[str, Rule | None] = {
     "keyword": Rule(How.KEYWORDS),
     "sequence": Rule(How.KEYWORDS),
     "sequence_path": Rule(How.KEYWORDS),
-    "tag": Rule(How.PATTERN, pattern="[0-9A-F]{8}"),
-    "private_group": Rule(How.PATTERN, pattern="[0-9A-F]{4}"),
+    # The block is the sender's choice and means nothing; creator, group and element say which element it is.
+    "tag": None,
+    "private_group": Rule(How.PATTERN, pattern="[0-9A-F]{3}[13579BDF]"),
     "private_element": Rule(How.PATTERN, pattern="[0-9A-F]{2}"),
     **dict.fromkeys(
         ("item_path", "parent_path", "group_path", "referenced_item_path"),
         Rule(How.PATTERN, pattern=r"\d{1,6}(\.\d{1,6}){0,60}"),
     ),
-    "TemplateIdentifier": Rule(How.PATTERN, pattern=r"\d{1,5}"),
     "device_manufacturer": Rule(How.VENDOR),
     # Whoever has the pixels or the object could find the row by these.
     "crc32": None,
+    "frame_size_bytes": None,
+    "n_bytes": None,
     "frame_id": None,
     "source_etag": None,
     # Times of the pipeline say when a patient was there, and would give a shift away.
@@ -166,11 +207,23 @@ def _deidentified(table: Table, column: Column, policy: Policy) -> Rule | None:
     if kind == "VARCHAR":
         return _text(table, column, policy)
     if kind in ("DATE", "TIMESTAMPTZ"):
-        # Derived times need a line of their own above: they may tell of the pipeline instead of the patient.
-        return Rule(How.DATE) if column.tag is not None else None
-    if kind in _NUMBERS and column.tier is Tier.DEIDENTIFIED:
-        return _KEEP
-    return None
+        return _date(column)
+    return _number(table, column) if kind in _NUMBERS else None
+
+
+def _date(column: Column) -> Rule | None:
+    # Derived times need a line of their own above: they may tell of the pipeline instead of the patient.
+    if column.tag is None:
+        return None
+    return Rule(How.DATE if column.name in _OF_THE_PATIENT else How.YEAR)
+
+
+def _number(table: Table, column: Column) -> Rule | None:
+    if column.tier is not Tier.DEIDENTIFIED:
+        return None
+    if measured := _MEASURED.get((table.name, column.name)):
+        return Rule(How.NUMBER, code=measured)
+    return Rule(How.LABEL) if column.name in _LABELS else _KEEP
 
 
 def _text(table: Table, column: Column, policy: Policy) -> Rule | None:

@@ -131,8 +131,33 @@ TERMS: dict[str, frozenset[str]] = {
     ),
 }
 
-# Roots of UIDs that the standard itself defines: SOP classes, transfer syntaxes, well-known instances (PS3.6 annex A).
-STANDARD_UID = re.compile(r"1\.2\.840\.10008\.[0-9.]{1,40}")
+# Words in the standard's meaning of a code under which a number is somebody's, or a day.
+_IDENTIFYING = re.compile(
+    r"\b(birth|date|identifier|id|number(?! of)|accession|serial|name|uid|person|record|licen[cs]e|address|e-?mail|"
+    r"telephone|phone|fax|account|insurance|postal|zip|code)\b|\b(study|series|content|acquisition|start|end) time\b",
+    re.IGNORECASE,
+)
+_AGE = re.compile(r"\bages?\b", re.IGNORECASE)
+# Of the unborn; it is no age of the patient.
+_GESTATION = re.compile(r"\b(gestational|ultrasound|menstrual) age\b", re.IGNORECASE)
+
+
+@cache
+def standard_uids() -> frozenset[str]:
+    """UIDs that the standard defines: SOP classes, transfer syntaxes, well-known instances (PS3.6 annex A)."""
+    from pydicom._uid_dict import UID_dictionary
+
+    return frozenset(UID_dictionary) | frozenset(SOP_CLASSES)
+
+
+def is_identifying(meaning: str) -> bool:
+    """Whether a number under a concept of this meaning can be a day or an identifier."""
+    return bool(_IDENTIFYING.search(_GESTATION.sub("", meaning)))
+
+
+def is_age(meaning: str) -> bool:
+    """Whether a number under a concept of this meaning is an age of the patient."""
+    return bool(_AGE.search(_GESTATION.sub("", meaning)))
 
 
 @cache

@@ -16,7 +16,7 @@ from ahi.index.columns import Tier
 from ahi.index.normalise import manufacturer
 from ahi.index.registry import arrow_type
 from ahi.index.tiers.rules import ROW_VERSION, Dates, How, Policy, rules_of, tier_table
-from ahi.index.tiers.terms import STANDARD_UID, keywords, meanings
+from ahi.index.tiers.terms import is_age, is_identifying, keywords, meanings, standard_uids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 HASH_LETTERS = 32
 MAX_SHIFT_DAYS = 365
 OLDEST = 90.0
+LARGEST_LABEL = 99_999
+DAY = re.compile(r"(18|19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 
 
 class Keys:
@@ -149,6 +151,8 @@ class Projection:
         if rule.how in (How.CODE, How.SCHEME, How.MEANING):
             code, scheme = (batch[part].to_pylist() for part in rule.code)
             return _coded(code, scheme)[(How.CODE, How.SCHEME, How.MEANING).index(rule.how)]
+        if rule.how is How.NUMBER:
+            return _measured(batch[name], *(batch[part].to_pylist() for part in rule.code))
         return self._value(rule, batch[name], days)
 
     def _value(self, rule: Rule, array: Array, days: Array | None) -> Array:
@@ -156,20 +160,25 @@ class Projection:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if rule.how is How.KEEP:
-            return array
-        if pa.types.is_list(array.type):
+        if pa.types.is_list(array.type) and rule.how is not How.KEEP:
             inner = None if days is None else days.take(pc.list_parent_indices(array))
             return _relisted(array, self._value(rule, array.flatten(), inner))
         match rule.how:
+            case How.KEEP:
+                shown = array
             case How.CODED:
                 fields = [array.field(part).to_pylist() for part in range(2)]
-                return pa.StructArray.from_arrays(_coded(*fields), fields=list(array.type), mask=array.is_null())
+                shown = pa.StructArray.from_arrays(_coded(*fields), fields=list(array.type), mask=array.is_null())
             case How.AGE:
-                return pc.min_element_wise(pc.floor(array), pa.scalar(OLDEST), skip_nulls=False)
-            case How.DATE:
-                return _dates(array, days)
-        return _mapped(array, self._word(rule), pa.string())
+                shown = pc.min_element_wise(pc.floor(array), pa.scalar(OLDEST), skip_nulls=False)
+            case How.DATE | How.YEAR:
+                shown = _dates(array, days if rule.how is How.DATE else None)
+            case How.LABEL:
+                is_small = pc.less_equal(pc.abs(array), pa.scalar(LARGEST_LABEL))
+                shown = pc.if_else(is_small, array, pa.scalar(None, array.type))
+            case _:
+                shown = _mapped(array, self._word(rule), pa.string())
+        return shown
 
     def _word(self, rule: Rule) -> Callable[[str], str | None]:
         """What a rule makes of one text."""
@@ -183,7 +192,7 @@ class Projection:
             case How.VENDOR:
                 return manufacturer
             case How.STANDARD:
-                return lambda value: value if STANDARD_UID.fullmatch(value) else None
+                return lambda value: value if value in standard_uids() else None
             case How.KEYWORDS:
                 return lambda value: value if keywords().issuperset(value.split(".")) else None
         raise NotImplementedError(f"Nothing is known to do for the rule {rule.how.name}.")
@@ -223,6 +232,34 @@ def _coded(codes: Sequence[Any], schemes: Sequence[Any]) -> list[Array]:
         [found[pair] for pair in pairs],
     )
     return [pa.array(part, pa.string()) for part in parts]
+
+
+def _measured(
+    values: Array, codes: Sequence[Any], schemes: Sequence[Any], units: Sequence[Any], unit_schemes: Sequence[Any]
+) -> Array:
+    """Numbers under a concept of the standard under which none names somebody or a day; ages in whole years."""
+    import pyarrow as pa
+
+    pairs, years = list(zip(schemes, codes, strict=True)), ("UCUM", "a")
+    concepts = {pair: meanings().get(pair) for pair in set(pairs)}
+    passing = {pair: meaning for pair, meaning in concepts.items() if meaning and not is_identifying(meaning)}
+    ages = {pair for pair, meaning in passing.items() if is_age(meaning)}
+
+    def shown(value: float | None, pair: tuple[Any, Any], unit: tuple[Any, Any]) -> float | None:
+        if value is None or pair not in passing or _reads_as_day(value):
+            return None
+        if pair in ages:
+            # In days it would be a day of birth.
+            return min(value // 1, OLDEST) if unit == years else None
+        return value
+
+    rows = zip(values.to_pylist(), pairs, zip(unit_schemes, units, strict=True), strict=True)
+    return pa.array([shown(*row) for row in rows], values.type)
+
+
+def _reads_as_day(value: float) -> bool:
+    """Whether a number is a day as DICOM writes it, YYYYMMDD."""
+    return value.is_integer() and DAY.fullmatch(f"{value:.0f}") is not None
 
 
 def _dates(array: Array, days: Array | None) -> Array:

@@ -68,6 +68,9 @@ def test_a_moved_copy_opens_with_what_analysts_have(
         assert connection.execute(sql).fetchall() == [("CT", 1), ("MR", 2)]
         comment = "SELECT comment FROM duckdb_columns() WHERE table_name = 'series' AND column_name = 'Modality'"
         assert "CT" in connection.execute(comment).fetchall()[0][0]
+        kinds = "duckdb_tables()" if inside else "(SELECT view_name AS table_name, * FROM duckdb_views())"
+        about = f"SELECT comment FROM {kinds} WHERE table_name = 'series'"
+        assert "series" in connection.execute(about).fetchall()[0][0]
     monkeypatch.chdir(folder)
     with duckdb.connect("index.duckdb", read_only=True) as connection:
         assert connection.execute(sql).fetchall() == [("CT", 1), ("MR", 2)]
@@ -94,6 +97,12 @@ def test_a_copy_in_a_bucket_is_the_same_copy(full: Index, tmp_path: Path, aws_st
     export(full.path, Tier.IDENTIFIED, "s3://copies/some/prefix/", s3=s3)
     keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket="copies")["Contents"]]
     assert {"some/prefix/index.duckdb", "some/prefix/series.parquet", "some/prefix/README.txt"} <= set(keys)
+    with pytest.raises(ExportError, match=r"s3://copies/some/prefix/ holds objects already"):
+        export(full.path, Tier.IDENTIFIED, "s3://copies/some/prefix", s3=s3)
+    with pytest.raises(ExportError, match="holds objects"):
+        export(full.path, Tier.IDENTIFIED, "s3://copies", s3=s3)
+    s3.put_object(Bucket="copies", Key="some/pre/")
+    export(full.path, Tier.IDENTIFIED, "s3://copies/some/pre", s3=s3)
     for key in keys:
         s3.download_file("copies", key, str(tmp_path / key.rsplit("/", 1)[1]))
     subprocess.run("sha256sum -c --strict --quiet *.sha256", shell=True, cwd=tmp_path, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 
 from ahi.index.columns import Column, Tier, dicom
 from ahi.index.registry import TABLES, arrow_type
-from ahi.index.tiers.rules import LOWER, How, Policy, crosses, rule_for, tier_table
+from ahi.index.tiers.rules import LOWER, Dates, How, Policy, crosses, rule_for, tier_table
 from ahi.index.tiers.terms import TERMS
 from ahi.index.tiers.transform import Keys, Projection
 
@@ -36,7 +37,7 @@ def test_no_column_crosses_into_a_tier_that_the_registry_keeps_it_from() -> None
         if kinds != {"number"}:
             assert deidentified.how is not How.KEEP, (table.name, column.name)
         if kinds == {"time"}:
-            assert deidentified.how is How.DATE, (table.name, column.name)
+            assert deidentified.how in (How.DATE, How.YEAR), (table.name, column.name)
         if column.vr == "UI":
             assert deidentified.how is (How.STANDARD if column.tier is Tier.DEIDENTIFIED else How.HASH), column.name
         if deidentified.how is How.TERMS:
@@ -97,7 +98,14 @@ NAMED = {column.name: column for _, column in EVERY}
         ),
         ("Manufacturer", ["GE MEDICAL SYSTEMS", "Gerda Doe"], ["GE HealthCare", None]),
         ("TimezoneOffsetFromUTC", ["+0100", "-0330", "12345678", "+01:0"], ["+0100", "-0330", None, None]),
-        ("sop_class_uids", [["1.2.840.10008.5.1.4.1.1.2", "1.2.3"]], [["1.2.840.10008.5.1.4.1.1.2", None]]),
+        (
+            "sop_class_uids",
+            [["1.2.840.10008.5.1.4.1.1.2", "1.2.3", "1.2.840.10008.19200131.4711815"]],
+            [["1.2.840.10008.5.1.4.1.1.2", None, None]],
+        ),
+        ("SeriesNumber", [7, 19200131, None, 99_999], [7, None, None, 99_999]),
+        ("TemplateIdentifier", ["1500", "47118"], ["1500", None]),
+        ("private_group", ["0029", "0028"], ["0029", None]),
         ("patient_age_years", [0.4, 45.9, 90.0, 103.0, None], [0.0, 45.0, 90.0, 90.0, None]),
         ("mixed_attrs", [["Rows", "DOE"]], [["Rows", None]]),
         (
@@ -126,3 +134,62 @@ def test_a_table_of_keys_alone_does_not_cross() -> None:
 def test_an_empty_secret_is_refused() -> None:
     with pytest.raises(ValueError, match="AHI_PATIENT_KEY_SECRET"):
         Keys(b"", Tier.LIMITED)
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "concept"), [("sr_content", "numeric_value", "concept"), ("measurements", "value", "quantity")]
+)
+def test_a_measured_number_crosses_under_a_concept_that_names_nobody(table: str, value: str, concept: str) -> None:
+    cases: list[tuple[str, str, str, float, float | None]] = [
+        ("DCM", "121033", "a", 103.0, 90.0),
+        ("DCM", "121033", "a", 45.7, 45.0),
+        ("DCM", "121033", "d", 16_000.0, None),
+        ("DCM", "121033", "1", 45.0, None),
+        ("DCM", "121031", "1", 19200131.0, None),
+        ("DCM", "121030", "1", 4711815.0, None),
+        ("DCM", "121022", "1", 4711815.0, None),
+        ("99X", "MRN", "1", 4711815.0, None),
+        ("SCT", "410668003", "mm", 12.5, 12.5),
+        ("SCT", "410668003", "mm", 19200131.0, None),
+        ("LN", "18185-9", "d", 140.0, 140.0),
+        ("DCM", "111038", "1", 3.0, 3.0),
+    ]
+    source = TABLES[table]
+    projection = Projection(source, Tier.DEIDENTIFIED, Keys(b"s", Tier.DEIDENTIFIED), Policy(), lambda _: {})
+    kinds = {one.name: arrow_type(one.duckdb_type) for one in source.columns}
+    batch = {name: pa.nulls(len(cases), kinds[name]) for name in projection.sources()}
+    for name, cells in (
+        ("image_set_id", ["a"] * len(cases)),
+        ("batch_id", ["b"] * len(cases)),
+        (f"{concept}_scheme", [case[0] for case in cases]),
+        (f"{concept}_code", [case[1] for case in cases]),
+        ("unit_scheme", ["UCUM"] * len(cases)),
+        ("unit_code", [case[2] for case in cases]),
+        (value, [case[3] for case in cases]),
+    ):
+        batch[name] = pa.array(cells, kinds[name])
+    assert projection.apply(batch, frozenset()).column(value).to_pylist() == [case[4] for case in cases]
+
+
+def test_no_fingerprint_of_a_file_and_no_private_number_crosses() -> None:
+    out = {"value_num", "value_text", "n_bytes", "frame_size_bytes", "crc32", "tag", "source_etag"}
+    shown = {
+        c.name
+        for t in TABLES.values()
+        if crosses(t, Tier.DEIDENTIFIED)
+        for c in tier_table(t, Tier.DEIDENTIFIED).columns
+    }
+    assert not out & shown
+    assert rule_for(TABLES["private_elements"], NAMED["value_num"], Tier.LIMITED) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["DateOfLastCalibration", "InstanceCreationDate", "DateOfManufacture", "DateOfInstallation"]
+)
+def test_of_a_date_that_is_not_the_patients_only_the_year_crosses(name: str) -> None:
+    column = NAMED.get(name) or dicom("Series", name, 0x00181204, "DA", "1", Tier.DEIDENTIFIED, "A date of a device.")
+    rule = rule_for(SERIES, column, Tier.DEIDENTIFIED, Policy(Dates.SHIFT))
+    assert rule is not None
+    assert rule.how is How.YEAR
+    day = dt.date(2020, 5, 6)
+    assert applied(column, [[day] if column.is_list else day])[0] in ([dt.date(2020, 1, 1)], dt.date(2020, 1, 1))

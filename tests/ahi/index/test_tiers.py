@@ -138,15 +138,18 @@ def test_instances_are_shifted_like_their_series(index: Index, series_row) -> No
     row = series_row("a", patient_key="p", StudyDate=day)
     instance = {k: row[k] for k in ("datastore_id", "image_set_id", "image_set_version", "is_primary")}
     files = [
-        index.write("series", [row], batch_id="one"),
+        index.write("series", [row | {"DateOfLastCalibration": [day]}], batch_id="one"),
         index.write("instances", [instance | {"AcquisitionDate": day}], batch_id="one"),
     ]
     head: Head = AHead("store", "a", 1, True, "1.2.3", "1.2.3.a", 1, patient_key="p")
     with index.commit(batch_id="one", kind="test", files=files) as commit:
         commit.raise_heads([head])
     build_tier(index, Tier.DEIDENTIFIED, SECRET, Policy(Dates.SHIFT))
-    sql = "SELECT StudyDate = AcquisitionDate, StudyDate <> DATE '2020-05-06' FROM series, instances"
-    assert ask(index, Tier.DEIDENTIFIED, sql) == [(True, True)]
+    sql = (
+        "SELECT StudyDate = AcquisitionDate, StudyDate <> DATE '2020-05-06', DateOfLastCalibration "
+        "FROM series, instances"
+    )
+    assert ask(index, Tier.DEIDENTIFIED, sql) == [(True, True, [dt.date(2020, 1, 1)])]
 
 
 def test_a_build_makes_only_what_is_new(index: Index, put) -> None:
