@@ -12,11 +12,16 @@ import sqlalchemy as sa
 
 from ahi.documents import patient_key_function
 from ahi.index import catalog
+from ahi.index.engine import insert_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ahi.index.store import Index
     from ahi.pipeline import Pipeline
+    from ahi.settings import Settings
+
+_NAME = "patient_key_secret"
 
 
 def patient_key_of(pipeline: Pipeline) -> Callable[[str | None, str | None], str]:
@@ -29,16 +34,18 @@ def secret_of(pipeline: Pipeline) -> bytes:
 
     Losing it changes every patient_key at the next re-index, so a deployment sets its own.
     """
-    if pipeline.settings.patient_key_secret:
-        return pipeline.settings.patient_key_secret.encode()
-    table = catalog.state
-    mine = sa.select(table.c.value).where(table.c.name == "patient_key_secret")
-    with pipeline.index.engine.connect() as connection:
-        value = connection.execute(mine).scalar_one_or_none()
-    if value is None:
-        with pipeline.index.transaction() as connection:
-            value = connection.execute(mine).scalar_one_or_none()
-            if value is None:
-                value = secrets.token_hex(32)
-                connection.execute(table.insert().values(name="patient_key_secret", value=value))
-    return str(value).encode()
+    index, settings = pipeline.index, pipeline.settings
+    if not known_secret(index, settings):
+        with index.transaction() as connection:
+            value = {"name": _NAME, "value": secrets.token_hex(32)}
+            insert_missing(connection, catalog.state, [value])
+    return known_secret(index, settings)
+
+
+def known_secret(index: Index, settings: Settings) -> bytes:
+    """The secret, or nothing if none was needed yet."""
+    if settings.patient_key_secret:
+        return settings.patient_key_secret.encode()
+    with index.engine.connect() as connection:
+        mine = sa.select(catalog.state.c.value).where(catalog.state.c.name == _NAME)
+        return (connection.scalar(mine) or "").encode()

@@ -1,7 +1,8 @@
 """Proof of erasure: every place that could hold a UID, with what it holds. Belongs here: looking, place by place.
 
 Does not belong here: erasing (`ahi.erasure`). The proof trusts no list: it reads what is stored, each Parquet file by
-itself, tiers included, and finds the UID in whichever column it stands.
+itself, tiers included, and finds the UID in whichever column it stands; in a lower tier also the keyed hash that stands
+for it there.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import sqlalchemy as sa
 
 from ahi.index import catalog as c
 from ahi.index.sql import literal_path, quoted, text
+from ahi.index.tiers.rules import LOWER
+from ahi.index.tiers.transform import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import duckdb
@@ -57,18 +60,47 @@ class Place:
     counts: bool = True
 
 
-def prove(index: Index, uid: str, *, pipeline: Pipeline | None = None) -> list[Place]:
+@dataclass(frozen=True)
+class Sought:
+    """What is looked for: the UID, and what stands for it in a lower tier, by tier.
+
+    Attributes:
+        uid: A UID, or the id of an image set.
+        stand_ins: Its keyed hash in each lower tier.
+    """
+
+    uid: str
+    stand_ins: Mapping[str, str]
+
+    @property
+    def pattern(self) -> str:
+        """The UID as a whole; for Python and for RE2, which cannot look ahead."""
+        one = re.escape(self.uid)
+        if re.fullmatch("[0-9.]+", self.uid):
+            # In `in/1.2.3.dcm` it is whole, in 1.2.3.4 it is not.
+            return rf"(^|[^0-9.]){one}($|[^0-9.]|\.$|\.[^0-9])"
+        return rf"(^|[^0-9A-Za-z.]){one}($|[^0-9A-Za-z.])"
+
+    def words(self, path: Path) -> list[tuple[str, str]]:
+        """Words to find in a file, by its path in the index, each with the pattern of it as a whole."""
+        tier = path.parts[1] if path.parts[0] == "tiers" else ""
+        stand_in = self.stand_ins.get(tier)
+        return [(self.uid, self.pattern), *([(stand_in, stand_in)] if stand_in else [])]
+
+
+def prove(index: Index, uid: str, *, secret: bytes, pipeline: Pipeline | None = None) -> list[Place]:
     """Look for a UID (study, series, SOP instance) or image set id everywhere.
 
     Args:
         index: The index.
         uid: What to look for; nothing longer that it is a part of is found.
+        secret: The secret behind `patient_key`, by which the tiers name things too. Empty: none was ever made.
         pipeline: With it, the lake bucket is read too, every object of it.
     """
-    pattern = rf"(^|[^0-9A-Za-z.]){re.escape(uid)}($|[^0-9A-Za-z.])"
-    found = [*_catalog(index, uid, re.compile(pattern)), *_published(index, uid, pattern)]
-    found += _files(index.root, uid, pattern)
-    return [*found, *_lake(pipeline, re.compile(pattern))] if pipeline else found
+    sought = Sought(uid, {tier.value: Keys(secret, tier).name(uid) for tier in LOWER} if secret else {})
+    pattern = re.compile(sought.pattern)
+    found = [*_catalog(index, uid, pattern), *_published(index, sought), *_files(index.root, sought)]
+    return [*found, *_lake(pipeline, pattern)] if pipeline else found
 
 
 def _catalog(index: Index, uid: str, pattern: re.Pattern[str]) -> Iterator[Place]:
@@ -89,40 +121,43 @@ def _catalog(index: Index, uid: str, pattern: re.Pattern[str]) -> Iterator[Place
                 yield Place("catalog", table.name, kept, "the id of the image set, kept for late events", counts=False)
 
 
-def _published(index: Index, uid: str, pattern: str) -> Iterator[Place]:
+def _published(index: Index, sought: Sought) -> Iterator[Place]:
     """Tables inside the published files, and every table of the index with its history as analysts see it."""
     import duckdb
 
     for path in sorted(index.root.rglob("index.duckdb")):
-        name = path.relative_to(index.root).as_posix()
+        name, words = path.relative_to(index.root), sought.words(path.relative_to(index.root))
         with duckdb.connect(str(path), read_only=True) as connection:
             tables = connection.execute(
                 "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal ORDER BY ALL"
             ).fetchall()
             # A key of a row that does not count is an image set id or object id, never a UID of DICOM.
             held = [
-                (one, _count(connection, _rest(f"{schema}.{quoted(one)}", one.removesuffix("_delta")), uid, pattern))
+                (one, _count(connection, _rest(f"{schema}.{quoted(one)}", one.removesuffix("_delta")), words))
                 for schema, one in tables
             ]
-            yield Place("file", name, sum(n for one, n in held if not one.startswith("dead_")), "tables in it")
+            yield Place(
+                "file", name.as_posix(), sum(n for one, n in held if not one.startswith("dead_")), "tables in it"
+            )
             if path == index.path:
                 for table in index.tables:
                     view = f"{table}_history"
-                    yield Place("table", view, _count(connection, f"main.{quoted(view)}", uid, pattern))
+                    yield Place("table", view, _count(connection, f"main.{quoted(view)}", words))
 
 
-def _files(root: Path, uid: str, pattern: str) -> Iterator[Place]:
+def _files(root: Path, sought: Sought) -> Iterator[Place]:
     """Every Parquet file below the index, live, retired, left over or of a tier, read by itself."""
     import duckdb
 
     with duckdb.connect() as connection:
         for path in sorted(root.rglob("*.parquet")):
+            name = path.relative_to(root)
             rows = _rest(f"read_parquet({text(literal_path(path))})", path.parts[-3])
             try:
-                n_rows = _count(connection, rows, uid, pattern)
+                n_rows = _count(connection, rows, sought.words(name))
             except duckdb.IOException:
                 continue  # upkeep has removed it since it was listed
-            yield Place("file", path.relative_to(root).as_posix(), n_rows)
+            yield Place("file", name.as_posix(), n_rows)
 
 
 def _rest(rows: str, table: str) -> str:
@@ -131,10 +166,11 @@ def _rest(rows: str, table: str) -> str:
     return f"(SELECT * EXCLUDE ({', '.join(kept)}) FROM {rows})" if kept else rows
 
 
-def _count(connection: duckdb.DuckDBPyConnection, rows: str, uid: str, pattern: str) -> int:
-    """Rows with the UID in any column, at any depth."""
-    sql = f"SELECT count(*) FROM {rows} t WHERE contains(t::VARCHAR, $uid) AND regexp_matches(t::VARCHAR, $pattern)"
-    found = connection.execute(sql, {"uid": uid, "pattern": pattern}).fetchone()
+def _count(connection: duckdb.DuckDBPyConnection, rows: str, words: Sequence[tuple[str, str]]) -> int:
+    """Rows with one of some words in any column, at any depth."""
+    some = " OR ".join("(contains(t::VARCHAR, ?) AND regexp_matches(t::VARCHAR, ?))" for _ in words)
+    sql = f"SELECT count(*) FROM {rows} t WHERE {some}"
+    found = connection.execute(sql, [one for pair in words for one in pair]).fetchone()
     return int(found[0]) if found else 0
 
 

@@ -22,6 +22,7 @@ def proof(
 
     Examples: `ahi proof 1.2.840.113619.2.55`, `ahi proof --no-lake --json 1.2.840.113619.2.55`
     """
+    from ahi.patients import known_secret
     from ahi.pipeline import connect
     from ahi.proof import prove
 
@@ -32,7 +33,8 @@ def proof(
     if with_lake:
         common.landing_bucket(settings)
     with common.aws_errors(settings):
-        places = prove(index, uid.strip(), pipeline=connect(settings) if with_lake else None)
+        pipeline = connect(settings) if with_lake else None
+        places = prove(index, uid.strip(), secret=known_secret(index, settings), pipeline=pipeline)
     left = [place for place in places if place.n and place.counts]
     if as_json:
         common.print_json([asdict(place) for place in places])

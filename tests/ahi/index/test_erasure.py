@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -11,14 +12,17 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.index import catalog as c
+from ahi.index.columns import Tier
 from ahi.index.erasure import Erased, due, erase
 from ahi.index.store import Head
-from ahi.proof import prove
+from ahi.index.tiers.build import build_tier
+from ahi.proof import Sought, prove
 
 if TYPE_CHECKING:
     from ahi.index.store import Index
 
 SECRET, OTHER = "1.2.840.99.7", "1.2.840.99.8"
+KEY = b"key of the tests"
 
 
 def take_in(index: Index, image_set_id: str, study: str, version: int, *, objects: tuple[str, ...] = ()) -> None:
@@ -111,16 +115,16 @@ def test_erasure_leaves_nothing_but_what_counts(archive: Index) -> None:
     image_sets = due(archive, now())
     assert image_sets == [("store", "a")]
     before = archive.query("SELECT landed, failed, imported, closes FROM closure").rows
-    assert {place.kind for place in prove(archive, SECRET) if place.n} == {"catalog", "file", "table"}
-    assert [place for place in prove(archive, SECRET[:-2]) if place.n] == [], "a part of a longer UID"
+    assert {place.kind for place in prove(archive, SECRET, secret=KEY) if place.n} == {"catalog", "file", "table"}
+    assert [place for place in prove(archive, SECRET[:-2], secret=KEY) if place.n] == [], "a part of a longer UID"
     done = erase(archive, image_sets)
     assert (done.image_sets, done.objects) == (1, 2)
     assert done.rows == 3 + 6 + 2
     archive.publish()
     archive.expire()
     assert holding(archive, SECRET) == []
-    assert [place for place in prove(archive, SECRET) if place.n] == []
-    assert [place for place in prove(archive, OTHER) if place.n and place.kind == "file"]
+    assert [place for place in prove(archive, SECRET, secret=KEY) if place.n] == []
+    assert [place for place in prove(archive, OTHER, secret=KEY) if place.n and place.kind == "file"]
     assert archive.query("SELECT landed, failed, imported, closes FROM closure").rows == before
     assert archive.query("SELECT object_id, erased_at IS NOT NULL FROM objects ORDER BY 1").rows == [
         ("failed1", True),
@@ -209,3 +213,27 @@ def test_no_byte_of_it_is_left_in_the_catalog(archive: Index) -> None:
         erase(archive, due(archive, now()))
         for path in archive.root.glob("catalog.sqlite*"):
             assert SECRET.encode() not in path.read_bytes(), path.name
+
+
+def test_the_proof_knows_the_name_of_a_uid_in_the_tiers(archive: Index) -> None:
+    build_tier(archive, Tier.DEIDENTIFIED, KEY)
+    delete(archive, "a")
+    erase(archive, due(archive, now()))
+    archive.publish()
+    archive.expire()
+    for uid in (SECRET, f"{SECRET}.1", f"{SECRET}.1.2"):
+        assert {place.name.split("/")[0] for place in prove(archive, uid, secret=KEY) if place.counts and place.n} == {
+            "tiers"
+        }, uid
+    archive.publish()
+    for _ in range(2):  # files are retired, and then removed
+        build_tier(archive, Tier.DEIDENTIFIED, KEY)
+    assert [place for place in prove(archive, SECRET, secret=KEY) if place.n] == []
+
+
+@pytest.mark.parametrize("text", ["in/7.7.7.1.dcm", "7.7.7.1.", '{"uid":"7.7.7.1"}', "a7.7.7.1", "7.7.7.1"])
+def test_a_uid_is_found_inside_names(text: str) -> None:
+    for uid in ("7.7.7.1", "7.7.7", "7.7.1"):
+        pattern = Sought(uid, {}).pattern
+        told = duckdb.execute("SELECT regexp_matches(?, ?)", [text, pattern]).fetchone()
+        assert (bool(re.search(pattern, text)),) == told == (uid == "7.7.7.1",)
