@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from ahi.cli import common
+from ahi.index.columns import Tier
 
 
 def schema(
     table: Annotated[str | None, typer.Argument(help="One table; without it, the list of all.")] = None,
+    tier: Annotated[Tier, typer.Option(help="Only what this tier shows.")] = Tier.IDENTIFIED,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print all as a page of Markdown.")] = False,
 ) -> None:
@@ -19,11 +21,11 @@ def schema(
 
     Needs no running stack.
 
-    Examples: `ahi schema`, `ahi schema series`, `ahi schema instances --json`
+    Examples: `ahi schema`, `ahi schema series`, `ahi schema instances --json`, `ahi schema --tier limited`
     """
     from ahi.index.dictionary import dictionary, markdown
 
-    pages = dictionary()
+    pages = dictionary(tier)
     if as_markdown:
         typer.echo(markdown(pages), nl=False)
         return

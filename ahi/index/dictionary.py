@@ -9,16 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ahi.index.columns import Tier
 from ahi.index.history import SUFFIX
 from ahi.index.picture import by_kind, diagram
 from ahi.index.publish import internal_columns
 from ahi.index.registry import TABLES
+from ahi.index.tiers.views import write_empty
 from ahi.index.views import public_views, template_statements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    import duckdb
 
     from ahi.index.columns import Column
+    from ahi.index.view import View
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,13 @@ class Page:
     columns: tuple[Entry, ...]
 
 
-def dictionary() -> list[Page]:
-    """All views by name, as the published index has them. Needs no index: they follow from the code."""
+def dictionary(tier: Tier = Tier.IDENTIFIED) -> list[Page]:
+    """All views of a tier by name, as its `index.duckdb` has them. Needs no index: they follow from the code."""
     import duckdb
 
     with duckdb.connect() as connection:
         connection.execute("BEGIN")
-        # DuckDB knows the types; without the thousands of comments it tells them three times as fast.
-        for statement in template_statements(TABLES, internal_columns(TABLES), is_explained=False):
-            connection.execute(statement.replace(" main.", " memory.main."))
+        views = _made(connection, tier)
         found = connection.execute(
             "SELECT table_name, column_name, data_type FROM duckdb_columns() "
             "WHERE schema_name = 'main' AND NOT internal ORDER BY table_name, column_index"
@@ -71,8 +74,17 @@ def dictionary() -> list[Page]:
             view.comment,
             tuple(_entry(view.name, name, kind, view.columns.get(name, "")) for name, kind in columns[view.name]),
         )
-        for view in sorted(public_views(TABLES), key=lambda one: one.name)
+        for view in sorted(views, key=lambda one: one.name)
     ]
+
+
+def _made(connection: duckdb.DuckDBPyConnection, tier: Tier) -> Sequence[View]:
+    if tier is not Tier.IDENTIFIED:
+        return write_empty(connection, TABLES, tier)
+    # DuckDB knows the types; without the thousands of comments it tells them three times as fast.
+    for statement in template_statements(TABLES, internal_columns(TABLES), is_explained=False):
+        connection.execute(statement.replace(" main.", " memory.main."))
+    return public_views(TABLES)
 
 
 def _entry(view: str, name: str, kind: str, comment: str) -> Entry:

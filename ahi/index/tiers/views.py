@@ -16,7 +16,7 @@ from ahi.index.parquet import empty_select, spilling
 from ahi.index.publish import STORAGE
 from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.sql import literal_path, quoted, text
-from ahi.index.tiers.rules import ROW_VERSION
+from ahi.index.tiers.rules import ROW_VERSION, Policy, crosses, tier_table
 from ahi.index.view import View, names
 from ahi.index.writer import sync_folder
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import duckdb
 
     from ahi.index.columns import Column, Table, Tier
-    from ahi.index.tiers.rules import Policy
 
 # Column of a study or a patient: what it is made of, its SQL, what it is.
 _STUDY = {
@@ -97,6 +96,20 @@ def write_index(root: Path, shown: Shown, marker: str) -> None:
         os.fsync(handle.fileno())
     temporary.replace(root / "index.duckdb")
     sync_folder(root)
+
+
+def write_empty(connection: duckdb.DuckDBPyConnection, registry: Mapping[str, Table], tier: Tier) -> list[View]:
+    """Make the views of a tier over no files, to read off what it shows. Dates are those of the default policy."""
+    policy = Policy()
+    tables = {name: tier_table(table, tier, policy) for name, table in registry.items() if crosses(table, tier, policy)}
+    shown = Shown(tier, policy, tables, {}, {})
+    connection.execute("CREATE SCHEMA internal")
+    for table in tables.values():
+        _rows(connection, table, shown)
+    found = views(tables, shown)
+    for view in found:
+        connection.execute(f"CREATE VIEW main.{quoted(view.name)} AS {view.sql}")
+    return found
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, table: Table, shown: Shown) -> None:

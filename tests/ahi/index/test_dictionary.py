@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ahi.index.columns import Tier
 from ahi.index.dictionary import Page, dictionary, markdown
+from ahi.index.registry import TABLES
+from ahi.index.tiers.rules import LOWER, crosses, rules_of
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "tables.md"
 
@@ -33,3 +36,15 @@ def test_a_dicom_column_names_its_attribute_and_tier(pages):
 
 def test_the_page_is_what_the_code_says(pages):
     assert PAGE.read_text() == markdown(pages), "run `.venv/bin/ahi schema --markdown > docs/tables.md`"
+
+
+@pytest.mark.parametrize("tier", LOWER)
+def test_the_dictionary_of_a_tier_has_what_crosses(tier: Tier) -> None:
+    pages = {page.name: page for page in dictionary(tier)}
+    for name, table in TABLES.items():
+        assert (name in pages) == crosses(table, tier)
+        if name in pages:
+            assert {entry.name for entry in pages[name].columns} == set(rules_of(table, tier))
+            assert all(entry.description for entry in pages[name].columns)
+    assert "failures" not in pages
+    assert {"patients", "studies"} <= set(pages)
