@@ -133,13 +133,15 @@ TERMS: dict[str, frozenset[str]] = {
 
 # Words in the standard's meaning of a code under which a number is somebody's, or a day.
 _IDENTIFYING = re.compile(
-    r"\b(birth|date|identifier|id|number(?! of)|accession|serial|name|uid|person|record|licen[cs]e|address|e-?mail|"
-    r"telephone|phone|fax|account|insurance|postal|zip|code)\b|\b(study|series|content|acquisition|start|end) time\b",
+    r"\b(birth|date|edd|lmp|identifiers?|identification|identity|id|login|location|number(?! of)|"
+    r"accession|serial|name|uid|person|record|licen[cs]e|address|e-?mail|"
+    r"telephone|phone|fax|account|insurance|postal|zip|code)\b|\b(study|series|content|acquisition|start|end) time\b"
+    r"|^(patient|subject|study|series|order|specimen|.*(patient|study|order|procedure) record)$",
     re.IGNORECASE,
 )
 _AGE = re.compile(r"\bages?\b", re.IGNORECASE)
 # Of the unborn; it is no age of the patient.
-_GESTATION = re.compile(r"\b(gestational|ultrasound|menstrual) age\b", re.IGNORECASE)
+_GESTATION = re.compile(r"\b(gestational|ultrasound|menstrual) age\b( by .*)?", re.IGNORECASE)
 
 
 @cache
