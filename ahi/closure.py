@@ -164,8 +164,9 @@ def rows_of_day(engine: sa.Engine, table: sa.Table, days: Sequence[str]) -> int:
 def rows_shown(engine: sa.Engine) -> dict[str, int]:
     """Rows that the index shows now, by table, from the heads of its image sets."""
     heads = catalog.heads
+    patient = sa.func.coalesce(heads.c.patient_key, heads.c.StudyInstanceUID)
     columns = (
-        sa.func.count(sa.case((heads.c.is_primary, heads.c.patient_key)).distinct()),
+        sa.func.count(sa.case((heads.c.is_primary, patient)).distinct()),
         sa.func.count(sa.case((heads.c.is_primary, heads.c.StudyInstanceUID)).distinct()),
         sa.func.count(),
         sa.func.coalesce(sa.func.sum(heads.c.n_instances), 0),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 
 # Rises when the same document may give other rows.
-PARSER_VERSION = "documents-2"
+PARSER_VERSION = "documents-3"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DocumentRows:
     study_uid: str
     series_uid: str
     n_instances: int
-    patient_key: str
+    patient_key: str | None
     sop_instance_uids: frozenset[str]
     tables: Mapping[str, Rows]
     """Rows by table of the registry; tables without rows are left out."""
@@ -54,16 +54,20 @@ class DocumentRows:
 def patient_key_function(secret: bytes) -> PatientKey:
     """Function of issuer and PatientID to `patient_key`: HMAC-SHA256, as a plain hash of an id can be guessed back.
 
+    Without a PatientID there is no key: nothing tells whose the study is.
+
     Raises ValueError for an empty secret.
     """
     if not secret:
         raise ValueError("The secret of the patient key is empty: set AHI_PATIENT_KEY_SECRET.")
     keyed = hmac.new(secret, digestmod=hashlib.sha256)
 
-    def patient_key(issuer: str | None, patient_id: str | None) -> str:
+    def patient_key(issuer: str | None, patient_id: str | None) -> str | None:
+        if not (patient_id or "").strip(" \t\r\n\0"):
+            return None
         one = keyed.copy()
         # The length keeps ("A", "BC") and ("AB", "C") apart.
-        one.update(f"{len(issuer or '')}:{issuer or ''}{patient_id or ''}".encode("utf-8", "surrogatepass"))
+        one.update(f"{len(issuer or '')}:{issuer or ''}{patient_id}".encode("utf-8", "surrogatepass"))
         return one.hexdigest()
 
     return patient_key
@@ -125,7 +129,7 @@ def flatten(
         study_uid=study_uid,
         series_uid=str(first["SeriesInstanceUID"]),
         n_instances=len(uids),
-        patient_key=str(first["patient_key"]),
+        patient_key=key if isinstance(key := first["patient_key"], str) else None,
         sop_instance_uids=frozenset(uids),
         tables=tables,
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ahi.documents_instances import Source
     from ahi.index.columnar import Rows
 
-    PatientKey = Callable[[str | None, str | None], str]
+    PatientKey = Callable[[str | None, str | None], str | None]
 
 Row = dict[str, object]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _NAME = "patient_key_secret"
 
 
-def patient_key_of(pipeline: Pipeline) -> Callable[[str | None, str | None], str]:
+def patient_key_of(pipeline: Pipeline) -> Callable[[str | None, str | None], str | None]:
     """Function from issuer and PatientID to `patient_key`, with this deployment's secret."""
     return patient_key_function(secret_of(pipeline))
 

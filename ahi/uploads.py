@@ -247,7 +247,7 @@ def _header_row(
     item: ObjectCreated,
     row: Mapping[str, object],
     header: Header,
-    key_of: Callable[[str | None, str | None], str],
+    key_of: Callable[[str | None, str | None], str | None],
 ) -> dict[str, object]:
     failures = [failure.as_row() for failure in header.cast_failures]
     patient = (header.values.get("IssuerOfPatientID"), header.values.get("PatientID"))

@@ -80,7 +80,8 @@ def one_current_row_per_key(pipeline: dg.ResourceParam[Pipeline]) -> dg.AssetChe
         UNION ALL
         SELECT 'studies', StudyInstanceUID FROM studies GROUP BY datastore_id, StudyInstanceUID HAVING count(*) > 1
         UNION ALL
-        SELECT 'patients', patient_key FROM patients GROUP BY patient_key HAVING count(*) > 1
+        SELECT 'patients', patient_key FROM patients WHERE patient_key IS NOT NULL
+        GROUP BY patient_key HAVING count(*) > 1
         LIMIT 1000
         """,
     )

@@ -84,7 +84,7 @@ def series(start: int, stop: int, batch_id: str) -> pa.Table:
         "image_set_version": [1] * count,
         "is_primary": [True] * count,
         "schema_version": ["2"] * count,
-        "parser_version": ["documents-2"] * count,
+        "parser_version": ["documents-3"] * count,
         "batch_id": [batch_id] * count,
         "indexed_at": (1_750_000_000_000_000 + number * 1_000_000).astype("int64"),
     }

@@ -44,7 +44,7 @@ BY_END = """
 STUDIES = """
     SELECT PatientID, StudyDate, StudyDescription, ModalitiesInStudy AS modalities,
            NumberOfStudyRelatedSeries AS series, NumberOfStudyRelatedInstances AS instances
-    FROM studies JOIN patients USING (datastore_id, patient_key) ORDER BY instances DESC, StudyInstanceUID LIMIT 6
+    FROM studies LEFT JOIN patients USING (datastore_id, patient_key) ORDER BY instances DESC, StudyInstanceUID LIMIT 6
 """
 NAMES = """
     SELECT SpecificCharacterSet AS character_set, PatientName FROM headers

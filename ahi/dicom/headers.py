@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 # Rises when the same bytes may give other values.
-PARSER_VERSION = "1"
+PARSER_VERSION = "2"
 
 IDENTITY = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 

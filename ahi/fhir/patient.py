@@ -34,7 +34,7 @@ def subject_id(row: Row, rules: Rules) -> str:
     It is patient_key, the keyed hash of issuer and PatientID: the same PatientID of two issuers is two people. A study
     whose PatientID names nobody has a Patient of its own, as nothing tells whose it is.
     """
-    if names_nobody(row["PatientID"], rules):
+    if row["patient_key"] is None or names_nobody(row["PatientID"], rules):
         return unknown_patient_id(row["StudyInstanceUID"])
     return rules.linked_patients.get(row["patient_key"], row["patient_key"])
 

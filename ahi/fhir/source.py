@@ -91,7 +91,9 @@ def study_fingerprints(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[
 def _patients_query(studies: Sequence[str] | None) -> str:
     own = _IMPORTED
     if studies is not None:
-        own += f" AND patient_key IN (SELECT patient_key FROM series WHERE {_where(studies)})"
+        # Without a key there is no other study of the same patient.
+        whose = "coalesce(patient_key, StudyInstanceUID)"
+        own += f" AND {whose} IN (SELECT {whose} FROM series WHERE {_where(studies)})"
     return f"SELECT DISTINCT {', '.join(PATIENT_COLUMNS)} FROM series WHERE {own} ORDER BY ALL"
 
 

@@ -47,7 +47,10 @@ def _of(series: Table, entity: str, key: str, levels: tuple[str, ...]) -> str:
         if column.level in levels and column.tag is not None and column.name not in {key, "StudyInstanceUID"}
     ]
     shown = ", ".join(f"{quoted(name)}::VARCHAR AS {quoted(name)}" for name in own)
-    known = f"SELECT datastore_id, {key}, image_set_id, is_primary, {shown} FROM internal.series_rows"
+    known = (
+        f"SELECT datastore_id, {key}, image_set_id, is_primary, {shown} FROM internal.series_rows "
+        f"WHERE {key} IS NOT NULL"
+    )
     sides = (
         f"SELECT datastore_id, {key} AS entity_id, attribute, value, bool_or(is_primary) AS is_primary, "
         "list(image_set_id ORDER BY image_set_id) AS image_set_ids "

@@ -73,7 +73,9 @@ SERIES_SUMMARY = (
 )
 
 
-_PATIENT_KEY = derived("patient_key", "VARCHAR", Tier.LIMITED, "Keyed hash of IssuerOfPatientID and PatientID.")
+_PATIENT_KEY = derived(
+    "patient_key", "VARCHAR", Tier.LIMITED, "Keyed hash of IssuerOfPatientID and PatientID; null without PatientID."
+)
 _NAME_PARTS = derived("PatientName_parts", PERSON_TYPE, Tier.IDENTIFIED, "Components of PatientName.")
 
 _COMMON = (

@@ -79,6 +79,10 @@ def _shown_views(table: Table, described: Mapping[str, str], everything: str) ->
     ]
 
 
+# Nothing tells whose a study without PatientID is: each is of a patient of its own.
+STUDY_OF_UNKNOWN = "CASE WHEN patient_key IS NULL THEN StudyInstanceUID END"
+
+
 def _agreed(columns: list[Column]) -> str:
     return ", ".join(f"min({quoted(column.name)}) AS {quoted(column.name)}" for column in columns)
 
@@ -159,7 +163,7 @@ def _patients(series: Table) -> View:
     sql = (
         f"SELECT datastore_id, patient_key, {_agreed(own)}, "
         f"{', '.join(f'{how} AS {quoted(name)}' for name, (how, _) in derived.items())}, "
-        f"{_conflicts(own)} FROM main.series GROUP BY datastore_id, patient_key"
+        f"{_conflicts(own)} FROM main.series GROUP BY datastore_id, patient_key, {STUDY_OF_UNKNOWN}"
     )
     comments = {column.name: column.description for column in series.columns} | {
         name: comment for name, (_, comment) in derived.items()
@@ -167,7 +171,8 @@ def _patients(series: Table) -> View:
     return View(
         "patients",
         sql,
-        f"One row for each patient identity and data store, from the series. {PRIMARY} series_all.",
+        "One row for each patient identity and data store, from the series; without PatientID one for each study. "
+        f"{PRIMARY} series_all.",
         {name: comments[name] for name in ["datastore_id", "patient_key", *(x.name for x in own), *derived]}
         | {"conflict_attrs": _CONFLICT_COMMENT},
         _DERIVED_TYPES,

@@ -223,9 +223,13 @@ def test_damaged_documents_give_rows_or_a_reason(content):
         pa.Table.from_pylist(rows.rows(name), schema=arrow_schema(TABLES[name]))
 
 
+def test_without_patient_id_there_is_no_patient_key():
+    assert {KEY(issuer, name) for issuer in (None, "A") for name in (None, "", "  ")} == {None}
+
+
 def test_the_patient_key_is_keyed_and_unambiguous():
     assert KEY("A", "BC") != KEY("AB", "C")
     assert KEY("A", "B") == KEY("A", "B") != patient_key_function(b"other")("A", "B")
-    assert len(KEY(None, None)) == 64
+    assert len(KEY(None, "B")) == 64
     with pytest.raises(ValueError, match="AHI_PATIENT_KEY_SECRET"):
         patient_key_function(b"")

@@ -18,6 +18,7 @@ from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.sql import literal_path, quoted, text
 from ahi.index.tiers.rules import ROW_VERSION, Policy, crosses, tier_table
 from ahi.index.view import View, names
+from ahi.index.views import STUDY_OF_UNKNOWN
 from ahi.index.writer import sync_folder
 
 if TYPE_CHECKING:
@@ -170,13 +171,14 @@ def _grouped(
     keys = [key for key in keys if key in comments]
     if "patient_key" in comments and "patient_key" not in keys:
         own = [column for column in series.columns if column.name == "patient_key"] + list(own)
+    unknown = f", {STUDY_OF_UNKNOWN}" if "patient_key" in keys and "StudyInstanceUID" in comments else ""
     made = {column: (sql, comment) for column, (needs, sql, comment) in derived.items() if needs in comments}
     picked = [f"min({quoted(column.name)}) AS {quoted(column.name)}" for column in own]
     picked += [f"{sql} AS {quoted(column)}" for column, (sql, _) in made.items()]
     described = {column: comments[column] for column in [*keys, *(column.name for column in own)]}
     return View(
         name,
-        f"SELECT {', '.join([names(keys), *picked])} FROM main.series GROUP BY {names(keys)}",
+        f"SELECT {', '.join([names(keys), *picked])} FROM main.series GROUP BY {names(keys)}{unknown}",
         f"One row for each of the {name} and data store, from its series; where these differ, the smallest value.",
         described | {column: comment for column, (_, comment) in made.items()},
     )

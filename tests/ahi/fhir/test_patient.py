@@ -72,9 +72,10 @@ def test_what_studies_disagree_on_is_not_told_but_names_are(index, validator):
 
 
 @pytest.mark.parametrize("patient_id", [None, "", "  ", "ANON", "anonymous", "\x00"])
-def test_studies_of_nobody_do_not_share_a_patient(index, validator, patient_id):
+@pytest.mark.parametrize("key", [None, "a" * 64])
+def test_studies_of_nobody_do_not_share_a_patient(index, validator, patient_id, key):
     for uid in ("1.1", "1.2"):
-        index.add(StudyInstanceUID=uid, PatientID=patient_id, PatientName="X")
+        index.add(StudyInstanceUID=uid, PatientID=patient_id, PatientName="X", patient_key=key)
     found = index.resources()
     patients = {one.id for one in found if one.kind == "Patient"}
     assert len(patients) == 2
@@ -82,6 +83,7 @@ def test_studies_of_nobody_do_not_share_a_patient(index, validator, patient_id):
     assert "a" * 64 not in patients
     assert all("identifier" not in one for one in index.of("Patient"))
     assert all(validator.check(one.body).ok for one in found)
+    assert {one.kind for one in index.resources(studies=["1.1"])} == {"Endpoint", "Patient", "ImagingStudy"}
 
 
 def test_one_id_of_two_issuers_is_two_patients(index):

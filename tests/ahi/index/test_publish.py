@@ -10,8 +10,11 @@ import sqlalchemy as sa
 from ahi.clock import now
 from ahi.index import catalog as c
 from ahi.index.columns import Column, Tier
+from ahi.index.query import query
 from ahi.index.registry import TABLES
 from ahi.index.store import Index
+from ahi.index.tiers.build import build_tier, tier_root
+from ahi.index.tiers.rules import LOWER
 
 VIEWS = {
     *(name + end for name in TABLES.keys() - {"headers"} for end in ("", "_all")),
@@ -91,6 +94,20 @@ def test_studies_and_patients_sum_up_their_series(index: Index, put) -> None:
     assert index.query("SELECT patient_key, n_studies, n_series, n_instances, conflict_attrs FROM patients").rows == [
         ("p", 1, 2, 5, [])
     ]
+
+
+def test_studies_without_patient_id_are_of_a_patient_each(index: Index, put) -> None:
+    for number in ("1", "2"):
+        put(number, {f"a{number}": 1}, StudyInstanceUID=f"1.{number}", PatientName=f"N{number}")
+    put("3", {"a3": 1}, StudyInstanceUID="1.2", PatientName="N2")
+    put("4", {"a4": 1}, StudyInstanceUID="1.4", PatientName="N4", patient_key="p")
+    index.publish()
+    shown = "SELECT patient_key, PatientName, n_studies, n_series, conflict_attrs FROM patients ORDER BY 2"
+    assert index.query(shown).rows == [(None, "N1", 1, 1, []), (None, "N2", 1, 2, []), ("p", "N4", 1, 1, [])]
+    assert index.query("SELECT entity, entity_id FROM conflicts WHERE entity = 'patient'").rows == []
+    for tier in LOWER:
+        build_tier(index, tier, b"secret")
+        assert query(tier_root(index.root, tier) / "index.duckdb", "SELECT count(*) FROM patients").rows == [(3,)]
 
 
 def test_nothing_new_leaves_the_file_alone(index: Index, put) -> None:
