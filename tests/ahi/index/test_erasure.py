@@ -185,6 +185,7 @@ def test_an_image_set_that_came_back_meanwhile_stays(archive: Index) -> None:
     assert archive.query("SELECT count(*) FROM instances").rows == [(2,)]
 
 
+@pytest.mark.both_catalogs
 def test_what_comes_while_an_erasure_is_at_work_is_erased_by_the_next(archive: Index) -> None:
     with archive.commit(kind="bury") as commit:
         commit.bury("store", "a", version=3, reason="deleted", at=now())
