@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ARRIVAL_DAY = dg.DailyPartitionsDefinition(start_date="2026-01-01", timezone="UTC", end_offset=1)
 """The UTC day on which a message was taken from its queue. The offset makes today a partition."""
 
+ARCHIVE_SHARDS = dg.DynamicPartitionsDefinition(name="archive_shards")
+"""A shard of an archive, which is one import job: `<archive_id>-<number>`. Planning adds them."""
+
 OWNERS = ["team:imaging-platform"]
 
 SERVICE_RETRY = dg.RetryPolicy(max_retries=4, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
