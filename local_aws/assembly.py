@@ -19,9 +19,8 @@ from local_aws.healthimaging.events import Events
 from local_aws.healthimaging.image_sets import ImageSets
 from local_aws.healthimaging.imports import Imports
 from local_aws.healthimaging.jobs import Jobs
-from local_aws.healthimaging.limits import Limits
-from local_aws.healthimaging.outbox import Outbox
 from local_aws.healthimaging.pixel_store import FrameRules, PixelStore
+from local_aws.healthimaging.rates import RATES
 from local_aws.healthimaging.retrieve import Frames
 from local_aws.healthimaging.search import Search
 from local_aws.healthimaging.service import HealthImaging
@@ -29,9 +28,11 @@ from local_aws.healthimaging.shared import Shared
 from local_aws.healthimaging.store import Store
 from local_aws.healthimaging.updates import Updates
 from local_aws.healthimaging.values import load_libraries
-from local_aws.healthimaging.work import Work
 from local_aws.inprocess import Caller
+from local_aws.limits import Limits
+from local_aws.outbox import Outbox
 from local_aws.sqs_gaps import SqsGaps
+from local_aws.work import Work
 
 if TYPE_CHECKING:
     import asyncio
@@ -55,7 +56,7 @@ class Parts:
         for fault in fault_forms.make_all(settings.faults) if settings.faults else ():
             faults.add(fault)
         limits = Limits(
-            clock, enabled=settings.rate_limits, factor=settings.rate_factor, others=settings.undocumented_rate
+            clock, RATES, enabled=settings.rate_limits, factor=settings.rate_factor, others=settings.undocumented_rate
         )
         events = Events(settings, loop, clock)
         outbox = Outbox(self._store, events, faults, clock)

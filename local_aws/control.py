@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from local_aws.asgi import CallLog
     from local_aws.clock import Clock
     from local_aws.faults import Faults
-    from local_aws.healthimaging.limits import Limits
+    from local_aws.limits import Limits
     from local_aws.settings import LocalSettings
 
 # A hundred years; timestamps far beyond cannot be formatted.

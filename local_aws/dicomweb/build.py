@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from local_aws.faults import Faults
     from local_aws.healthimaging.datastores import Datastores
     from local_aws.healthimaging.imports import Imports
-    from local_aws.healthimaging.limits import Limits
     from local_aws.healthimaging.pixel_store import PixelStore
     from local_aws.healthimaging.retrieve import Frames
     from local_aws.healthimaging.search import Search as NativeSearch
     from local_aws.healthimaging.store import Store
+    from local_aws.limits import Limits
     from local_aws.settings import LocalSettings
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from local_aws.dicomweb.stow import Storing
     from local_aws.faults import Faults
     from local_aws.healthimaging.datastores import Datastores
-    from local_aws.healthimaging.limits import Limits
+    from local_aws.limits import Limits
     from local_aws.settings import LocalSettings
 
 log = logging.getLogger(__name__)

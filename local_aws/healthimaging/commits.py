@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from local_aws.healthimaging.grouping import File, Group
-    from local_aws.healthimaging.outbox import Outbox
     from local_aws.healthimaging.pixel_store import PixelWriter
     from local_aws.healthimaging.shared import Shared
     from local_aws.healthimaging.store import ImageSet, Job
+    from local_aws.outbox import Outbox
 
 # How often an import looks whether an image set that it wants to change is unlocked.
 LOCK_SECONDS = 0.02

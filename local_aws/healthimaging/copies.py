@@ -14,16 +14,16 @@ from local_aws.healthimaging import document
 from local_aws.healthimaging.agreement import disagree, fill
 from local_aws.healthimaging.payload import Payload
 from local_aws.healthimaging.store import ImageSet
-from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import ServiceError, conflict, validation
+from local_aws.work import ChangeFailedError
 
 if TYPE_CHECKING:
+    from local_aws.bus import Entry
     from local_aws.healthimaging.document import Document
-    from local_aws.healthimaging.events import Entry
     from local_aws.healthimaging.image_sets import ImageSets
     from local_aws.healthimaging.pixel_store import PixelStore
     from local_aws.healthimaging.shared import Shared
-    from local_aws.healthimaging.work import Finish, Work
+    from local_aws.work import Finish, Work
 
 KIND = "copy"
 # The one documented text, with its two blanks; the others are made after it.

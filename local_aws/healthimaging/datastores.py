@@ -7,15 +7,17 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from local_aws.fault_kinds import FailDatastore
-from local_aws.healthimaging import paging
 from local_aws.healthimaging.tokens import check_token
 from local_aws.protocol.errors import ServiceError, conflict, not_found, validation
+from local_aws.protocol.paging import TIME_AND_ID, Listing
 
 if TYPE_CHECKING:
-    from local_aws.healthimaging.events import Entry
-    from local_aws.healthimaging.outbox import Outbox
+    from local_aws.bus import Entry
     from local_aws.healthimaging.shared import Shared
-    from local_aws.healthimaging.work import Begun, Finish, Work
+    from local_aws.outbox import Outbox
+    from local_aws.work import Begun, Finish, Work
+
+LISTING = Listing("datastores", TIME_AND_ID)
 
 MAX_TAGS = 50
 # What a data store becomes when its time has come.
@@ -214,18 +216,17 @@ class Datastores:
         """ListDatastores, newest first; deleted ones only when they are asked for."""
         status = request.get("datastoreStatus")
         where, values = ("status = ?", [status]) if status else ("status <> 'DELETED'", [])
-        after = paging.start(self._store.page_secret, request, "datastores")
+        after = LISTING.start(self._store.page_secret, request)
         if after:
             where += " AND (created < ? OR (created = ? AND id > ?))"
             values += [after[0], *after]
         rows = self._store.rows(
             f"SELECT * FROM datastores WHERE {where} ORDER BY created DESC, id LIMIT ?",  # noqa: S608
-            [*values, paging.size(request) + 1],
+            [*values, LISTING.size(request) + 1],
         )
-        items, token = paging.turn(
+        items, token = LISTING.turn(
             self._store.page_secret,
             request,
-            "datastores",
             [dict(r) for r in rows],
             lambda row: [row["created"], row["id"]],
         )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from local_aws.healthimaging import document, levels
 from local_aws.healthimaging.instances import BESIDE, LIMITS, is_too_long
 from local_aws.healthimaging.values import BINARY, NUMERIC, entry, load_libraries
-from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import validation
+from local_aws.work import ChangeFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

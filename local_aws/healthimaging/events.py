@@ -1,31 +1,23 @@
 """HealthImaging's events on the default bus, in their documented shape.
 
-Belongs here: the 19 detail-types and the envelope's parts. Does not belong here: when they are sent (`outbox.py`),
-rules and queues; ministack delivers by the rules of the template.
+Belongs here: the 19 detail-types and the envelope's parts. Does not belong here: when they are sent (`outbox.py`) and
+how (`bus.py`).
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import uuid
 from typing import TYPE_CHECKING, Any
 
-from local_aws.inprocess import on_loop
-from local_aws.ministack_bridge import put_aws_events
+from local_aws.bus import Bus, Entry
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
 
     from local_aws.clock import Clock
     from local_aws.healthimaging.store import ImageSet, Job
     from local_aws.settings import LocalSettings
 
-log = logging.getLogger(__name__)
-
 SOURCE = "aws.medical-imaging"
-Entry = dict[str, Any]
 _JOB_TYPES = {
     "SUBMITTED": "Import Job Submitted",
     "IN_PROGRESS": "Import Job In Progress",
@@ -46,13 +38,11 @@ def job_folder(output_uri: str, datastore_id: str, job_id: str) -> str:
     return f"{output_uri.rstrip('/')}/{datastore_id}-DicomImport-{job_id}/"
 
 
-class Events:
+class Events(Bus):
     """Puts events on the bus, from any thread."""
 
     def __init__(self, settings: LocalSettings, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
-        self._settings = settings
-        self._loop = loop
-        self._clock = clock
+        super().__init__(SOURCE, settings, loop, clock)
 
     def _arn(self, datastore_id: str, image_set_id: str = "") -> str:
         tail = f"/imageset/{image_set_id}" if image_set_id else ""
@@ -61,10 +51,7 @@ class Events:
         )
 
     def _entry(self, detail_type: str, resource: str, detail: dict[str, Any]) -> Entry:
-        body = json.dumps({"imagingVersion": "1.0", **detail})
-        entry = {"Source": SOURCE, "DetailType": detail_type, "Resources": [resource], "Detail": body}
-        # They are made here, once: however often it is sent, it is the same event.
-        return entry | {"Time": int(self._clock.now()), "Id": str(uuid.uuid4())}
+        return self.entry(detail_type, resource, {"imagingVersion": "1.0", **detail})
 
     def datastore_entry(self, datastore_id: str, name: str, status: str) -> Entry:
         """The event of a data store's new status, not yet sent."""
@@ -91,19 +78,3 @@ class Events:
             detail |= {"isPrimary": image_set.is_primary, "imageSetVersion": str(image_set.version)}
         detail |= {"imageSetState": image_set.state, "imageSetWorkflowStatus": image_set.workflow, **more}
         return self._entry(detail_type, self._arn(image_set.datastore_id, image_set.id), detail)
-
-    # -- delivery -------------------------------------------------------------------------------------------------
-
-    def put(self, entries: Sequence[Entry]) -> list[int]:
-        """Put events on the bus, in this order. Returns the places of those that it refused."""
-        return on_loop(self._put(entries), self._loop) if entries else []
-
-    async def _put(self, entries: Sequence[Entry]) -> list[int]:
-        refused = []
-        for place, entry in enumerate(entries):
-            try:
-                put_aws_events([entry], self._settings.account, self._settings.region)
-            except Exception:
-                log.exception("the bus refused an event: %s", entry["DetailType"])
-                refused.append(place)
-        return refused

@@ -6,15 +6,18 @@ import gzip
 from typing import TYPE_CHECKING, Any
 
 from local_aws.fault_kinds import LockMetadata
-from local_aws.healthimaging import document, paging
-from local_aws.healthimaging.work import ChangeFailedError
+from local_aws.healthimaging import document
 from local_aws.protocol.errors import conflict, not_found
+from local_aws.protocol.paging import Listing
+from local_aws.work import ChangeFailedError
 
 if TYPE_CHECKING:
     from local_aws.healthimaging.datastores import Datastores
     from local_aws.healthimaging.document import Document, Packed
     from local_aws.healthimaging.shared import Shared
     from local_aws.healthimaging.store import ImageSet
+
+LISTING = Listing("versions", ((int,),))
 
 # After so long without an access an image set moves to the cheaper tier ("Cost optimization", developer guide).
 TIER_SECONDS = 30 * 86_400
@@ -170,13 +173,13 @@ class ImageSets:
     def versions(self, request: dict[str, Any]) -> dict[str, Any]:
         """ListImageSetVersions, newest first."""
         head = self.find(request, deleted=self._settings.get_deleted)
-        after = paging.start(self._store.page_secret, request, "versions")
+        after = LISTING.start(self._store.page_secret, request)
         rows = self._store.rows(
             "SELECT * FROM versions WHERE datastore_id = ? AND id = ? AND version < ? ORDER BY version DESC LIMIT ?",
-            (head.datastore_id, head.id, after[0] if after else 2**62, paging.size(request) + 1),
+            (head.datastore_id, head.id, after[0] if after else 2**62, LISTING.size(request) + 1),
         )
-        items, following = paging.turn(
-            self._store.page_secret, request, "versions", [dict(r) for r in rows], lambda row: [row["version"]]
+        items, following = LISTING.turn(
+            self._store.page_secret, request, [dict(r) for r in rows], lambda row: [row["version"]]
         )
         return {"imageSetPropertiesList": [self.properties(head, r) for r in items], "nextToken": following}
 

@@ -24,20 +24,20 @@ from local_aws.healthimaging.reading import INTERNAL, Reading
 from local_aws.healthimaging.results import Results, split_uri
 from local_aws.healthimaging.sources import FAILED, JobFailedError, Source
 from local_aws.healthimaging.values import load_libraries
-from local_aws.healthimaging.workers import Workers
 from local_aws.inprocess import CallError, S3Object, StoppedError
 from local_aws.protocol.errors import ServiceError
+from local_aws.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from local_aws.fault_kinds import Fault
-    from local_aws.healthimaging.outbox import Outbox
     from local_aws.healthimaging.pixel_store import PixelStore, PixelWriter
     from local_aws.healthimaging.shared import Shared
     from local_aws.healthimaging.store import Job
-    from local_aws.healthimaging.work import Finish, Work
     from local_aws.inprocess import Caller
+    from local_aws.outbox import Outbox
+    from local_aws.work import Finish, Work
 
 log = logging.getLogger(__name__)
 

@@ -7,16 +7,18 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from local_aws.healthimaging import paging
 from local_aws.healthimaging.events import job_folder
 from local_aws.healthimaging.store import Job
 from local_aws.healthimaging.tokens import check_token
 from local_aws.protocol.errors import ServiceError, not_found, validation
+from local_aws.protocol.paging import TIME_AND_ID, Listing
 
 if TYPE_CHECKING:
     from local_aws.healthimaging.datastores import Datastores
     from local_aws.healthimaging.imports import Imports
     from local_aws.healthimaging.shared import Shared
+
+LISTING = Listing("jobs", TIME_AND_ID)
 
 LISTED_SECONDS = 90 * 86_400
 
@@ -123,12 +125,10 @@ class Jobs:
         if request.get("jobStatus"):
             where += " AND status = ?"
             values.append(request["jobStatus"])
-        after = paging.start(self._store.page_secret, request, "jobs")
+        after = LISTING.start(self._store.page_secret, request)
         if after:
             where += " AND (submitted < ? OR (submitted = ? AND id > ?))"
             values += [after[0], *after]
-        found = self._store.jobs(where, values, f"ORDER BY submitted DESC, id LIMIT {paging.size(request) + 1}")
-        jobs, following = paging.turn(
-            self._store.page_secret, request, "jobs", found, lambda job: [job.submitted, job.id]
-        )
+        found = self._store.jobs(where, values, f"ORDER BY submitted DESC, id LIMIT {LISTING.size(request) + 1}")
+        jobs, following = LISTING.turn(self._store.page_secret, request, found, lambda job: [job.submitted, job.id])
         return {"jobSummaries": [self._summary(j) for j in jobs], "nextToken": following}

@@ -9,14 +9,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from local_aws.fault_kinds import LagSearch
-from local_aws.healthimaging import paging
 from local_aws.healthimaging.image_sets import last_access, tier
 from local_aws.protocol.errors import validation
+from local_aws.protocol.paging import Listing
 
 if TYPE_CHECKING:
     from local_aws.healthimaging.datastores import Datastores
     from local_aws.healthimaging.shared import Shared
     from local_aws.healthimaging.store import ImageSet
+
+LISTING = Listing("search", ((str, int, float), (str,)))
 
 _TIME = "replace(coalesce(json_extract(tags, '$.DICOMStudyTime'), ''), ':', '') || '.'"
 # Study date and time as 20 digits; a missing time is midnight, missing parts of it are zero.
@@ -61,19 +63,17 @@ class Search:
         values = [request["datastoreId"], *values]
         sort = criteria.get("sort") or NEWEST_FIRST
         key, order = KEYS[sort["sortField"]], sort["sortOrder"]
-        after = paging.start(self._store.page_secret, request, "search")
+        after = LISTING.start(self._store.page_secret, request)
         if after:
             where += f" AND ({key}, id) {'>' if order == 'ASC' else '<'} (?, ?)"
             values += after
         table = self.table()
         found = self._store.rows(
             f"SELECT id, {key} AS place FROM {table} WHERE {where}"  # noqa: S608 -- all of it is ours
-            f" ORDER BY {key} {order}, id {order} LIMIT {paging.size(request) + 1}",
+            f" ORDER BY {key} {order}, id {order} LIMIT {LISTING.size(request) + 1}",
             values,
         )
-        page, following = paging.turn(
-            self._store.page_secret, request, "search", found, lambda row: [row["place"], row["id"]]
-        )
+        page, following = LISTING.turn(self._store.page_secret, request, found, lambda row: [row["place"], row["id"]])
         sets = {i.id: i for i in self._read(table, request["datastoreId"], [row["id"] for row in page])}
         now = self._clock.now()
         return {

@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sqlite3
 import threading
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from local_aws.healthimaging.document import Packed
+from local_aws.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 _SCHEMA = """
@@ -39,16 +39,12 @@ CREATE INDEX IF NOT EXISTS image_set_history_updated ON image_set_history (datas
 CREATE TABLE IF NOT EXISTS versions (datastore_id TEXT, id TEXT, version INTEGER, is_primary INTEGER, state TEXT,
   workflow TEXT, updated REAL, deleted REAL, message TEXT, forced INTEGER,
   PRIMARY KEY (datastore_id, id, version));
-CREATE TABLE IF NOT EXISTS tags (arn TEXT PRIMARY KEY, tags TEXT);
 CREATE TABLE IF NOT EXISTS frames (datastore_id TEXT, image_set_id TEXT, frame_id TEXT, file TEXT, offset INTEGER,
   length INTEGER, form TEXT, PRIMARY KEY (datastore_id, image_set_id, frame_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pixel_files (datastore_id TEXT, image_set_id TEXT, file TEXT,
   PRIMARY KEY (datastore_id, image_set_id, file)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pixel_files_file ON pixel_files (file);
 CREATE TABLE IF NOT EXISTS pending_documents (datastore_id TEXT, id TEXT, version INTEGER);
-CREATE TABLE IF NOT EXISTS outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, entry TEXT);
-CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB);
-CREATE TABLE IF NOT EXISTS work (id TEXT PRIMARY KEY, kind TEXT, due REAL, body TEXT);
 """
 _STATE = (
     "datastore_id, id, version, is_primary, state, workflow, study_uid, series_uid, grouping, study_grouping, tags,"
@@ -104,23 +100,14 @@ def _beside(path: Path) -> Path:
     return path.with_name(path.name.replace(".json", ".beside.json"))
 
 
-class Store:
+class Store(State):
     """All state of the emulated HealthImaging. Safe from several threads."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(folder, _SCHEMA)
         self._documents = folder / "documents"
-        self._lock = threading.RLock()
-        self._db = sqlite3.connect(folder / "state.sqlite", check_same_thread=False, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        # A killed process loses nothing with WAL; only a power cut could cost the last commits, and this is no archive.
-        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA)
         self._add_columns("jobs", Job)
         self._begin_history()
-        self._db.execute("INSERT OR IGNORE INTO secrets VALUES ('pages', randomblob(32))")
-        # What seals the tokens of pages: a token outlives a restart, and nobody makes one.
-        self.page_secret: bytes = self._db.execute("SELECT value FROM secrets WHERE name = 'pages'").fetchone()["value"]
-        self._depth = 0
 
     def _add_columns(self, table: str, kind: type) -> None:
         """Give a table of an older state what it lacks."""
@@ -135,53 +122,6 @@ class Store:
         self._db.execute(
             f"INSERT INTO image_set_history ({_STATE}) SELECT {_STATE} FROM image_sets"  # noqa: S608 -- names of our own
             " WHERE NOT EXISTS (SELECT 1 FROM image_set_history)"
-        )
-
-    def close(self) -> None:
-        """Close the database."""
-        self._db.close()
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Everything inside becomes true together, or not at all."""
-        with self._lock:
-            outer = self._depth == 0
-            if outer:
-                self._db.execute("BEGIN IMMEDIATE")
-            self._depth += 1
-            try:
-                yield
-            except BaseException:
-                if outer:
-                    self._db.execute("ROLLBACK")
-                raise
-            else:
-                if outer:
-                    self._db.execute("COMMIT")
-            finally:
-                self._depth -= 1
-
-    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """Rows of a query."""
-        with self._lock:
-            return self._db.execute(sql, parameters).fetchall()
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
-        """One statement."""
-        with self._lock:
-            self._db.execute(sql, parameters)
-
-    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """One statement for many rows."""
-        with self._lock:
-            self._db.executemany(sql, rows)
-
-    def put(self, table: str, row: dict[str, Any]) -> None:
-        """Insert or replace one row; lists and dicts become JSON."""
-        values = [json.dumps(v) if isinstance(v, list | tuple | dict) else v for v in row.values()]
-        self.execute(
-            f"INSERT OR REPLACE INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",  # noqa: S608
-            values,
         )
 
     # -- image sets -----------------------------------------------------------------------------------------------
@@ -303,19 +243,3 @@ class Store:
             with contextlib.suppress(OSError):  # other versions are there, or nothing was written
                 path.parent.rmdir()
         self.keep_pending_documents()
-
-    def add_to_outbox(self, entries: Sequence[dict[str, Any]]) -> list[int]:
-        """Keep events that are to be sent once this transaction is true; returns their numbers."""
-        sql = "INSERT INTO outbox (entry) VALUES (?)"
-        with self._lock:
-            return [self._db.execute(sql, (json.dumps(entry),)).lastrowid or 0 for entry in entries]
-
-    def outbox(self) -> list[tuple[int, dict[str, Any]]]:
-        """Events that were not sent yet, or were when a kill came before that could be noted."""
-        rows = self.rows("SELECT number, entry FROM outbox ORDER BY number")
-        return [(r["number"], json.loads(r["entry"])) for r in rows]
-
-    def clear_outbox(self, numbers: Sequence[int]) -> None:
-        """These events are sent."""
-        with self.transaction():
-            self.execute_many("DELETE FROM outbox WHERE number = ?", [(number,) for number in numbers])

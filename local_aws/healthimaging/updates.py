@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 from local_aws.healthimaging import document, edits
 from local_aws.healthimaging.image_sets import number
 from local_aws.healthimaging.payload import Payload
-from local_aws.healthimaging.work import ChangeFailedError
 from local_aws.protocol.errors import ServiceError, conflict, validation
+from local_aws.work import ChangeFailedError
 
 if TYPE_CHECKING:
+    from local_aws.bus import Entry
     from local_aws.healthimaging.document import Document, Packed
-    from local_aws.healthimaging.events import Entry
     from local_aws.healthimaging.image_sets import ImageSets
     from local_aws.healthimaging.pixel_store import PixelStore
     from local_aws.healthimaging.shared import Shared
     from local_aws.healthimaging.store import ImageSet
-    from local_aws.healthimaging.work import Finish, Work
+    from local_aws.work import Finish, Work
 
 # Documented quota of the payload of an update.
 MAX_PAYLOAD = 10 * 1024

@@ -1,7 +1,7 @@
 """The one sender of events: what is true is told in order, also after a stop, and never fails the work.
 
 Belongs here: the outbox's order, what faults do to it, trying again. Does not belong here: the shape of events and the
-bus (`events.py`).
+bus (`bus.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from local_aws.inprocess import StoppedError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from local_aws.bus import Bus, Entry
     from local_aws.clock import Clock
     from local_aws.faults import Faults
-    from local_aws.healthimaging.events import Entry, Events
-    from local_aws.healthimaging.store import Store
+    from local_aws.state import State
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ _COLUMNS = {"due": "REAL", "copies": "INTEGER", "same_id": "INTEGER", "seed": "I
 class Outbox:
     """Sends what stands in the store's outbox. Safe from several threads."""
 
-    def __init__(self, store: Store, events: Events, faults: Faults, clock: Clock) -> None:
+    def __init__(self, store: State, bus: Bus, faults: Faults, clock: Clock) -> None:
         self._store = store
-        self._events = events
+        self._bus = bus
         self._faults = faults
         self._clock = clock
         self._sending = threading.Lock()
@@ -121,7 +121,7 @@ class Outbox:
             return
         struck = {n for n, entry in entries if self._taken(RefuseEvents, entry["DetailType"])}
         wanted = [(number, entry) for number, entry in entries if number not in struck]
-        refused = struck | {wanted[n][0] for n in self._events.put([entry for _, entry in wanted])}
+        refused = struck | {wanted[n][0] for n in self._bus.put([entry for _, entry in wanted])}
         self._store.clear_outbox(list({number for number, _ in entries} - refused))
         if refused:
             log.warning("%d events were refused and are sent again", len(refused))

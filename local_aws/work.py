@@ -1,7 +1,7 @@
 """Operations that go on after their answer: image sets LOCKED until a time, then settled once, also after a kill.
 
 Belongs here: the table of what is under way, settling it in its time, the limit of how much may be. Does not
-belong here: what an operation does (`updates.py`, `copies.py`, `datastores.py`).
+belong here: what an operation does (`healthimaging/{updates,copies,datastores}.py`, `healthlake/datastores.py`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from local_aws.protocol.errors import ServiceError
 if TYPE_CHECKING:
     import threading
 
+    from local_aws.bus import Entry
     from local_aws.clock import Clock
     from local_aws.faults import Faults
-    from local_aws.healthimaging.events import Entry
-    from local_aws.healthimaging.outbox import Outbox
-    from local_aws.healthimaging.store import Store
+    from local_aws.outbox import Outbox
+    from local_aws.state import State
+
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class ChangeFailedError(Exception):
 class Work:
     """What is under way. Safe from several threads; the clock's thread settles it."""
 
-    def __init__(self, store: Store, clock: Clock, merging: threading.Lock, outbox: Outbox, faults: Faults) -> None:
+    def __init__(self, store: State, clock: Clock, merging: threading.Lock, outbox: Outbox, faults: Faults) -> None:
         self._store = store
         self._clock = clock
         # The lock of the one writer of image sets.

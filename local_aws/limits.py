@@ -1,4 +1,4 @@
-"""Call rates: a token bucket for each operation, at the documented rate and burst."""
+"""Call rates: a token bucket for each operation, at the documented rate and burst. The rates are each service's own."""
 
 from __future__ import annotations
 
@@ -7,32 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from local_aws.clock import Clock
+    from collections.abc import Mapping
 
-# Operation: (calls a second, burst). Developer guide, "Throttling limits".
-RATES: dict[str, tuple[float, float]] = {
-    "CreateDatastore": (0.085, 1),
-    "DeleteDatastore": (0.085, 1),
-    "GetDatastore": (10, 20),
-    "ListDatastores": (5, 10),
-    "StartDICOMImportJob": (1, 2),
-    "GetDICOMImportJob": (25, 50),
-    "ListDICOMImportJobs": (10, 20),
-    "SearchImageSets": (25, 50),
-    "GetImageSet": (25, 50),
-    "ListImageSetVersions": (25, 50),
-    "GetImageSetMetadata": (50, 100),
-    "GetImageFrame": (1000, 2000),
-    **dict.fromkeys(
-        ("GetDICOMInstance", "GetDICOMInstanceMetadata", "GetDICOMInstanceFrames", "GetDICOMSeriesMetadata"), (50, 100)
-    ),
-    "UpdateImageSetMetadata": (0.25, 1),
-    "CopyImageSet": (0.25, 1),
-    "DeleteImageSet": (0.25, 1),
-    "TagResource": (10, 20),
-    "UntagResource": (10, 20),
-    "ListTagsForResource": (10, 20),
-}
+    from local_aws.clock import Clock
 
 
 @dataclass
@@ -46,16 +23,26 @@ class _Bucket:
 class Limits:
     """Buckets of one account. Safe from several threads."""
 
-    def __init__(self, clock: Clock, *, enabled: bool, factor: float = 1.0, others: float = 0.0) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        rates: Mapping[str, tuple[float, float]],
+        *,
+        enabled: bool,
+        factor: float = 1.0,
+        others: float = 0.0,
+    ) -> None:
         """Full buckets.
 
         Args:
             clock: The time.
+            rates: Calls a second and burst of each operation.
             enabled: Whether they count.
             factor: The documented rates and bursts are multiplied by it; a burst is 1 at least.
             others: Calls a second of operations without a documented rate; 0 for no limit.
         """
         self._clock = clock
+        self._rates = rates
         self._configured = enabled
         self._factor = factor
         self._lock = threading.Lock()
@@ -69,11 +56,12 @@ class Limits:
     def restore(self) -> None:
         """Back to the settings, with full buckets."""
         now = self._clock.now()
-        bursts = {name: max(1.0, burst * self._factor) for name, (_, burst) in RATES.items()}
+        bursts = {name: max(1.0, burst * self._factor) for name, (_, burst) in self._rates.items()}
         with self._lock:
             self.enabled = self._configured
             self._buckets = {
-                name: _Bucket(rate * self._factor, bursts[name], bursts[name], now) for name, (rate, _) in RATES.items()
+                name: _Bucket(rate * self._factor, bursts[name], bursts[name], now)
+                for name, (rate, _) in self._rates.items()
             }
 
     def allow(self, operation: str) -> bool:
