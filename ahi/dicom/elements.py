@@ -5,6 +5,7 @@ Does not belong here: finding elements (`walker`), rules of types (`ahi.index.va
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from struct import calcsize, unpack
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -55,15 +56,38 @@ _ITEM_FIELDS = {
 WANTED_IN_ITEMS: dict[int, bool] = {tag: vr == "SQ" for tag, (_, vr) in _ITEM_FIELDS.items()} | {CHARACTER_SET: False}
 
 
-def type_values(elements: Elements, *, big: bool) -> tuple[dict[str, object], tuple[CastFailure, ...]]:
-    """Typed values by keyword, empty ones left out, and what did not fit. Lists may be shared between objects."""
-    encodings = _encodings(elements) or encodings_of("")
-    signed = _is_signed(elements, big=big)
-    offset = _offset(elements)
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the reading of an object's elements depends on."""
+
+    encodings: tuple[str, ...]
+    offset: dt.timezone | None
+    big: bool
+    signed: bool
+
+
+def context_of(elements: Elements, *, big: bool) -> Context:
+    """What elements say of how the others are read."""
+    return Context(
+        _encodings(elements) or encodings_of(""), _offset(elements), big=big, signed=_is_signed(elements, big=big)
+    )
+
+
+def type_values(
+    elements: Elements, *, big: bool, context: Context | None = None
+) -> tuple[dict[str, object], tuple[CastFailure, ...]]:
+    """Typed values by keyword, empty ones left out, and what did not fit. Lists may be shared between objects.
+
+    Args:
+        elements: By tag.
+        big: Whether they are big endian.
+        context: What the object says of how to read them, unless they say so themselves.
+    """
+    context = context or context_of(elements, big=big)
     values: dict[str, object] = {}
     failures: list[CastFailure] = []
     # Bytes of ASCII mean the same in every character set but this one; numbers depend on the byte order.
-    is_usual = encodings[0] != "shift_jis" and not big
+    is_usual = context.encodings[0] != "shift_jis" and not big
     plan = _PLAN
     raw: Any  # Bytes; items only with the VR of a sequence, which is never remembered.
     for tag, (vr, raw) in elements.items():
@@ -81,7 +105,7 @@ def type_values(elements: Elements, *, big: bool) -> tuple[dict[str, object], tu
             values[name] = raw.decode("ascii").rstrip("\0 ")
             continue
         n_failures = len(failures)
-        value = _typed(HEADER_KEYWORDS[tag], vr, raw, encodings, failures, offset, big=big, signed=signed)
+        value = _typed(HEADER_KEYWORDS[tag], vr, raw, context, failures)
         if value is not None:
             values[name] = value
         if may_be_known and len(failures) == n_failures:
@@ -112,21 +136,13 @@ def _offset(elements: Elements) -> dt.timezone | None:
 
 
 def _typed(
-    column: Column,
-    vr: bytes,
-    raw: bytes | list[Elements],
-    encodings: tuple[str, ...],
-    failures: list[CastFailure],
-    offset: dt.timezone | None,
-    *,
-    big: bool,
-    signed: bool,
+    column: Column, vr: bytes, raw: bytes | list[Elements], context: Context, failures: list[CastFailure]
 ) -> object:
     if isinstance(raw, list):
-        plain: object = [_item(item, encodings, big=big) for item in raw]
+        plain: object = [_item(item, context.encodings, big=context.big) for item in raw]
     else:
-        plain = _plain(raw, vr.decode("latin-1"), column, encodings, big=big, signed=signed, failures=failures)
-    return cast(column, plain, failures, offset)
+        plain = _plain(raw, vr.decode("latin-1"), column, context, failures)
+    return cast(column, plain, failures, context.offset)
 
 
 def _encodings(elements: Elements) -> tuple[str, ...] | None:
@@ -139,17 +155,9 @@ def _is_signed(elements: Elements, *, big: bool) -> bool:
     return raw == (b"\x00\x01" if big else b"\x01\x00")
 
 
-def _plain(
-    raw: bytes,
-    vr: str,
-    column: Column,
-    encodings: tuple[str, ...],
-    *,
-    big: bool,
-    signed: bool,
-    failures: list[CastFailure],
-) -> object:
+def _plain(raw: bytes, vr: str, column: Column, context: Context, failures: list[CastFailure]) -> object:
     """Text or numbers of an element's bytes, by its own VR where it has one."""
+    big = context.big
     if vr in {"", "UN"}:
         # An UN is little endian, whatever the data set is (PS3.5 6.2.2 note 2).
         big = big and vr == ""
@@ -157,9 +165,9 @@ def _plain(
     if vr in _ASCII:
         return raw.decode("latin-1")
     if vr in _TEXT:
-        return decode(raw, encodings, is_name=vr == "PN")
+        return decode(raw, context.encodings, is_name=vr == "PN")
     if vr == "US or SS":
-        vr = "SS" if signed else "US"
+        vr = "SS" if context.signed else "US"
     code = _NUMBERS.get(vr)
     if code is None:
         failures.append(CastFailure(column.name, vr, raw[:64].hex(), "unexpected VR"))

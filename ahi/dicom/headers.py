@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ahi.dicom import fallback, pixels
+from ahi.dicom import alike, fallback, pixels
 from ahi.dicom.elements import WANTED, WANTED_IN_ITEMS, type_values
 from ahi.dicom.source import ByteSource, BytesSource, FileSource, InflatedSource, Window
 from ahi.dicom.walker import BIG, EXPLICIT, IMPLICIT, VRS, Elements, Encoding, Outcome, Walk
@@ -72,6 +72,8 @@ class Header:
     parser: str
     lenient: tuple[str, ...]
     pixel_complete: bool | None
+    common: Mapping[str, object] | None = None
+    """Those of `values` that all objects of the same kind have: one and the same mapping for all of them."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def read_header(source: ByteSource) -> Header | HeaderFailure:
         return HeaderFailure(Reason.EMPTY, "The object has no bytes.", window.bytes_read)
     data = window.data
     if data[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
-        return _read_part10(window, _PREAMBLE + 4, ())
+        return _read_alike(window, _PREAMBLE + 4) or _read_part10(window, _PREAMBLE + 4, ())
     if data[:2] == b"\x02\x00" and _sniff(data, 0, window.size) is EXPLICIT:
         return _read_part10(window, 0, (NO_PREAMBLE,))
     encoding = _sniff(data, 0, window.size)
@@ -119,6 +121,24 @@ def _sniff(data: bytes, start: int, size: int) -> Encoding | None:
     if head[:2] == b"\x08\x00" and int.from_bytes(head[4:8], "little") <= size - start - 8:
         return IMPLICIT
     return None
+
+
+def _read_alike(window: Window, start: int) -> Header | None:
+    """The header of an object that fits the pattern of others, from its file meta on; None when it has to be walked."""
+    found = alike.find(window.data, start)
+    if found is None:
+        return None
+    pattern, own, position = found
+    values, failures = type_values(own, big=False, context=pattern.context)
+    values = {**pattern.values, **values}
+    if failures or _missing(values):
+        return None
+    walk = Walk(pattern.encoding, {}, {}, LAST_HEADER_TAG, {}, position, pattern.last_tag)
+    complete, is_cut = pixels.check(window, walk, values, encapsulated=pattern.syntax not in _NATIVE)
+    lenient = (TRUNCATED,) if is_cut else ()
+    return Header(
+        values, pattern.failures, pattern.syntax, window.bytes_read, "lean", lenient, complete, pattern.values
+    )
 
 
 def _read_part10(window: Window, start: int, lenient: tuple[str, ...]) -> Header | HeaderFailure:
@@ -143,7 +163,11 @@ def _read_part10(window: Window, start: int, lenient: tuple[str, ...]) -> Header
         lenient = (*lenient, NO_TRANSFER_SYNTAX)
     elif actual is not declared:
         lenient = (*lenient, WRONG_TRANSFER_SYNTAX)
-    return _read_data_set(window, begin, actual, meta.found, lenient)
+    first, base = window.data, window.base
+    header = _read_data_set(window, begin, actual, meta.found, lenient)
+    if isinstance(header, Header) and header.parser == "lean" and not (header.lenient or base or actual.big):
+        alike.learn(header.values["SeriesInstanceUID"], first, start, begin, actual, syntax)
+    return header
 
 
 def _deflated_start(window: Window, meta: Walk, start: int, begin: int) -> int:

@@ -22,7 +22,7 @@ MAX_DEPTH = 64
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 VRS = SHORT_VRS | LONG_VRS
-_MAYBE_SEQUENCE = frozenset((b"SQ", b"UN", b""))
+MAYBE_SEQUENCE = frozenset((b"SQ", b"UN", b""))
 
 Element: TypeAlias = "tuple[bytes, bytes | list[Elements]]"
 """VR (empty when the encoding does not say it) and the value: bytes, or the items of a sequence."""
@@ -146,7 +146,7 @@ class Walk:
                 if tag <= previous:
                     return Outcome.ODD
                 kind = wanted.get(tag)
-                if length == UNDEFINED or (kind is not None and (vr == b"SQ" or (kind and vr in _MAYBE_SEQUENCE))):
+                if length == UNDEFINED or (kind is not None and (vr == b"SQ" or (kind and vr in MAYBE_SEQUENCE))):
                     # The items of an UN are implicit little endian (PS3.5 6.2.2 note 2).
                     inner = IMPLICIT if vr == b"UN" else encoding
                     wanted_items = None if kind is None else self.wanted_in_items
@@ -236,7 +236,7 @@ def _read_item(  # noqa: C901, PLR0912 (the same loop for items)
             (value_length,) = length_of(data, start)
             start += 4
         kind = None if wanted is None else wanted.get(tag)
-        if value_length == UNDEFINED or (kind is not None and (vr == b"SQ" or (kind and vr in _MAYBE_SEQUENCE))):
+        if value_length == UNDEFINED or (kind is not None and (vr == b"SQ" or (kind and vr in MAYBE_SEQUENCE))):
             inner = IMPLICIT if vr == b"UN" else encoding
             inner_wanted = None if kind is None else wanted
             position, items = read_items(data, start, value_length, inner, inner_wanted, depth + 1)
