@@ -7,6 +7,7 @@ belong here: starting and stopping the programs (`stack.py`).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import sys
@@ -45,11 +46,29 @@ def wait_for_socket(path: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def create_storage(home: Path) -> None:
+    """Make the databases of a new Dagster instance, one program at a time.
+
+    Dagster's storage makes its tables when it is first opened, without a lock. Programs that opened a new one at the
+    same moment each noted its schema version, and then none could start on it again ("more than one head present").
+
+    Args:
+        home: DAGSTER_HOME, with the instance's dagster.yaml.
+    """
+    from dagster import DagsterInstance
+
+    with (home / ".storage.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with DagsterInstance.from_config(str(home)):
+            pass
+
+
 def code(home: Path, code_socket: Path) -> None:
     """Serve the definitions to the daemon and the web server."""
     from dagster._cli import main
 
     adopt_stack(home / "stack.env")
+    create_storage(home / "dagster")
     code_socket.unlink(missing_ok=True)
     definitions = ["--module-name", "dagster_project.definitions", "--location-name", "ahi"]
     become(main, ["dagster", "api", "grpc", "--socket", str(code_socket), *definitions, "--log-level", "warning"])
@@ -60,6 +79,7 @@ def daemon(home: Path, code_socket: Path) -> None:
     from dagster_project.daemon import main, warm_up
 
     adopt_stack(home / "stack.env")
+    create_storage(home / "dagster")
     warm_up()
     wait_for_socket(code_socket)
     become(main, ["dagster-daemon", "run", "-w", str(home / "run" / "workspace.yaml")])
@@ -70,6 +90,7 @@ def web(home: Path, code_socket: Path) -> None:
     from dagster_webserver.cli import main
 
     adopt_stack(home / "stack.env")
+    create_storage(home / "dagster")
     wait_for_socket(code_socket)
     workspace = str(home / "run" / "workspace.yaml")
     address = ["-h", "127.0.0.1", "-p", os.environ["AHI_UI_PORT"]]

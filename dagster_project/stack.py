@@ -58,6 +58,7 @@ PROGRAM = """
 command = {command}
 priority = {priority}
 autorestart = true
+startsecs = 10
 startretries = 5
 stopasgroup = true
 killasgroup = true
