@@ -81,6 +81,17 @@ class ImageSetEvent:
 
 
 @dataclass(frozen=True)
+class DataStoreEvent:
+    """HealthImaging says something of a data store (`Data Store Creating | Created | Deleted | ...`). Recorded only."""
+
+    event_id: str
+    detail_type: str
+    datastore_id: str
+    status: str
+    at: dt.datetime | None
+
+
+@dataclass(frozen=True)
 class UnknownEvent:
     """Well-formed, of a kind we do not know: recorded, so that nothing is silent."""
 
@@ -98,7 +109,7 @@ class Unreadable:
 
 
 Upload = ObjectCreated | ObjectRemoved | AssociationClosed | Unreadable
-ServiceEvent = ImportJobEvent | ImageSetEvent | UnknownEvent | Unreadable
+ServiceEvent = ImportJobEvent | ImageSetEvent | DataStoreEvent | UnknownEvent | Unreadable
 
 
 def parse_upload(body: str) -> list[Upload]:
@@ -141,6 +152,8 @@ def parse_service_event(body: str) -> ServiceEvent:  # noqa: PLR0911 - one answe
     if detail_type.startswith("Import Job ") and detail.get("jobId"):
         status, name = str(detail.get("jobStatus") or ""), str(detail.get("jobName") or "")
         return ImportJobEvent(event_id, detail_type, str(detail["jobId"]), name, datastore_id, status, at)
+    if detail_type in DATA_STORE_TYPES:
+        return DataStoreEvent(event_id, detail_type, datastore_id, str(detail.get("datastoreStatus") or ""), at)
     if detail_type not in IMAGE_SET_TYPES:
         return UnknownEvent(event_id, detail_type, at)
     image_set_id = str(detail.get("imageSetId") or detail.get("imagesetId") or _image_set_in(message.get("resources")))
@@ -165,6 +178,12 @@ IMAGE_SET_TYPES = frozenset(
     )
 )
 """Every image set detail-type that HealthImaging documents."""
+
+
+DATA_STORE_TYPES = frozenset(
+    f"Data Store {word}" for word in ("Creating", "Creation Failed", "Created", "Deleting", "Deleted")
+)
+"""Every data store detail-type that HealthImaging documents."""
 
 
 MAX_KEY_BYTES = 1_024

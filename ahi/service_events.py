@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from ahi import inbox, quarantine
-from ahi.events import ImageSetEvent, ImportJobEvent, UnknownEvent, Unreadable, parse_service_event
+from ahi.events import DataStoreEvent, ImageSetEvent, ImportJobEvent, UnknownEvent, Unreadable, parse_service_event
 from ahi.index import catalog
 
 if TYPE_CHECKING:
     from ahi.inbox import Batch
     from ahi.pipeline import Pipeline
 
-Known = ImportJobEvent | ImageSetEvent
+Known = ImportJobEvent | ImageSetEvent | DataStoreEvent
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class EventBatch:
     import_jobs: tuple[ImportJobEvent, ...]
     image_sets: tuple[ImageSetEvent, ...]
     counts: Counter[str]
-    """messages, duplicate, foreign (of another data store), recorded (of unknown kind), quarantined."""
+    """messages, duplicate, foreign (of another data store), recorded (of data stores or unknown), quarantined."""
 
 
 def open_batch(pipeline: Pipeline, batch: Batch) -> EventBatch:
@@ -61,18 +61,20 @@ def open_batch(pipeline: Pipeline, batch: Batch) -> EventBatch:
 def _subject(event: Known | UnknownEvent) -> str | None:
     if isinstance(event, ImportJobEvent):
         return event.job_id
+    if isinstance(event, DataStoreEvent):
+        return event.datastore_id
     return event.image_set_id if isinstance(event, ImageSetEvent) else None
 
 
 def _record(connection: sa.Connection, batch: Batch, seen: dict[str, Known | UnknownEvent], mine: set[str]) -> int:
-    """Enter events that are new. Returns how many of them are of a kind we do not know."""
-    table, unknown = catalog.events, 0
+    """Enter events that are new. Returns how many of them ask for nothing more."""
+    table, recorded = catalog.events, 0
     for event_id, event in seen.items():
         if connection.execute(sa.select(table.c.event_id).where(table.c.event_id == event_id)).first():
             continue
         subject, outcome = _subject(event), "used"
-        if isinstance(event, UnknownEvent):
-            outcome, unknown = "recorded", unknown + 1
+        if isinstance(event, DataStoreEvent | UnknownEvent):
+            outcome, recorded = "recorded", recorded + 1
         row = {
             "event_id": event_id,
             "detail_type": event.detail_type,
@@ -82,4 +84,4 @@ def _record(connection: sa.Connection, batch: Batch, seen: dict[str, Known | Unk
             "outcome": outcome if event_id in mine else "foreign",
         }
         connection.execute(table.insert().values(row))
-    return unknown
+    return recorded

@@ -21,6 +21,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
+UNLIMITED = {"LOCAL_AWS_RATE_LIMITS": "off", "LOCAL_AWS_MAX_DATASTORES": "1000000"}
+"""Tests call faster than the documented rates, and many make a data store of their own."""
 
 
 def wait_for(condition: Callable[[], Any], *, seconds: float = 30.0, what: str = "the condition") -> Any:
@@ -54,7 +56,7 @@ class AwsStack:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "local_aws", "--home", str(self.home), "--port", str(self.port)],
                 cwd=REPOSITORY,
-                env=clean | {"LOCAL_AWS_RATE_LIMITS": "off"} | self.options,
+                env=clean | UNLIMITED | self.options,
                 stdout=log,
                 stderr=log,
             )

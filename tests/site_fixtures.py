@@ -217,6 +217,11 @@ def make_site(
             ),
             what="the data store",
         )
+        # Its events are none of the test's.
+        aws_stack.wait_for(
+            lambda: any(m["detail-type"] == "Data Store Created" for m in aws_stack.drain("IMPORT")),
+            what="the events of the data store",
+        )
         quick = {
             "job_starts_per_second": 1_000,
             "linger_seconds": 0,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ahi.events import (
     AssociationClosed,
+    DataStoreEvent,
     ImageSetEvent,
     ImportJobEvent,
     ObjectCreated,
@@ -43,7 +44,7 @@ def test_every_event_of_the_developer_guide_is_understood():
     kinds = {event["detail-type"]: type(parse_service_event(json.dumps(event))) for event in samples()}
     assert len(kinds) == 19
     for detail_type, kind in kinds.items():
-        expected = {"Import": ImportJobEvent, "Image": ImageSetEvent, "Data": UnknownEvent}[detail_type.split()[0]]
+        expected = {"Import": ImportJobEvent, "Image": ImageSetEvent, "Data": DataStoreEvent}[detail_type.split()[0]]
         assert kind is expected, detail_type
 
 

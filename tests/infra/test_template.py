@@ -203,12 +203,12 @@ def test_the_import_role_can_be_assumed_by_healthimaging_only(aws_stack):
     assert document["Statement"][0]["Principal"] == {"Service": "medical-imaging.amazonaws.com"}
 
 
-@pytest.mark.parametrize("pattern_of", ["ImportJobRule", "ImageSetRule"])
+@pytest.mark.parametrize("pattern_of", ["ImportJobRule", "DataStoreRule", "ImageSetRule"])
 def test_rules_match_every_documented_event_and_unknown_ones(aws_stack, template, pattern_of):
     events = aws_stack.client("events")
     pattern = json.dumps(template["Resources"][pattern_of]["Properties"]["EventPattern"])
-    family = {"ImportJobRule": "Import Job ", "ImageSetRule": "Image Set "}[pattern_of]
-    samples = [*DOCUMENTED, f"{family}Something New", "Data Store Created"]
+    family = {"ImportJobRule": "Import Job ", "DataStoreRule": "Data Store ", "ImageSetRule": "Image Set "}[pattern_of]
+    samples = [*DOCUMENTED, f"{family}Something New"]
     for kind in samples:
         event = {
             "id": "1", "account": "123456789012", "source": "aws.medical-imaging", "time": "2026-01-01T00:00:00Z",
@@ -223,4 +223,6 @@ DOCUMENTED = (
     *("Image Set Created", "Image Set Copying", "Image Set Copying With Read Only Access", "Image Set Copied"),
     *("Image Set Copy Failed", "Image Set Updating", "Image Set Updated", "Image Set Update Failed"),
     *("Image Set Deleting", "Image Set Deleted"),
+    *("Data Store Creating", "Data Store Creation Failed", "Data Store Created"),
+    *("Data Store Deleting", "Data Store Deleted"),
 )

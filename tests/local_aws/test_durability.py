@@ -103,8 +103,9 @@ def told_until(stack, job_id):
     def ended():
         for queue in ("IMAGE_SET", "IMPORT", "IMAGE_SET"):
             for event in stack.drain(queue):
-                if event.get("detail-type"):
-                    told[event["detail-type"], event["detail"].get("imageSetId") or event["detail"]["jobId"]] += 1
+                detail = event.get("detail", {})
+                if subject := detail.get("imageSetId") or detail.get("jobId"):
+                    told[event["detail-type"], subject] += 1
         return told["Import Job Completed", job_id]
 
     wait_for(ended, what="the event of the job's end")
@@ -212,7 +213,7 @@ def test_delayed_events_and_late_results_survive_a_kill(imaging):
     imaging.stack.start()
     imaging = Imaging(imaging.stack)
     # The queues are as they were at the last clean stop, and may hold events of other jobs.
-    early = [(e["detail-type"], e["detail"]["jobId"]) for e in imaging.stack.drain("IMPORT")]
+    early = [(e["detail-type"], e["detail"].get("jobId")) for e in imaging.stack.drain("IMPORT")]
     assert ("Import Job Completed", job["jobId"]) not in early
     imaging.stack.drain("IMAGE_SET")
     imaging.stack.control("POST", "clock", {"advance": 601})
