@@ -34,6 +34,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "frame_sizes": ("decoded", "encoded"),
     "pixel_data_key": ("absent", "null"),
     "checksum_type": ("present", "absent"),
+    "stored_syntax": ("always", "other"),
     "number_padding": ("kept", "stripped"),
     "promote_into_primary": ("merge", "refuse"),
     "primary_variant": ("first", "last", "largest"),
@@ -173,6 +174,8 @@ class LocalSettings:
     # Whether the attributes of an instance have PixelData as null (2022), and the instance ChecksumType (2025).
     pixel_data_key: str = "absent"
     checksum_type: str = "present"
+    # StoredTransferSyntaxUID: "always" (2025), or only where it is "other" than the data store's format (2022).
+    stored_syntax: str = "always"
     # Padding of DS and IS: "kept" ("1 ", 2025) or "stripped" ("1", 2022).
     number_padding: str = "kept"
     # DICOMweb: status of a search that finds nothing, 200 with an empty list or 204.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from local_aws.dicomweb.elements import Document, Vrs, element, in_data_set, large, merged, tag_of
 from local_aws.dicomweb.json_model import Written, bulk_url, json_element, write
 from local_aws.healthimaging.dicom import PIXEL_DATA
-from local_aws.healthimaging.syntaxes import EXPLICIT, HTJ2K
+from local_aws.healthimaging.syntaxes import EXPLICIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,14 +27,16 @@ class Metadata:
     Instances of a series say the same in most attributes, so each different value is written once.
     """
 
-    def __init__(self, document: Document, series_uid: str, url: str) -> None:
+    def __init__(self, document: Document, series_uid: str, url: str, lossless: str) -> None:
         """Prepare.
 
         Args:
             document: The document of the image set.
             series_uid: The series.
             url: Address of its instances.
+            lossless: Transfer syntax of frames where an instance names none: the data store's format.
         """
+        self._lossless = lossless
         self._document = document
         self._series_uid = series_uid
         self._instances: dict[str, Any] = document["Study"]["Series"][series_uid]["Instances"]
@@ -49,7 +51,7 @@ class Metadata:
         vrs = Vrs.of(instance)
         signed = values.get("PixelRepresentation") == 1
         beside = large(instance)
-        out = {"00020010": write({"vr": "UI", "Value": [_stored_syntax(instance)]})}
+        out = {"00020010": write({"vr": "UI", "Value": [self._stored_syntax(instance)]})}
         for key, value in values.items():
             tag = tag_of(key)
             if tag is None or not in_data_set(tag):
@@ -80,10 +82,9 @@ class Metadata:
                 self._known[known] = found
         return found
 
-
-def _stored_syntax(instance: Mapping[str, Any]) -> str:
-    """The metadata name the stored transfer syntax, not the object's own ("Getting DICOM instance metadata")."""
-    if not instance.get("ImageFrames"):
-        return EXPLICIT
-    # No such key means the default lossless format ("Getting image set metadata").
-    return str(instance.get("StoredTransferSyntaxUID") or HTJ2K)
+    def _stored_syntax(self, instance: Mapping[str, Any]) -> str:
+        """The metadata name the stored transfer syntax, not the object's own ("Getting DICOM instance metadata")."""
+        if not instance.get("ImageFrames"):
+            return EXPLICIT
+        # No such key means the data store's lossless format ("Getting image set metadata").
+        return str(instance.get("StoredTransferSyntaxUID") or self._lossless)

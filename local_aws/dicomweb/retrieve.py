@@ -58,7 +58,7 @@ class Retrieval:
         found = self._locator.find(datastore_id, path, image_set_id)
         uids = [found.sop_uid] if found.sop_uid else list(found.series["Instances"])
         url = f"{base}/studies/{path['StudyInstanceUID']}/series/{found.series_uid}/instances"
-        metadata = Metadata(found.document, found.series_uid, url)
+        metadata = Metadata(found.document, found.series_uid, url, self._pixels.lossless_syntax(datastore_id))
         return 200, {"Content-Type": JSON}, join(metadata.written(uid) for uid in uids)
 
     # -- bulk data ------------------------------------------------------------------------------------------------

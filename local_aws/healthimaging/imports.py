@@ -101,6 +101,7 @@ class Imports:
             other_warnings=settings.other_warnings,
             null_pixels=settings.pixel_data_key == "null",
             checksum_type=settings.checksum_type == "present",
+            store_syntax=settings.stored_syntax == "always",
             strip_numbers=settings.number_padding == "stripped",
         )
 

@@ -65,6 +65,7 @@ class Rules:
     other_warnings: bool = True
     null_pixels: bool = False
     checksum_type: bool = True
+    store_syntax: bool = True
     strip_numbers: bool = False
 
 
@@ -153,7 +154,8 @@ def instance(
     except CutError as error:
         raise DicomError(SHORT_PIXELS) from error
     if images.frames:
-        body["StoredTransferSyntaxUID"] = images.stored_syntax
+        if rules.store_syntax or images.stored_syntax != writer.lossless:
+            body["StoredTransferSyntaxUID"] = images.stored_syntax
         body.update({"ChecksumType": "DECOMPRESSED"} if rules.checksum_type else {})
         own.update({"PixelData": None} if rules.null_pixels else {})
     body["ImageFrames"] = images.frames

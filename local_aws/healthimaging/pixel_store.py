@@ -119,9 +119,14 @@ class PixelStore:
 
     def writer(self, datastore_id: str, job_id: str) -> PixelWriter:
         """A writer for one import; use it as a context manager, and `keep` it once its rows are committed."""
+        return PixelWriter(
+            self._store, self._folder, datastore_id, job_id, self.lossless_syntax(datastore_id), self._rules
+        )
+
+    def lossless_syntax(self, datastore_id: str) -> str:
+        """Transfer syntax into which a data store transcodes, by its `losslessStorageFormat`."""
         rows = self._store.rows("SELECT format FROM datastores WHERE id = ?", (datastore_id,))
-        lossless = LOSSLESS[(rows[0]["format"] if rows else None) or "HTJ2K"]
-        return PixelWriter(self._store, self._folder, datastore_id, job_id, lossless, self._rules)
+        return LOSSLESS[(rows[0]["format"] if rows else None) or "HTJ2K"]
 
     def read(self, datastore_id: str, image_set_id: str, frame_id: str) -> StoredFrame | None:
         """A frame of an image set, whichever of its versions had it; None when the set never had it."""

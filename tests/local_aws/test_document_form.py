@@ -81,6 +81,7 @@ def imaging_of_2022(tmp_path_factory):
         "PIXEL_DATA_KEY": "null",
         "CHECKSUM_TYPE": "absent",
         "NUMBER_PADDING": "stripped",
+        "STORED_SYNTAX": "other",
     }
     options = {f"LOCAL_AWS_{name}": value for name, value in form.items()}
     stack = AwsStack(tmp_path_factory.mktemp("form") / "home", options).start()
@@ -146,6 +147,7 @@ def types(value):
 def test_frames(pair):
     ours, real = (the_series(d)[1]["Instances"] for d in reversed(pair))
     for uid, instance in real.items():
+        assert set(ours[uid]) == set(instance)
         assert len(ours[uid]["ImageFrames"]) == len(instance["ImageFrames"])
         for mine, frame in zip(ours[uid]["ImageFrames"], instance["ImageFrames"], strict=True):
             assert list(mine) == list(frame)
@@ -228,6 +230,11 @@ def test_a_client_gets_the_checksums_of_every_resolution(imaging_of_2022, form):
     request = urllib.request.Request(f"{root}/{path}", headers={"Accept": "application/dicom"})
     with urllib.request.urlopen(request) as answer:
         assert pydicom.dcmread(io.BytesIO(answer.read())).PixelData == pixels.tobytes()
+    # An instance that names no transfer syntax has that of its data store.
+    assert "StoredTransferSyntaxUID" not in instance
+    with urllib.request.urlopen(f"{root}/{path}/metadata") as answer:
+        [data_set] = json.loads(answer.read())
+    assert data_set["00020010"]["Value"] == [f"1.2.840.10008.1.2.4.{'202' if form == 'HTJ2K' else '90'}"]
 
 
 def test_the_size_of_the_stream(make_aws_stack):
