@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import boto3
     from botocore.config import Config
     from botocore.loaders import Loader
+    from mypy_boto3_healthlake import HealthLakeClient
     from mypy_boto3_medical_imaging import HealthImagingClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
@@ -65,6 +66,12 @@ class Aws:
         with self._making:
             return self._session.client("medical-imaging", config=self._config)
 
+    @cached_property
+    def healthlake(self) -> HealthLakeClient:
+        """AWS HealthLake."""
+        with self._making:
+            return self._session.client("healthlake", config=self._config)
+
 
 @cache
 def service_models() -> Loader:
@@ -79,7 +86,7 @@ def load_service_models() -> None:
     loader = service_models()
     for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
         loader.load_data(name)
-    for service in ("s3", "sqs", "medical-imaging"):
+    for service in ("s3", "sqs", "medical-imaging", "healthlake"):
         for kind in ("service-2", "paginators-1", "endpoint-rule-set-1"):
             loader.load_service_model(service, kind)
 

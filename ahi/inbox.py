@@ -37,6 +37,7 @@ class Queue(StrEnum):
     UPLOADS = "uploads"
     IMPORT_EVENTS = "import_events"
     IMAGE_SET_EVENTS = "image_set_events"
+    HEALTHLAKE_EVENTS = "healthlake_events"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def queue_url(settings: Settings, queue: Queue) -> str:
         Queue.UPLOADS: "upload_queue_url",
         Queue.IMPORT_EVENTS: "import_queue_url",
         Queue.IMAGE_SET_EVENTS: "image_set_queue_url",
+        Queue.HEALTHLAKE_EVENTS: "healthlake_queue_url",
     }[queue]
     url: str = getattr(settings, name)
     if not url:

@@ -32,6 +32,12 @@ class Settings(BaseSettings):
     datastore_id: str = Field("", description="HealthImaging data store, 32 characters.")
     import_role_arn: str = Field("", description="Role that HealthImaging assumes to read and write S3.")
 
+    # HealthLake. Its data store is made apart, since it costs by the hour; without one nothing of it runs.
+    healthlake_queue_url: str = Field("", description="Queue of HealthLake's events.")
+    fhir_datastore_id: str = Field("", description="HealthLake data store, 32 characters; empty: no HealthLake.")
+    fhir_role_arn: str = Field("", description="Role that HealthLake assumes to read batches and write outputs.")
+    fhir_key_arn: str = Field("", description="KMS key of job outputs, which HealthLake requires.")
+
     catalog_url: str = Field("", repr=False, description="SQLAlchemy URL of the catalog; empty: SQLite under `home`.")
 
     # HealthImaging quotas ("Endpoints and quotas" and "Throttling limits" of its developer guide).
@@ -41,6 +47,46 @@ class Settings(BaseSettings):
     job_starts_per_second: float = Field(1.0, gt=0, description="Sustained rate of StartDICOMImportJob.")
     image_set_looks_per_second: float = Field(25.0, gt=0, description="Sustained rate of GetImageSet.")
     metadata_reads_per_second: float = Field(50.0, gt=0, description="Sustained rate of GetImageSetMetadata.")
+
+    # HealthLake quotas have moved each year ("Quotas" of its developer guide): 1 job runs, 25 wait in a data store.
+    fhir_jobs_in_service: int = Field(
+        1, ge=1, le=26, description="Import jobs at HealthLake at a time; 1: the next starts when the last has ended."
+    )
+    fhir_slot_scope: Literal["datastore", "account"] = Field(
+        "account", description="Whose jobs take HealthLake's one slot; account is the safe reading of its quota."
+    )
+    fhir_starts_per_second: float = Field(
+        1.0, gt=0, description="Sustained rate of StartFHIRImportJob; 25 today, 1 a minute before."
+    )
+    fhir_bytes_per_job: int = Field(
+        500 * 10**6, ge=1, description="Bytes in one batch; HealthLake takes 5,000 GB, a run validates 25 MB/s."
+    )
+    fhir_bytes_per_file: int = Field(
+        250 * 10**6, ge=1, description="A larger file is split on line borders; HealthLake takes 50 GB."
+    )
+    fhir_files_per_job: int = Field(1_000, ge=1, le=1_000_000, description="Files in one batch.")
+    fhir_validation_level: Literal["strict", "structure-only", "minimal"] = Field(
+        "strict", description="How HealthLake judges resources on import."
+    )
+    fhir_frozen_ahead: int = Field(3, ge=1, description="Batches made ready before the chain can start them.")
+    fhir_max_attempts: int = Field(2, ge=1, description="Import jobs for one batch before its chain stops.")
+    fhir_look_seconds: float = Field(
+        60.0, gt=0, description="A running HealthLake job unheard of for so long is asked after."
+    )
+    fhir_failure_rows: int = Field(
+        10_000, ge=0, description="Failed lines of a batch with a row of their own; the rest is counted."
+    )
+    fhir_studies_per_batch: int = Field(20_000, ge=1, description="Changed studies sent in one batch.")
+    fhir_time_zone: str = Field(
+        "", description="Zone of DICOM times without offset, such as Europe/Berlin; empty: only the date is told."
+    )
+    business_calendar: str = Field(
+        "us-federal", description="Holidays of business days: us-federal, or a file of days, one a line."
+    )
+    business_time_zone: str = Field("America/New_York", description="Zone in which business days begin and end.")
+    breach_business_days: int = Field(
+        1, ge=0, description="Business days from receipt to ingestion (42 CFR 422.119(b)(1))."
+    )
 
     # A tick of at most 10 s survives every proxy and reload that Dagster's code server meets.
     listen_seconds: float = Field(8.0, ge=0, le=10, description="How long a sensor tick waits for a first message.")

@@ -30,7 +30,10 @@ OUTPUT_NAMES = {
     "UploadQueueUrl": "AHI_UPLOAD_QUEUE_URL",
     "ImportQueueUrl": "AHI_IMPORT_QUEUE_URL",
     "ImageSetQueueUrl": "AHI_IMAGE_SET_QUEUE_URL",
+    "HealthLakeQueueUrl": "AHI_HEALTHLAKE_QUEUE_URL",
     "ImportRoleArn": "AHI_IMPORT_ROLE_ARN",
+    "FhirRoleArn": "AHI_FHIR_ROLE_ARN",
+    "FhirKeyArn": "AHI_FHIR_KEY_ARN",
 }
 
 

@@ -134,7 +134,7 @@ class AwsStack:
         ]
 
     def drain(self, queue: str) -> list[dict[str, Any]]:
-        """Take and delete every visible message of a queue (`UPLOAD`, `IMPORT` or `IMAGE_SET`); parsed bodies."""
+        """Take and delete every visible message of a queue, such as `IMPORT` or `HEALTHLAKE`; parsed bodies."""
         return [json.loads(body) for body in self.drain_raw(queue)]
 
     def drain_raw(self, queue: str) -> list[str]:
@@ -152,7 +152,7 @@ class AwsStack:
     def reset(self) -> None:
         """Remove all faults, forget the log, empty the queues."""
         self.control("POST", "reset")
-        for queue in ("UPLOAD", "IMPORT", "IMAGE_SET"):
+        for queue in ("UPLOAD", "IMPORT", "IMAGE_SET", "HEALTHLAKE"):
             self.drain(queue)
 
 

@@ -35,6 +35,7 @@ def depths(sqs: SQSClient, settings: Settings) -> list[QueueDepth]:
         "uploads": settings.upload_queue_url,
         "import events": settings.import_queue_url,
         "image set events": settings.image_set_queue_url,
+        "healthlake events": settings.healthlake_queue_url,
     }
     return [_depth(sqs, name, url) for name, url in urls.items() if url]
 

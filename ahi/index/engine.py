@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from ahi.errors import PermanentError
-from ahi.index import catalog, catalog_archives
+from ahi.index import catalog, catalog_archives, catalog_fhir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -167,7 +167,8 @@ def _is_complete(engine: sa.Engine) -> bool:
 @lru_cache(maxsize=1)
 def _digest() -> str:
     """Digest of the tables, columns and indexes of this code, so that no one has to count versions."""
-    assert catalog_archives.archives.metadata is catalog.metadata  # it is imported, so its tables are among these
+    # They are imported, so their tables are among these.
+    assert catalog_archives.archives.metadata is catalog_fhir.fhir_batches.metadata is catalog.metadata
     tables = catalog.metadata.sorted_tables
     parts = [f"{table.name}.{column.name} {column.type!r}" for table in tables for column in table.columns]
     parts += [

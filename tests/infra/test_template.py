@@ -15,7 +15,7 @@ import yaml
 from tests.conftest import REPOSITORY
 
 TEMPLATE = REPOSITORY / "infra" / "template.yaml"
-QUEUES = {"UPLOAD": "Upload", "IMPORT": "Import", "IMAGE_SET": "ImageSet"}
+QUEUES = {"UPLOAD": "Upload", "IMPORT": "Import", "IMAGE_SET": "ImageSet", "HEALTHLAKE": "HealthLake"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -111,8 +111,12 @@ NEEDS = {
     "imaging.list_image_set_versions": {"medical-imaging:ListImageSetVersions"},
     "imaging.search_image_sets": {"medical-imaging:SearchImageSets"},
     "imaging.start_dicom_import_job": {"medical-imaging:StartDICOMImportJob", "iam:PassRole"},
+    "healthlake.start_fhir_import_job": {"healthlake:StartFHIRImportJob", "iam:PassRole"},
+    "healthlake.describe_fhir_import_job": {"healthlake:DescribeFHIRImportJob"},
+    "healthlake.list_fhir_import_jobs": {"healthlake:ListFHIRImportJobs"},
+    "healthlake.list_fhir_datastores": {"healthlake:ListFHIRDatastores"},
 }
-CALL = re.compile(r"\b_?(s3|sqs|imaging)\.(?:get_paginator\(\s*\"(\w+)\"|(\w+)\()")
+CALL = re.compile(r"\b_?(s3|sqs|imaging|healthlake)\.(?:get_paginator\(\s*\"(\w+)\"|(\w+)\()")
 
 
 def calls_of(path: Path) -> set[str]:

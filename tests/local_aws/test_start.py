@@ -45,6 +45,7 @@ def test_it_prints_what_it_writes(aws_stack):
         *("AHI_LANDING_BUCKET", "AHI_LAKE_BUCKET", "AHI_STAGING_BUCKET"),
         *("AHI_UPLOAD_QUEUE_URL", "AHI_IMPORT_QUEUE_URL", "AHI_IMAGE_SET_QUEUE_URL"),
         *("AHI_DATASTORE_ID", "AHI_IMPORT_ROLE_ARN"),
+        *("AHI_HEALTHLAKE_QUEUE_URL", "AHI_FHIR_ROLE_ARN", "AHI_FHIR_KEY_ARN"),
     }
 
 
