@@ -11,6 +11,8 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import boto3
     from botocore.config import Config
     from botocore.loaders import Loader
@@ -26,6 +28,7 @@ class Aws:
     def __init__(self) -> None:
         # Clients may be used by several threads at once, but not made by them.
         self._making = threading.Lock()
+        self._listing: S3Client | None = None
 
     @cached_property
     def _session(self) -> boto3.Session:
@@ -53,6 +56,14 @@ class Aws:
         """Amazon S3."""
         with self._making:
             return self._session.client("s3", config=self._config)
+
+    def listing(self, take_entries: Callable[..., None]) -> S3Client:
+        """Amazon S3 again, for long listings: `take_entries` reads each page before botocore does."""
+        with self._making:
+            if self._listing is None:
+                self._listing = self._session.client("s3", config=self._config)
+                self._listing.meta.events.register("before-parse.s3.ListObjectsV2", take_entries)
+            return self._listing
 
     @cached_property
     def sqs(self) -> SQSClient:

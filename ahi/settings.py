@@ -98,6 +98,15 @@ class Settings(BaseSettings):
     copy_threads: int = Field(16, ge=1, description="Server-side copies under way at a time in one run.")
     document_threads: int = Field(8, ge=1, description="Metadata reads under way at a time in one run.")
 
+    archive_list_threads: int = Field(16, ge=1, description="Listings of an archive under way at a time.")
+    archive_part_keys: int = Field(50_000, ge=1, description="Keys of an archive kept at a time; a kill loses fewer.")
+    archive_resume_hours: float = Field(
+        24.0, ge=0, description="A look at an archive that broke off goes on where it was for so long, then anew."
+    )
+    copies_per_second: float = Field(
+        200.0, gt=0, description="Server-side copies that one run makes; it weighs a copy against a job start."
+    )
+
     max_attempts: int = Field(3, ge=1, description="Import attempts for one object before it is set down as failed.")
     retry_seconds: float = Field(30.0, ge=0, description="Wait before an object's second import attempt; then times 4.")
     claim_seconds: float = Field(120.0, gt=0, description="A claimed job silent for so long is taken over.")
