@@ -50,6 +50,7 @@ class Job:
     status: str | None
     message: str | None
     output_folder: str | None
+    shard_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,16 @@ class Limits:
     in_flight: int
     starts_per_second: float
     burst: float = 1.0
+
+
+class Lane(Protocol):
+    """Some planned jobs of a service, and what each of them needs beyond the service's limits to be started."""
+
+    def condition(self) -> sa.ColumnElement[bool]:
+        """Which jobs."""
+
+    def wants(self, connection: sa.Connection, job_key: str) -> list[pacing.Want] | None:
+        """Tokens that the start of a job takes beside the service's own; None: it must not be started now."""
 
 
 class BackPressureError(Exception):
@@ -104,23 +115,38 @@ class Service(Protocol):
         """The job's present state; None when the service does not know it."""
 
 
-def claim(index: Index, service: str, limits: Limits, who: str) -> Job | float | None:
-    """Take the oldest planned job, if the limits leave room.
+class LiveLane:
+    """Jobs of uploads: they need nothing but the service."""
+
+    def condition(self) -> sa.ColumnElement[bool]:
+        """Jobs that no shard of an archive stands behind."""
+        return catalog.jobs.c.shard_key.is_(None)
+
+    def wants(self, connection: sa.Connection, job_key: str) -> list[pacing.Want] | None:  # noqa: ARG002
+        """Nothing."""
+        return []
+
+
+def claim(index: Index, service: str, limits: Limits, who: str, lane: Lane | None = None) -> Job | float | None:
+    """Take the oldest planned job of a lane (that of uploads unless told), if the limits leave room.
 
     Returns the claimed job; or seconds to wait for the next start; or None when there is nothing to start now.
     """
-    table, moment = catalog.jobs, now()
+    table, moment, lane = catalog.jobs, now(), lane or LiveLane()
     mine = table.c.service == service
     with index.transaction() as connection:
-        due = sa.or_(table.c.not_before.is_(None), table.c.not_before <= moment)
-        query = sa.select(table).where(mine, table.c.state == JobState.PLANNED, due)
+        query = sa.select(table).where(mine, is_due(moment), lane.condition())
         row = connection.execute(query.order_by(table.c.planned_at, table.c.job_key).limit(1)).mappings().first()
         if row is None:
             return None
         running = sa.select(sa.func.count()).where(mine, table.c.state.in_((JobState.CLAIMED, JobState.SUBMITTED)))
         if connection.execute(running).scalar_one() >= limits.in_flight:
             return None
-        wait = pacing.take(connection, f"{service}:start", rate=limits.starts_per_second, burst=limits.burst)
+        more = lane.wants(connection, row["job_key"])
+        if more is None:
+            return None
+        own = pacing.Want(f"{service}:start", limits.starts_per_second, limits.burst)
+        wait = pacing.take_all(connection, [own, *more])
         if wait:
             return wait
         # The token follows from the content, so whoever starts this job again starts the same one.
@@ -133,6 +159,13 @@ def claim(index: Index, service: str, limits: Limits, who: str) -> Job | float |
         }
         connection.execute(table.update().where(table.c.job_key == row["job_key"]).values(values))
         return _job({**row, **values})
+
+
+def is_due(moment: dt.datetime) -> sa.ColumnElement[bool]:
+    """Whether a job waits to be started, and may be."""
+    table = catalog.jobs
+    ready = sa.or_(table.c.not_before.is_(None), table.c.not_before <= moment)
+    return sa.and_(table.c.state == JobState.PLANNED, ready)
 
 
 def renew(index: Index, job: Job) -> Job | None:

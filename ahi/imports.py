@@ -1,7 +1,8 @@
 """HealthImaging import jobs: what goes into one, its prefix, its start.
 
-Belongs here: planning ready objects into jobs within the quotas, staging them under one prefix, and HealthImaging as
-a service of the chain. Does not belong here: the chain itself (`ahi.chain`) and results (`ahi.results`).
+Belongs here: planning ready objects of uploads into jobs within the quotas, and staging and starting any job. Does not
+belong here: the chain itself (`ahi.chain`), the service's calls (`ahi.import_service`), results (`ahi.results`), and
+planning shards of archives (`ahi.archive.imports`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from more_itertools import constrained_batches
 
 from ahi import chain
-from ahi.aws import GONE, THROTTLED, error_code, is_transient
+from ahi.aws import GONE, error_code, is_transient
 from ahi.clock import day_of, now
+from ahi.import_service import SERVICE, HealthImaging
 from ahi.index import catalog
 from ahi.index.catalog import JobState, ObjectState
 from ahi.reasons import Reason
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from ahi.index.store import Commit
     from ahi.pipeline import Pipeline
 
-SERVICE = "medical-imaging"
 START_SECONDS = 20.0
 """How long one run goes on starting jobs."""
 
@@ -42,7 +43,9 @@ Identity = tuple[str | None, str | None, str | None]
 
 
 @dataclass(frozen=True)
-class _Ready:
+class Ready:
+    """An object that waits for a job."""
+
     object_id: str
     bucket: str
     key: str
@@ -51,6 +54,8 @@ class _Ready:
     identity: Identity
     association_prefix: str | None
     attempts: int
+    job_key: str | None
+    """Job that tried it last."""
 
 
 def plan(pipeline: Pipeline) -> int:
@@ -61,50 +66,51 @@ def plan(pipeline: Pipeline) -> int:
     can be started soon: what is left stays ready and fills the next job, or a backlog would be one of tiny jobs.
     """
     with pipeline.index.engine.connect() as connection:
-        if not _room(connection, pipeline) or not _choose(connection):
+        if not _room(connection, pipeline) or not choose(connection, ready(connection)):
             return 0
     with pipeline.index.commit(kind="planned", run_id=pipeline.run_id) as commit:
         # Chosen again inside the transaction: another run may have planned them since.
-        chosen = _choose(commit.connection)
+        chosen = choose(commit.connection, ready(commit.connection))
         place = {item.object_id: number for number, item in enumerate(chosen)}
         groups = list(_groups(commit.connection, pipeline, chosen))
         groups.sort(key=lambda group: place[group[0][0].object_id])
         groups = groups[: _room(commit.connection, pipeline)]
         for group, prefix in groups:
-            _insert(commit, pipeline, group, prefix)
+            insert_job(commit, pipeline, group, prefix)
         return len(groups)
 
 
 def _room(connection: sa.Connection, pipeline: Pipeline) -> int:
     """How many more jobs can be planned: free slots of the service, and starts within one run's patience."""
     settings, table = pipeline.settings, catalog.jobs
-    query = sa.select(table.c.state, sa.func.count()).where(
-        table.c.service == SERVICE, table.c.state.in_((JobState.PLANNED, JobState.CLAIMED, JobState.SUBMITTED))
-    )
+    # Planned jobs of archives take no slot: they wait for uploads, not uploads for them.
+    counts = sa.or_(table.c.state.in_((JobState.CLAIMED, JobState.SUBMITTED)), table.c.shard_key.is_(None))
+    query = sa.select(table.c.state, sa.func.count()).where(table.c.service == SERVICE, counts)
+    query = query.where(table.c.state.in_((JobState.PLANNED, JobState.CLAIMED, JobState.SUBMITTED)))
     counted = {str(state): int(n) for state, n in connection.execute(query.group_by(table.c.state))}
     planned = counted.get(JobState.PLANNED, 0)
     slots = settings.max_jobs_in_flight - sum(counted.values())
     return max(0, min(slots, max(1, int(settings.job_starts_per_second * START_SECONDS)) - planned))
 
 
-def _choose(connection: sa.Connection) -> list[_Ready]:
-    """Ready objects of which no other of the same instance is on its way or chosen before them."""
-    ready = _ready(connection)
-    taken, chosen = _busy_identities(connection, ready), []
-    for item in ready:
+def choose(connection: sa.Connection, waiting: Sequence[Ready]) -> list[Ready]:
+    """Those of some ready objects of which no other of the same instance is on its way or chosen before them."""
+    taken, chosen = _busy_identities(connection, waiting), []
+    for item in waiting:
         if item.identity not in taken:
             taken.add(item.identity)
             chosen.append(item)
     return chosen
 
 
-def _ready(connection: sa.Connection) -> list[_Ready]:
+def ready(connection: sa.Connection, shard_key: str | None = None) -> list[Ready]:
+    """Objects that wait for a job and may go into one now, the first to arrive first: of uploads, or of one shard."""
     table = catalog.objects
     due = sa.or_(table.c.not_before.is_(None), table.c.not_before <= now())
-    query = sa.select(table).where(table.c.state == ObjectState.READY, due)
+    query = sa.select(table).where(table.c.state == ObjectState.READY, due, table.c.shard_key == shard_key)
     query = query.order_by(table.c.landed_at, table.c.key).limit(PLAN_ROWS)
     return [
-        _Ready(
+        Ready(
             row["object_id"],
             row["bucket"],
             row["key"],
@@ -113,12 +119,13 @@ def _ready(connection: sa.Connection) -> list[_Ready]:
             (row["StudyInstanceUID"], row["SeriesInstanceUID"], row["SOPInstanceUID"]),
             row["association_prefix"],
             row["attempts"],
+            row["job_key"],
         )
         for row in connection.execute(query).mappings()
     ]
 
 
-def _busy_identities(connection: sa.Connection, ready: Sequence[_Ready]) -> set[Identity]:
+def _busy_identities(connection: sa.Connection, ready: Sequence[Ready]) -> set[Identity]:
     """Identities of `ready` that a running job already imports."""
     table, busy = catalog.objects, set[Identity]()
     columns = (table.c.StudyInstanceUID, table.c.SeriesInstanceUID, table.c.SOPInstanceUID)
@@ -131,11 +138,11 @@ def _busy_identities(connection: sa.Connection, ready: Sequence[_Ready]) -> set[
 
 
 def _groups(
-    connection: sa.Connection, pipeline: Pipeline, ready: Sequence[_Ready]
-) -> Iterator[tuple[list[_Ready], str | None]]:
+    connection: sa.Connection, pipeline: Pipeline, ready: Sequence[Ready]
+) -> Iterator[tuple[list[Ready], str | None]]:
     """Jobs' worth of objects, each with the closed prefix that serves it in place, or None when it is staged."""
     settings = pipeline.settings
-    by_prefix: dict[str | None, list[_Ready]] = {}
+    by_prefix: dict[str | None, list[Ready]] = {}
     for item in ready:
         by_prefix.setdefault(item.association_prefix, []).append(item)
     staged = by_prefix.pop(None, [])
@@ -146,7 +153,7 @@ def _groups(
             yield items, prefix
         else:
             staged += items
-    by_attempts: dict[int, list[_Ready]] = {}
+    by_attempts: dict[int, list[Ready]] = {}
     for item in staged:
         by_attempts.setdefault(item.attempts, []).append(item)
     for attempts, items in by_attempts.items():
@@ -158,7 +165,7 @@ def _groups(
         yield from ((list(group), None) for group in groups)
 
 
-def _whole(connection: sa.Connection, items: Sequence[_Ready], prefix: str) -> bool:
+def _whole(connection: sa.Connection, items: Sequence[Ready], prefix: str) -> bool:
     """Whether `items` are all that lies under a prefix, each at its only version and at its first attempt."""
     table = catalog.objects
     under = sa.select(sa.func.count()).where(
@@ -167,7 +174,10 @@ def _whole(connection: sa.Connection, items: Sequence[_Ready], prefix: str) -> b
     return connection.execute(under).scalar_one() == len(items) and not any(item.attempts for item in items)
 
 
-def _insert(commit: Commit, pipeline: Pipeline, group: Sequence[_Ready], prefix: str | None) -> None:
+def insert_job(
+    commit: Commit, pipeline: Pipeline, group: Sequence[Ready], prefix: str | None, shard_key: str | None = None
+) -> None:
+    """Plan a job of some objects: from the prefix that they lie under in place, or staged when it is None."""
     settings, moment = pipeline.settings, now()
     content = [settings.datastore_id, *sorted(f"{item.object_id}:{item.attempts}" for item in group)]
     job_key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
@@ -185,6 +195,7 @@ def _insert(commit: Commit, pipeline: Pipeline, group: Sequence[_Ready], prefix:
             n_objects=len(group),
             n_bytes=sum(item.size_bytes for item in group),
             planned_at=moment,
+            shard_key=shard_key,
         )
     )
     table = catalog.objects
@@ -215,8 +226,10 @@ def advance(pipeline: Pipeline) -> Counter[str]:
     return Counter(planned=planned) + start_planned(pipeline)
 
 
-def start_planned(pipeline: Pipeline, *, budget_seconds: float = START_SECONDS) -> Counter[str]:
-    """Start planned jobs while the limits leave room. Returns counts of outcomes, as `_start_one` names them.
+def start_planned(
+    pipeline: Pipeline, *, budget_seconds: float = START_SECONDS, lane: chain.Lane | None = None
+) -> Counter[str]:
+    """Start planned jobs of a lane while the limits leave room. Returns counts of outcomes, as `_start_one` names them.
 
     Begins no job after `budget_seconds`: the next event or sweep goes on from there. A job that cannot be staged or
     started is given back to wait, so that it holds up no other. Raises the first such error if nothing was started.
@@ -229,7 +242,7 @@ def start_planned(pipeline: Pipeline, *, budget_seconds: float = START_SECONDS) 
     if pipeline.run_id:
         chain.recover(pipeline.index, service, silent_seconds=settings.claim_seconds, who=pipeline.run_id)
     while time.monotonic() < deadline:
-        job = chain.claim(pipeline.index, SERVICE, limits, pipeline.run_id or "")
+        job = chain.claim(pipeline.index, SERVICE, limits, pipeline.run_id or "", lane)
         if job is None:
             break
         if isinstance(job, float):
@@ -257,7 +270,7 @@ def _start_one(pipeline: Pipeline, service: HealthImaging, job: chain.Job) -> st
     index = pipeline.index
     try:
         if not job.in_place and stage(pipeline, job) == job.n_objects:
-            _reject(pipeline, job, "none of its objects is in the landing bucket any more")
+            _reject(pipeline, job, "none of its objects is in its bucket any more")
             return "rejected"
         return "started" if chain.start(index, service, job) else "taken_over"
     except chain.RejectedError as error:
@@ -281,13 +294,14 @@ def stage(pipeline: Pipeline, job: chain.Job) -> int:
     table = catalog.objects
     with pipeline.index.engine.connect() as connection:
         query = sa.select(
-            *(table.c.object_id, table.c.bucket, table.c.key, table.c.version_id, table.c.size_bytes, table.c.input_key)
+            *(table.c.object_id, table.c.bucket, table.c.key, table.c.version_id, table.c.etag, table.c.size_bytes),
+            table.c.input_key,
         )
         rows = connection.execute(
             query.where(table.c.job_key == job.job_key, table.c.state == ObjectState.IMPORTING)
         ).all()
 
-    def copy(row: sa.Row[tuple[str, str, str, str | None, int, str]]) -> str | None:
+    def copy(row: sa.Row[tuple[str, str, str, str | None, str | None, int, str]]) -> str | None:
         source = {"Bucket": row.bucket, "Key": row.key} | ({"VersionId": row.version_id} if row.version_id else {})
         target = {"Bucket": pipeline.settings.staging_bucket, "Key": row.input_key}
         try:
@@ -297,9 +311,12 @@ def stage(pipeline: Pipeline, job: chain.Job) -> int:
             else:
                 # Neither metadata nor tags come along: they are the sender's, and may say anything.
                 once = {"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE"}
+                if row.etag and not row.version_id:
+                    # Without a version, what lies there now may be another object than the one whose header was read.
+                    once["CopySourceIfMatch"] = row.etag
                 pipeline.aws.s3.copy_object(CopySource=source, **once, **target)  # type: ignore[arg-type]
         except ClientError as error:
-            if error_code(error) in GONE:
+            if error_code(error) in GONE or error_code(error) == "PreconditionFailed":
                 return str(row.object_id)
             raise
         return None
@@ -316,7 +333,7 @@ def stage(pipeline: Pipeline, job: chain.Job) -> int:
                     state=ObjectState.FAILED,
                     state_since=now(),
                     reason_code=Reason.OBJECT_GONE,
-                    reason_text="gone from the landing bucket before it was copied",
+                    reason_text="gone from its bucket, or overwritten there, before it was copied",
                 )
             )
             commit.connection.execute(change, [{"which": object_id} for object_id in gone])
@@ -327,65 +344,3 @@ def _reject(pipeline: Pipeline, job: chain.Job, text: str) -> None:
     """A start that the service refuses ends the job as failed; settling gives its objects another way or a reason."""
     report = chain.Report(job.job_id or "", "REJECTED", ended=True, ended_at=None, message=text, output_folder=None)
     chain.ended(pipeline.index, job, report)
-
-
-class HealthImaging:
-    """AWS HealthImaging as a service of the chain."""
-
-    name = SERVICE
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-
-    def start(self, job: chain.Job) -> str:
-        """StartDICOMImportJob. The job's name is its key, which holds nothing of a patient."""
-        imaging, settings = self._pipeline.aws.imaging, self._pipeline.settings
-        try:
-            answer = imaging.start_dicom_import_job(
-                jobName=job.job_key,
-                datastoreId=job.datastore_id,
-                dataAccessRoleArn=settings.import_role_arn,
-                clientToken=job.client_token or job.job_key,
-                inputS3Uri=job.input_uri,
-                outputS3Uri=job.output_uri,
-            )
-        except ClientError as error:
-            if error_code(error) in THROTTLED | {"ServiceQuotaExceededException"}:
-                raise chain.BackPressureError(error_code(error)) from error
-            if error_code(error) == "ConflictException":
-                raise chain.BackPressureError(error_code(error), of_service=False) from error
-            if error_code(error) == "ValidationException":
-                raise chain.RejectedError(str(error)) from error
-            raise
-        return answer["jobId"]
-
-    def find(self, job: chain.Job) -> str | None:
-        """ListDICOMImportJobs, looking for the job's name. Rare: only for claims that have gone silent."""
-        pages = self._pipeline.aws.imaging.get_paginator("list_dicom_import_jobs")
-        for page in pages.paginate(datastoreId=job.datastore_id, PaginationConfig={"PageSize": 50}):
-            for summary in page["jobSummaries"]:
-                if summary["jobName"] == job.job_key:
-                    return summary["jobId"]
-        return None
-
-    def describe(self, job_id: str) -> chain.Report | None:
-        """GetDICOMImportJob. Its output URI already ends in the job's own folder."""
-        try:
-            answer = self._pipeline.aws.imaging.get_dicom_import_job(
-                datastoreId=self._pipeline.settings.datastore_id, jobId=job_id
-            )
-        except ClientError as error:
-            if error_code(error) == "ResourceNotFoundException":
-                return None
-            raise
-        job = answer["jobProperties"]
-        status = job["jobStatus"]
-        folder = job["outputS3Uri"]
-        return chain.Report(
-            job_id,
-            status,
-            ended=status in {"COMPLETED", "FAILED"},
-            ended_at=job.get("endedAt"),
-            message=job.get("message"),
-            output_folder=folder if folder.endswith("/") else folder + "/",
-        )

@@ -24,7 +24,7 @@ from ahi import chain, quarantine
 from ahi.aws import GONE, error_code, is_transient
 from ahi.clock import now
 from ahi.errors import Setbacks
-from ahi.imports import SERVICE, HealthImaging
+from ahi.import_service import SERVICE, HealthImaging
 from ahi.index import catalog
 from ahi.index.catalog import JobState, ObjectState
 from ahi.reasons import Reason

@@ -27,7 +27,7 @@ from ahi.aws import without_contents
 from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.findings import Look
-from ahi.imports import HealthImaging
+from ahi.import_service import HealthImaging
 from ahi.inbox import Message, Queue
 from ahi.index import catalog
 from ahi.index.catalog import ObjectState

@@ -120,8 +120,11 @@ objects = sa.Table(
     sa.Column("SOPInstanceUID", sa.String, comment="From its header"),
     sa.Column("SOPClassUID", sa.String, comment="From its header"),
     sa.Column("Modality", sa.String, comment="From its header"),
+    sa.Column("Manufacturer", sa.String, comment="From its header"),
     sa.Column("TransferSyntaxUID", sa.String, comment="From its header"),
     sa.Column("association_prefix", sa.String, comment="Closed prefix the object belongs to, if any"),
+    sa.Column("shard_key", sa.String, comment="Shard of an archive it came with; null: it was uploaded"),
+    sa.Column("corrects_object_id", sa.String, comment="Object that failed and that this one is the corrected form of"),
     sa.Column("job_key", sa.String, comment="Job that imports or imported it"),
     sa.Column("input_key", sa.String, comment="Key HealthImaging reads it from"),
     sa.Column("attempts", sa.Integer, nullable=False, default=0, comment="Import jobs that have tried it"),
@@ -165,6 +168,14 @@ objects = sa.Table(
     sa.Index("ix_objects_image_set", "image_set_id"),
     sa.Index("ix_objects_changed", "changed_seq", "day"),
     sa.Index("ix_objects_day", "day"),
+    # Of an archive's shards only: uploads, which are most writes, leave it alone.
+    sa.Index(
+        "ix_objects_shard",
+        "shard_key",
+        "state",
+        sqlite_where=sa.text("shard_key IS NOT NULL"),
+        postgresql_where=sa.text("shard_key IS NOT NULL"),
+    ),
 )
 
 jobs = sa.Table(
@@ -197,11 +208,13 @@ jobs = sa.Table(
     sa.Column("n_retried", sa.Integer, comment="Objects that go into another job"),
     sa.Column("n_image_sets", sa.Integer, comment="Image sets it made or changed"),
     sa.Column("output_folder", sa.String, comment="Folder with the manifest and the ndjson files"),
+    sa.Column("shard_key", sa.String, comment="Shard of an archive that it imports from; null: of uploads"),
     _seq(),
     sa.Index("ix_jobs_seq", "seq"),
     sa.Index("ix_jobs_state", "service", "state", "planned_at"),
     sa.Index("ix_jobs_job_id", "job_id"),
     sa.Index("ix_jobs_day", "day"),
+    sa.Index("ix_jobs_shard", "shard_key"),
 )
 
 pacing = sa.Table(
