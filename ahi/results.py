@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from botocore.exceptions import ClientError
 
 from ahi import chain, quarantine
+from ahi.archive import isolation
 from ahi.aws import GONE, error_code, is_transient
 from ahi.clock import now
 from ahi.errors import Setbacks
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 TRANSIENT = ("InternalServerException", "ThrottlingException", "ServerError", "ServiceUnavailableException")
 """Exception types of a failure line that another attempt may cure."""
 
+
+MOST_RAISES = 2
+"""The wait before another attempt grows by four this often, and then no more."""
 
 UNKNOWN_JOB_SECONDS = 3_600.0
 """How long a job that was started may be unknown to HealthImaging before it counts as lost."""
@@ -159,6 +163,8 @@ def settle(pipeline: Pipeline, job: chain.Job) -> Counter[str]:
         changes = []
         for object_id, input_key, attempts in connection.execute(sa.select(*columns).where(in_job)):
             change = _change(results.get(input_key), job, attempts, pipeline.settings, versions)
+            if job.shard_key and change["reason_code"] == Reason.JOB_FAILED:
+                unreadable.append(isolation.evidence(job, object_id, attempts))
             counts[{"imported": "imported", "failed": "failed"}.get(str(change["state"]), "retried")] += 1
             changes.append({"which": object_id, **change})
         _apply(connection, changes, moment, job.ended_at, seq)
@@ -186,8 +192,9 @@ def _change(
     if result and not _transient(result.error_type):
         reason = {"reason_code": Reason.IMPORT_REJECTED, "reason_text": result.error_text}
         return {**blank, **place, **reason, "state": ObjectState.FAILED}
-    if attempts < settings.max_attempts:
-        wait = dt.timedelta(seconds=settings.retry_seconds * 4 ** (attempts - 1))
+    innocent = result is None and job.status != "COMPLETED" and not isolation.is_isolated(job)
+    if attempts < settings.max_attempts or innocent:
+        wait = dt.timedelta(seconds=settings.retry_seconds * 4 ** min(attempts - 1, MOST_RAISES))
         return {**blank, **place, "state": ObjectState.READY, "not_before": now() + wait}
     if result:
         code, text = Reason.IMPORT_SERVER_ERROR, result.error_text

@@ -106,6 +106,15 @@ class Settings(BaseSettings):
     copies_per_second: float = Field(
         200.0, gt=0, description="Server-side copies that one run makes; it weighs a copy against a job start."
     )
+    archive_share: float = Field(0.8, gt=0, le=1, description="Share of jobs in flight that archives may take.")
+    archive_backlog: int = Field(
+        2_000,
+        ge=0,
+        description="Imported objects of archives not indexed yet; above it none of their jobs start: uploads queue "
+        "behind them.",
+    )
+    archive_lease_seconds: float = Field(30.0, gt=0, description="A run silent for so long has let go of its shards.")
+    archive_poll_seconds: float = Field(1.0, gt=0, description="How often a run looks what became of its shards.")
 
     max_attempts: int = Field(3, ge=1, description="Import attempts for one object before it is set down as failed.")
     retry_seconds: float = Field(30.0, ge=0, description="Wait before an object's second import attempt; then times 4.")

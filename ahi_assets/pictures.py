@@ -75,3 +75,18 @@ def _picture(title: str, height: int, shapes: Sequence[str]) -> dg.MarkdownMetad
         f"{''.join(shapes)}</svg>"
     )
     return dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})")
+
+
+def line(title: str, points: Sequence[tuple[float, float]], *, most: float) -> dg.MarkdownMetadataValue:
+    """A line through points (x, y) from zero, with the value that it is on its way to as its upper edge."""
+    high, wide, top, longest = 160, WIDTH - LEFT - RIGHT, 44, max(x for x, _ in points) or 1
+    most = max(most, *(y for _, y in points)) or 1
+    path = " ".join(f"{LEFT + x / longest * wide:.1f},{top + high - y / most * high:.1f}" for x, y in points)
+    shapes = [
+        f'<polyline points="{path}" fill="none" stroke="{COLOURS[0]}" stroke-width="2"/>',
+        f'<path d="M{LEFT} {top}V{top + high}H{LEFT + wide}" fill="none" stroke="#999"/>',
+        _text(LEFT - 8, top + 10, f"{most:,.4g}", anchor="end"),
+        _text(LEFT - 8, top + high, "0", anchor="end"),
+        _text(LEFT + wide, top + high + 18, f"{longest:,.3g}", anchor="end"),
+    ]
+    return _picture(title, top + high + 30, shapes)

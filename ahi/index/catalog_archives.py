@@ -106,6 +106,7 @@ archive_shards = sa.Table(
     sa.Column("job_key", sa.String, comment="Newest import job of it"),
     sa.Column("attempts", sa.Integer, nullable=False, default=0, comment="Import jobs that have tried it"),
     sa.Column("run_id", sa.String, comment="Dagster run that worked on it last"),
+    sa.Column("lease_until", Instant, comment="Other runs leave it to that one until this time"),
     sa.Column("n_imported", sa.Integer, comment="Objects in image sets"),
     sa.Column("n_failed", sa.Integer, comment="Objects that failed for good"),
     sa.Column("n_set_aside", sa.Integer, comment="Objects set aside: no DICOM, overwritten or deleted since"),
@@ -114,4 +115,17 @@ archive_shards = sa.Table(
     sa.Column("message", sa.Text, comment="What went wrong last, without PHI"),
     sa.Index("ix_archive_shards_archive", "archive_id", "state"),
     sa.Index("ix_archive_shards_parent", "parent_shard_key"),
+)
+
+archive_progress = sa.Table(
+    "archive_progress",
+    metadata,
+    sa.Column("archive_id", sa.String, primary_key=True, comment="Archive"),
+    sa.Column("at", Instant, primary_key=True, comment="When it was counted, by a run that was at work on it"),
+    sa.Column("n_total", sa.BigInteger, nullable=False, comment="Objects of shards that were started or done"),
+    sa.Column("n_entered", sa.BigInteger, nullable=False, comment="Objects in the ledger"),
+    sa.Column("n_final", sa.BigInteger, nullable=False, comment="Objects in a final state"),
+    sa.Column("n_failed", sa.BigInteger, nullable=False, comment="Those of them that failed"),
+    sa.Column("is_paused", sa.Boolean, nullable=False, comment="Whether the archive was paused"),
+    sa.Column("ends_at", Instant, comment="When it was expected to end, as reckoned then"),
 )

@@ -21,6 +21,7 @@ LINEAGE = {
     "compacted_index": {"published_index"},
     "index_overview": {"published_index", "import_results"},
     "sweep_findings": set(),
+    "archive_imports": set(),
 }
 
 
@@ -41,7 +42,7 @@ def test_lineage(defs):
 def test_every_asset_is_described_grouped_and_owned(defs):
     for node in defs.resolve_asset_graph().asset_nodes:
         assert node.description, node.key
-        assert node.group_name in {"ingest", "index", "upkeep"}
+        assert node.group_name in {"ingest", "index", "archives", "upkeep"}
         assert node.owners == ["team:imaging-platform"]
         assert node.kinds
 
@@ -90,7 +91,7 @@ def test_jobs_schedules_and_sensors(defs):
     assert schedules["every_minute_sweep"] == "* * * * *"
     assert {s.default_status for s in repository.schedule_defs} == {dg.DefaultScheduleStatus.RUNNING}
     sensors = {s.name: s.default_status for s in repository.sensor_defs}
-    assert set(sensors) == {"upload_queue", "import_queue", "image_set_queue", "run_failures"}
+    assert set(sensors) == {"upload_queue", "import_queue", "image_set_queue", "archive_shards", "run_failures"}
     assert set(sensors.values()) == {dg.DefaultSensorStatus.RUNNING}
 
 

@@ -1,0 +1,161 @@
+"""Import jobs of shards: one for a shard, more where something of it has to be tried again.
+
+Belongs here: which ready objects of a shard share a job, and when a job of an archive may start. Does not belong here:
+staging and starting (`ahi.imports`), and the chain (`ahi.chain`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from botocore.exceptions import ClientError
+from more_itertools import constrained_batches
+
+from ahi import chain, closure, imports, pacing
+from ahi.archive.isolation import COMPLETED, parts
+from ahi.clock import now
+from ahi.import_service import SERVICE
+from ahi.index import catalog
+from ahi.index import catalog_archives as c
+from ahi.index.catalog import JobState, ObjectState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ahi.archive.entry import Shard
+    from ahi.imports import Ready
+    from ahi.pipeline import Pipeline
+    from ahi.settings import Settings
+
+
+class ArchiveLane:
+    """Jobs of some shards. They start behind those of uploads, within the archives' share, at the archive's own pace.
+
+    Everything is read inside the claim's transaction, so that a pause or another rate counts from the next start on,
+    in every run and process.
+    """
+
+    def __init__(self, pipeline: Pipeline, shard_keys: Sequence[str]) -> None:
+        self._settings = pipeline.settings
+        self._shard_keys = list(shard_keys)
+
+    def condition(self) -> sa.ColumnElement[bool]:
+        """Jobs of these shards whose archive is not paused."""
+        jobs, shards = catalog.jobs, c.archive_shards
+        paused = sa.exists().where(
+            shards.c.shard_key == jobs.c.shard_key,
+            c.archives.c.archive_id == shards.c.archive_id,
+            c.archives.c.paused_at.is_not(None),
+        )
+        return sa.and_(jobs.c.shard_key.in_(self._shard_keys), sa.not_(paused))
+
+    def wants(self, connection: sa.Connection, job_key: str) -> list[pacing.Want] | None:
+        """The archive's own token; None while uploads wait, or archives have their share, or the index is behind."""
+        jobs = catalog.jobs
+        uploads = sa.and_(jobs.c.service == SERVICE, jobs.c.shard_key.is_(None), chain.is_due(now()))
+        if connection.execute(sa.select(jobs.c.job_key).where(uploads).limit(1)).first():
+            return None
+        of_archives = sa.and_(jobs.c.service == SERVICE, jobs.c.shard_key.is_not(None))
+        running = sa.select(sa.func.count()).where(
+            of_archives, jobs.c.state.in_((JobState.CLAIMED, JobState.SUBMITTED))
+        )
+        if connection.execute(running).scalar_one() >= most_in_flight(self._settings):
+            return None
+        if connection.execute(_behind(self._settings.archive_backlog)).scalar_one() > self._settings.archive_backlog:
+            return None
+        shards = c.archive_shards
+        query = sa.select(c.archives.c.archive_id, c.archives.c.rate).where(
+            jobs.c.job_key == job_key,
+            shards.c.shard_key == jobs.c.shard_key,
+            c.archives.c.archive_id == shards.c.archive_id,
+        )
+        archive_id, rate = connection.execute(query).one()
+        return [pacing.Want(f"archive:{archive_id}:start", rate)] if rate else []
+
+
+def most_in_flight(settings: Settings) -> int:
+    """Jobs in flight that archives may have at a time: at least one."""
+    return max(1, int(settings.max_jobs_in_flight * settings.archive_share))
+
+
+def _behind(most: int) -> sa.Select[int]:
+    """How many objects of archives are imported and not indexed, counted no further than it matters."""
+    table, verdict = catalog.objects, closure.explained_image_sets()
+    joined = table.outerjoin(verdict, verdict.c.image_set_id == table.c.image_set_id)
+    waits = sa.and_(table.c.shard_key.is_not(None), closure.not_indexed(), sa.not_(closure.is_explained(verdict)))
+    some = sa.select(table.c.object_id).select_from(joined).where(waits).limit(most + 1).subquery()
+    return sa.select(sa.func.count()).select_from(some)
+
+
+def plan(pipeline: Pipeline, shard: Shard) -> int:
+    """Put what is ready of a shard into planned jobs. Returns how many were planned.
+
+    Raises:
+        ahi.archive.isolation.ShardStalledError: Its jobs fail without any object being at fault.
+    """
+    with pipeline.index.engine.connect() as connection:
+        if not imports.ready(connection, shard.shard_key):
+            return 0
+    is_whole = bool(shard.in_place_prefix) and _lies_as_seen(pipeline, shard)
+    with pipeline.index.commit(kind="planned", run_id=pipeline.run_id) as commit:
+        chosen = imports.choose(commit.connection, imports.ready(commit.connection, shard.shard_key))
+        untouched = is_whole and len(chosen) == shard.n_objects and not any(item.attempts for item in chosen)
+        groups = list(_groups(commit.connection, pipeline, chosen))
+        prefix = shard.in_place_prefix if untouched and len(groups) == 1 else None
+        for group in groups:
+            imports.insert_job(commit, pipeline, group, prefix, shard.shard_key)
+        return len(groups)
+
+
+def _groups(connection: sa.Connection, pipeline: Pipeline, chosen: Sequence[Ready]) -> Iterator[list[Ready]]:
+    """Jobs' worth of objects: new ones and those of completed jobs together, those of each failed job by themselves."""
+    settings, failed = pipeline.settings, defaultdict[str, list["Ready"]](list)
+    statuses = _statuses(connection, {item.job_key for item in chosen if item.job_key})
+    others: list[Ready] = []
+    for item in chosen:
+        if item.job_key and statuses.get(item.job_key) != COMPLETED:
+            failed[item.job_key].append(item)
+        else:
+            others.append(item)
+    groups = constrained_batches(
+        others,
+        settings.max_bytes_per_job,
+        settings.max_files_per_job,
+        get_len=lambda item: item.size_bytes,
+        strict=False,
+    )
+    yield from (list(group) for group in groups)
+    for group in failed.values():
+        yield from parts(connection, group)
+
+
+def _statuses(connection: sa.Connection, job_keys: set[str]) -> dict[str, str | None]:
+    table = catalog.jobs
+    query = sa.select(table.c.job_key, table.c.status).where(table.c.job_key.in_(sorted(job_keys)))
+    return {row.job_key: row.status for row in connection.execute(query)}
+
+
+def _lies_as_seen(pipeline: Pipeline, shard: Shard) -> bool:
+    """Whether its folder still holds what the ledger has of the shard and nothing else.
+
+    A job in place imports whatever lies there, and the look at the archive may be days old.
+    """
+    table = catalog.objects
+    with pipeline.index.engine.connect() as connection:
+        query = sa.select(table.c.bucket, table.c.key, table.c.etag).where(
+            table.c.shard_key == shard.shard_key, table.c.state == ObjectState.READY
+        )
+        rows = connection.execute(query).all()
+    bucket, expected = rows[0].bucket if rows else "", {(row.key, row.etag) for row in rows}
+    found = set[tuple[str, str]]()
+    pages = pipeline.aws.s3.get_paginator("list_objects_v2")
+    try:
+        for page in pages.paginate(Bucket=bucket, Prefix=shard.in_place_prefix or ""):
+            found |= {(entry["Key"], entry["ETag"].strip('"')) for entry in page.get("Contents", [])}
+            if len(found) > len(expected):
+                return False
+    except ClientError:
+        return False  # the copies will say what S3 refuses
+    return found == expected

@@ -1,0 +1,60 @@
+"""Archives, imported shard by shard in a backfill. The work is `ahi.archive.imports`."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from ahi.archive import imports as domain
+from ahi.archive.progress import progress
+from ahi.index import catalog_archives
+from ahi.pipeline import Pipeline
+from ahi_assets.archive_pictures import pictures
+from ahi_assets.columns import catalog_schema, described
+from ahi_assets.common import ARCHIVE_SHARDS, OWNERS, counts, domain_errors
+
+MAX_RUNTIME = "dagster/max_runtime"
+WEEK_SECONDS = 7 * 24 * 3_600
+SHARDS_OF_A_RUN = 20
+"""A run costs 1.2 to 2.1 s of CPU whatever it does, and can keep this many jobs under way at a time."""
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "archive_imports",
+            group_name="archives",
+            kinds={"s3", "aws", "dicom"},
+            owners=OWNERS,
+            description="Shards of archives: their objects in HealthImaging, or set down with a reason. "
+            "Launch a backfill of the shards to import; `ahi archive pause|resume|rate` take effect while it runs.",
+            metadata=described("archive_shards", catalog_schema(catalog_archives.archive_shards)),
+            # Each shard is told as it is done, so that what is done stays green when a run is cancelled or dies.
+            skippable=True,
+        )
+    ],
+    partitions_def=ARCHIVE_SHARDS,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=SHARDS_OF_A_RUN),
+)
+def archive_imports(
+    context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+) -> Iterator[dg.Output[None]]:
+    """Imports the run's shards; those that are done already are told and left alone."""
+    # A paused archive, or a slow rate, keeps a run for as long as a person wants; others hang after an hour.
+    context.instance.add_run_tags(context.run_id, {MAX_RUNTIME: str(WEEK_SECONDS)})
+
+    def closed(outcome: domain.Outcome) -> None:
+        seen = progress(pipeline.index, outcome.archive_id)
+        metadata: dict[str, dg.RawMetadataValue] = {
+            "objects": outcome.objects,
+            "dagster/partition_row_count": sum(outcome.states.values()),
+            "entered before, by another way": outcome.known,
+            "import jobs": outcome.jobs,
+            "seconds": round(outcome.seconds, 1),
+            **counts(outcome.states, "state: "),
+            **pictures(pipeline.index, seen),
+        }
+        context.log_event(dg.AssetMaterialization("archive_imports", partition=outcome.shard_key, metadata=metadata))
+
+    with domain_errors():
+        domain.run(pipeline, list(context.partition_keys), closed)
+    yield from ()
