@@ -21,6 +21,7 @@ class Reason(StrEnum):
     ACCESS_DENIED = "ACCESS_DENIED"
     UNREADABLE = "UNREADABLE"
     TOO_LARGE = "TOO_LARGE"
+    ARCHIVED = "ARCHIVED"
     SUPERSEDED = "SUPERSEDED"
     DELETED_BEFORE_IMPORT = "DELETED_BEFORE_IMPORT"
     IMPORT_REJECTED = "IMPORT_REJECTED"
@@ -46,6 +47,7 @@ ADVICE: dict[Reason, str] = {
     Reason.ACCESS_DENIED: "The pipeline may not read it. Check the bucket and key policy, then send it again.",
     Reason.UNREADABLE: "S3 would not give the object; the code says why (archived, other key). Send it again.",
     Reason.TOO_LARGE: "Larger than HealthImaging takes in one job. Split it or ask for a higher quota.",
+    Reason.ARCHIVED: "In a storage class that S3 reads only after a restore. Restore it and copy it to another class.",
     Reason.SUPERSEDED: "Its sender overwrote it before it was imported. The newer version has its own line.",
     Reason.DELETED_BEFORE_IMPORT: "Its sender deleted it before it was imported.",
     Reason.IMPORT_REJECTED: "HealthImaging refused the file; its own words are in the reason text. Correct and resend.",

@@ -256,18 +256,18 @@ def _compare(mine: Sequence[Path], theirs: Sequence[Path], local: Path) -> tuple
     path = local / "differences.parquet"
     with spilling(local) as duck:
         n_objects, n_bytes, n_keys = duck.execute(
-            f"SELECT count(*), coalesce(sum(size_bytes), 0)::BIGINT, count(DISTINCT key) FROM {files(mine)}"  # noqa: S608
+            f"SELECT count(*), coalesce(sum(size_bytes), 0)::BIGINT, count(DISTINCT key) FROM {files(mine)}"
         ).fetchall()[0]
         if n_keys != n_objects:
             raise PermanentError("The inventory names keys more than once: is it of all versions without IsLatest?")
         duck.execute(
-            "COPY (SELECT coalesce(n.key, b.key) AS key, b.etag AS etag_before, n.etag AS etag, "  # noqa: S608
+            "COPY (SELECT coalesce(n.key, b.key) AS key, b.etag AS etag_before, n.etag AS etag, "
             "CASE WHEN b.key IS NULL THEN 'added' WHEN n.key IS NULL THEN 'vanished' ELSE 'changed' END AS difference "
             f"FROM {files(mine)} n FULL JOIN {files(theirs)} b ON n.key = b.key "
             "WHERE b.key IS NULL OR n.key IS NULL OR n.etag <> b.etag OR n.size_bytes <> b.size_bytes) "
             f"TO {text(str(path))} (FORMAT parquet, COMPRESSION zstd)"
         )
-        sql = f"SELECT difference, count(*) FROM read_parquet({text(str(path))}) GROUP BY ALL"  # noqa: S608
+        sql = f"SELECT difference, count(*) FROM read_parquet({text(str(path))}) GROUP BY ALL"
         found = dict(duck.execute(sql).fetchall())
     named = {f"n_{name}": int(found.get(name, 0)) for name in ("added", "changed", "vanished")}
     return {"n_objects": n_objects, "n_bytes": n_bytes, **named}, path

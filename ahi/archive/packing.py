@@ -184,7 +184,8 @@ class Packer:
         yield from self._flush(node)
         if node.path in self._watched:
             self._seen.add(node.path)
-            if node.n_objects + node.n_others != self._watched[node.path]:
+            # Something new in it, an overwritten object included, or something less.
+            if node.n_objects or node.n_others != self._watched[node.path]:
                 self.grown.add(node.path)
         may = node.is_whole and node.path != "" and node.path.startswith(self._root)
         pieces = [piece for _, some in node.units for piece in some]
