@@ -1,4 +1,4 @@
-"""The one ASGI application: HealthImaging, the SQS actions that ministack lacks and the control API beside ministack.
+"""The one ASGI application: HealthImaging, HealthLake, missing SQS actions and the control API beside ministack.
 
 Belongs here: choosing who answers a request. Does not belong here: any answer itself.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from local_aws.asgi import read_body, respond
 from local_aws.fault_kinds import CutAnswers
 from local_aws.ministack_bridge import account_of
+from local_aws.protocol.awsjson import refused
 from local_aws.s3_gaps import ranged
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from local_aws.dicomweb.routes import DicomWeb
     from local_aws.faults import Faults
     from local_aws.healthimaging.service import HealthImaging
+    from local_aws.healthlake.service import HealthLake
     from local_aws.settings import LocalSettings
     from local_aws.sqs_gaps import SqsGaps
 
@@ -72,16 +74,16 @@ def _for_imaging(scope: Scope) -> bool:
 
 
 def _elsewhere(settings: LocalSettings, access_key: str, region: str) -> str:
-    """Why a signed call of HealthImaging is refused: it is for another account or region. Empty when it is not."""
+    """Why a signed call of ours is refused: it is for another account or region. Empty when it is not."""
     account = account_of(access_key)
     if account != settings.account:
         return (
-            f"The call is signed for account {account}; HealthImaging has one account here, {settings.account}. "
+            f"The call is signed for account {account}; there is one account here, {settings.account}. "
             "Sign with that as the access key, or start the server with LOCAL_AWS_ACCOUNT."
         )
     if region != settings.region:
         return (
-            f"The call is signed for region {region}; HealthImaging has one region here, {settings.region}. "
+            f"The call is signed for region {region}; there is one region here, {settings.region}. "
             "Use that region, or start the server with LOCAL_AWS_REGION."
         )
     return ""
@@ -110,6 +112,7 @@ class LocalAws:
         self.settings = settings
         self.log = log
         self.health_imaging: HealthImaging | None = None
+        self.health_lake: HealthLake | None = None
         self.dicom_web: DicomWeb | None = None
         self.control: Control | None = None
         self.sqs_gaps: SqsGaps | None = None
@@ -127,23 +130,7 @@ class LocalAws:
         account, region, service = _scope_of(scope)
         started = time.time()
         source = "inside" if scope["client"] and scope["client"][1] == 0 else "outside"
-        ours = service == "medical-imaging" or (not service and _for_imaging(scope))
-        dicom_web = self.dicom_web if ours and self.dicom_web and self.dicom_web.takes(scope) else None
-        if dicom_web or (ours and service and self.health_imaging):
-            if service and (why := _elsewhere(self.settings, account, region)):
-                await read_body(receive, LONGEST_BODY)
-                name, status, (headers, text) = "", 403, _error("AccessDeniedException", why)
-                size = len(text)
-                await respond(send, status, headers, text)
-            elif dicom_web:
-                name, status, size = await dicom_web.answer(scope, receive, send)
-            else:
-                name, status, size = await self._imaging(scope, receive, send)
-            self.log.add("medical-imaging", name, started, status, size, source)
-            return
-        if ours:
-            await read_body(receive, LONGEST_BODY)
-            await respond(send, 403, *UNSIGNED)
+        if await self._ours(scope, receive, send, (account, region, service), source):
             return
         operation = _operation(scope, service)
         if source == "outside" and self.faults and (refusal := self.faults.refuse(service, operation, scope)):
@@ -158,6 +145,47 @@ class LocalAws:
             self.log.add(service, operation, started, status, len(answer), source)
             return
         await self._pass_on(scope, receive, send, (service, operation, started, source))
+
+    async def _ours(self, scope: Scope, receive: Receive, send: Send, by: tuple[str, str, str], source: str) -> bool:
+        """Answer a request that is for HealthImaging or HealthLake. False when it is not."""
+        account, region, service = by
+        started = time.time()
+        if service == "healthlake" and self.health_lake:
+            name, status, size = await self._lake(scope, receive, send, _elsewhere(self.settings, account, region))
+            self.log.add(service, name, started, status, size, source)
+            return True
+        ours = service == "medical-imaging" or (not service and _for_imaging(scope))
+        dicom_web = self.dicom_web if ours and self.dicom_web and self.dicom_web.takes(scope) else None
+        if dicom_web or (ours and service and self.health_imaging):
+            if service and (why := _elsewhere(self.settings, account, region)):
+                await read_body(receive, LONGEST_BODY)
+                name, status, (headers, text) = "", 403, _error("AccessDeniedException", why)
+                size = len(text)
+                await respond(send, status, headers, text)
+            elif dicom_web:
+                name, status, size = await dicom_web.answer(scope, receive, send)
+            else:
+                name, status, size = await self._imaging(scope, receive, send)
+            self.log.add("medical-imaging", name, started, status, size, source)
+        elif ours:
+            await read_body(receive, LONGEST_BODY)
+            await respond(send, 403, *UNSIGNED)
+        return ours
+
+    async def _lake(self, scope: Scope, receive: Receive, send: Send, refusal: str) -> tuple[str, int, int]:
+        """Answer a call of HealthLake. Returns operation, status and bytes sent."""
+        assert self.health_lake is not None
+        body = await read_body(receive, LONGEST_BODY)
+        target = dict(scope["headers"]).get(b"x-amz-target", b"").decode("latin-1")
+        if refusal or body is None:
+            code, text = ("AccessDeniedException", refusal) if refusal else ("RequestEntityTooLarge", "Too long.")
+            status, headers, answer = refused(code, text, 403 if refusal else 413)
+            name = ""
+        else:
+            name, status, headers, answer = await asyncio.to_thread(self.health_lake.handle, target, body)
+        cut = self.faults.take(CutAnswers, lambda fault: fault.matches(name)) if self.faults else None
+        await respond(send, status, headers, answer, kept=cut.kept if cut else None)
+        return name, status, len(answer)
 
     async def _imaging(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int, int]:
         """Answer a call of HealthImaging. Returns operation, status and bytes sent."""

@@ -28,6 +28,7 @@ from local_aws.healthimaging.shared import Shared
 from local_aws.healthimaging.store import Store
 from local_aws.healthimaging.updates import Updates
 from local_aws.healthimaging.values import load_libraries
+from local_aws.healthlake.build import Lake
 from local_aws.inprocess import Caller
 from local_aws.limits import Limits
 from local_aws.outbox import Outbox
@@ -102,7 +103,9 @@ class Parts:
             "DeleteImageSet": updates.delete,
         }
         app.health_imaging = HealthImaging(operations, limits, faults, settings.page_size)
-        app.control = Control(faults, app.log, limits, clock, settings)
+        self._lake = Lake(settings, loop, clock, faults, self._caller)
+        app.health_lake = self._lake.service
+        app.control = Control(faults, app.log, (limits, self._lake.limits), clock, settings)
         app.dicom_web = self._dicom_web = build(
             settings,
             store=self._store,
@@ -132,7 +135,8 @@ class Parts:
         self._imports.resume()
         self._work.resume()
         self._datastores.resume()
-        return bootstrap.environment(self._settings, port, outputs, datastore_id)
+        ids = {"AHI_DATASTORE_ID": datastore_id, "AHI_FHIR_DATASTORE_ID": self._lake.bootstrap()}
+        return bootstrap.environment(self._settings, port, outputs, ids)
 
     def warm_up(self) -> None:
         """Import what the first job needs, so that it does not wait for it."""
@@ -142,11 +146,14 @@ class Parts:
         """Stop working; what is unfinished is taken up at the next start. The loop must run, in another thread."""
         # All know that it ends before anybody is waited for.
         self._imports.stopping()
+        self._lake.stopping()
         self._work.close()
+        self._lake.stop()
         self._imports.close()
         self._clock.close()
 
     def close(self) -> None:
         """Close what calls still used, once there are none."""
         self._dicom_web.close()
+        self._lake.close()
         self._store.close()

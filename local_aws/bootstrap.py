@@ -121,7 +121,9 @@ def apply_template(caller: Caller, template: Path = TEMPLATE) -> dict[str, str]:
     return {o.findtext("OutputKey") or "": o.findtext("OutputValue") or "" for o in stack.findall(".//Outputs/member")}
 
 
-def environment(settings: LocalSettings, port: int, outputs: dict[str, str], datastore_id: str) -> dict[str, str]:
+def environment(
+    settings: LocalSettings, port: int, outputs: dict[str, str], datastore_ids: dict[str, str]
+) -> dict[str, str]:
     """Variables that point boto3 and the pipeline at this server.
 
     Queue URLs carry the port at which the queue was made; the server may listen on another one by now.
@@ -139,7 +141,7 @@ def environment(settings: LocalSettings, port: int, outputs: dict[str, str], dat
         **{OUTPUT_NAMES[key]: value for key, value in outputs.items() if key in OUTPUT_NAMES},
         # What a template of somebody else's says.
         **{f"STACK_{key}": value for key, value in outputs.items() if settings.template != "auto"},
-        "AHI_DATASTORE_ID": datastore_id,
+        **datastore_ids,
     }
 
 

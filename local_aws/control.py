@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from local_aws import fault_forms
-from local_aws.fault_kinds import FaultError, HoldJobs, StuckJobs
+from local_aws.fault_base import FaultError
+from local_aws.fault_kinds import HoldJobs, StuckJobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from local_aws.asgi import CallLog
     from local_aws.clock import Clock
@@ -43,7 +44,9 @@ def _flag(request: Any, name: str) -> bool:
 class Control:
     """`faults`, `log`, `clock`, `release`, `rate-limits` and `reset`: see docs/emulator.md."""
 
-    def __init__(self, faults: Faults, log: CallLog, limits: Limits, clock: Clock, settings: LocalSettings) -> None:
+    def __init__(
+        self, faults: Faults, log: CallLog, limits: Sequence[Limits], clock: Clock, settings: LocalSettings
+    ) -> None:
         self._faults = faults
         self._log = log
         self._limits = limits
@@ -76,7 +79,7 @@ class Control:
             "GET clock": self._time,
             "POST clock": lambda: self._advance(request),
             "POST release": self._release,
-            "POST rate-limits": lambda: self._limits.enable(on=_flag(request, "enabled")),
+            "POST rate-limits": lambda: self._enable(on=_flag(request, "enabled")),
             "POST reset": self._reset,
         }
         action = actions.get(f"{method} {parts[0]}")
@@ -107,6 +110,11 @@ class Control:
         self._clock.advance(seconds)
         return self._time()
 
+    def _enable(self, *, on: bool) -> None:
+        """Switch the call rates of all services."""
+        for limits in self._limits:
+            limits.enable(on=on)
+
     def _release(self) -> None:
         """Let held and stuck jobs go."""
         for fault in self._faults.listing():
@@ -116,5 +124,6 @@ class Control:
     def _reset(self) -> None:
         """No faults, no log, call rates as they are configured. The clock stays: it goes forward only."""
         self._faults.remove()
-        self._limits.restore()
+        for limits in self._limits:
+            limits.restore()
         self._log.clear()

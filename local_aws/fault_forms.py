@@ -9,7 +9,8 @@ import json
 from dataclasses import asdict, fields
 from typing import Any, get_type_hints
 
-from local_aws.fault_kinds import KINDS, Fault, FaultError
+from local_aws.fault_base import Fault, FaultError
+from local_aws.fault_kinds import KINDS
 
 # Numbers of a fault: seconds, counts. A year is more than anybody waits, even by the virtual clock.
 LARGEST = 366 * 86_400

@@ -8,124 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import ClassVar
 
-# Status of the errors that a call can be made to fail with: those of the model, then those of every AWS service.
-ERRORS = {
-    "ValidationException": 400,
-    "BadRequestException": 400,
-    "ServiceQuotaExceededException": 402,
-    "AccessDeniedException": 403,
-    "ResourceNotFoundException": 404,
-    "NotAcceptableException": 406,
-    "ConflictException": 409,
-    "ThrottlingException": 429,
-    "InternalServerException": 500,
-    "UnrecognizedClientException": 403,
-    "InvalidSignatureException": 403,
-    "ExpiredTokenException": 403,
-    "MissingAuthenticationTokenException": 403,
-    "ServiceUnavailableException": 503,
-}
-_ERROR_TEXTS = {
-    "AccessDeniedException": "User is not authorized to perform this action.",
-    "ExpiredTokenException": "The security token included in the request is expired",
-    "InternalServerException": "Internal server error",
-    "ThrottlingException": "Rate exceeded",
-    "UnrecognizedClientException": "The security token included in the request is invalid.",
-}
-# What a call can be named in a fault: the operations of the model, and the actions of DICOMweb (developer guide).
-OPERATIONS = (
-    *("CopyImageSet", "CreateDatastore", "DeleteDatastore", "DeleteImageSet", "GetDICOMImportJob", "GetDatastore"),
-    *("GetImageFrame", "GetImageSet", "GetImageSetMetadata", "ListDICOMImportJobs", "ListDatastores"),
-    *("ListImageSetVersions", "ListTagsForResource", "SearchImageSets", "StartDICOMImportJob", "TagResource"),
-    *("UntagResource", "UpdateImageSetMetadata"),
-    *("GetDICOMBulkdata", "GetDICOMInstance", "GetDICOMInstanceFrames", "GetDICOMInstanceMetadata"),
-    *("GetDICOMSeriesMetadata", "SearchDICOMAllInstances", "SearchDICOMAllSeries", "SearchDICOMInstances"),
-    *("SearchDICOMSeries", "SearchDICOMStudies", "SearchDICOMStudyInstances", "StoreDICOM", "StoreDICOMStudy"),
-)
+from local_aws.fault_base import CallFault, EventFault, Fault, FaultError, JobFault, known
+from local_aws.fault_kinds_lake import CutFailures, FailLines, ForeignJobs, LagJobs
+from local_aws.fault_names import ERROR_TEXTS, ERRORS, SERVICES
 
-
-# Developer guide, "Using Amazon EventBridge with HealthImaging".
-DETAIL_TYPES = (
-    *("Data Store Creating", "Data Store Creation Failed", "Data Store Created", "Data Store Deleting"),
-    *("Data Store Deleted", "Import Job Submitted", "Import Job In Progress", "Import Job Completed"),
-    *("Import Job Failed", "Image Set Created", "Image Set Copying", "Image Set Copying With Read Only Access"),
-    *("Image Set Copied", "Image Set Copy Failed", "Image Set Updating", "Image Set Updated"),
-    *("Image Set Update Failed", "Image Set Deleting", "Image Set Deleted"),
-)
 MOST_COPIES = 100
-
-
-class FaultError(Exception):
-    """A fault was asked for that does not exist or cannot be; the text says what can."""
-
-
-def _known(operation: str) -> None:
-    """Refuse a name that no operation has: the fault would never strike."""
-    if not any(fnmatchcase(name, operation) for name in OPERATIONS):
-        raise FaultError(f"No operation is called {operation}. Known: {', '.join(OPERATIONS)}; * stands for any text.")
-
-
-def _known_events(detail_type: str) -> None:
-    """The same for a detail-type."""
-    if not any(fnmatchcase(name, detail_type) for name in DETAIL_TYPES):
-        raise FaultError(
-            f"No event has the detail-type {detail_type}. Known: {', '.join(DETAIL_TYPES)}; * stands for any text."
-        )
-
-
-@dataclass
-class Fault:
-    """What all faults share."""
-
-    kind: ClassVar[str] = ""
-    # How many more times it strikes; None: until it is removed.
-    times: int | None = None
-
-    def spend(self) -> bool:
-        """Strike once. False when the fault is used up."""
-        if self.times is None:
-            return True
-        if self.times <= 0:
-            return False
-        self.times -= 1
-        return True
-
-    def check(self) -> None:
-        """Refuse values that this kind cannot have, beyond their types.
-
-        Raises:
-            FaultError: One of them.
-        """
-
-
-@dataclass
-class EventFault(Fault):
-    """What those share that strike events."""
-
-    detail_type: str = "*"
-
-    def check(self) -> None:
-        """See `Fault.check`."""
-        _known_events(self.detail_type)
-
-
-@dataclass
-class CallFault(Fault):
-    """What those share that strike the answers of calls."""
-
-    times: int | None = 1
-    operation: str = "*"
-
-    def check(self) -> None:
-        """See `Fault.check`."""
-        _known(self.operation)
-
-    def matches(self, operation: str) -> bool:
-        """Whether it is for this operation."""
-        return fnmatchcase(operation, self.operation)
 
 
 @dataclass
@@ -172,14 +60,13 @@ class ShuffleEvents(EventFault):
 
     kind = "shuffle_events"
     seconds: float = 1.0
-    seed: int = 0
 
 
 @dataclass
 class Throttle(Fault):
     """Calls are refused as throttled: the `first` attempts of each different request, or every `every`-th call.
 
-    `service` is `medical-imaging`, `s3` or `sqs`; `operation` may hold `*`.
+    `service` is `medical-imaging`, `healthlake`, `s3` or `sqs`; `operation` may hold `*`.
     """
 
     kind = "throttle"
@@ -190,10 +77,10 @@ class Throttle(Fault):
 
     def check(self) -> None:
         """See `Fault.check`."""
-        if self.service not in {"medical-imaging", "s3", "sqs"}:
-            raise FaultError("throttle: service is medical-imaging, s3 or sqs.")
-        if self.service == "medical-imaging":
-            _known(self.operation)
+        if self.service not in {*SERVICES, "s3", "sqs"}:
+            raise FaultError("throttle: service is medical-imaging, healthlake, s3 or sqs.")
+        if self.service in SERVICES:
+            known(self.operation)
         if not self.first and not self.every:
             raise FaultError("throttle: give first or every.")
 
@@ -226,7 +113,7 @@ class FailCall(Fault):
 
     def check(self) -> None:
         """See `Fault.check`."""
-        _known(self.operation)
+        known(self.operation)
         if self.when not in {"before", "after"}:
             raise FaultError('fail_call: when is "before" or "after" the work of the call.')
         if self.error not in ERRORS:
@@ -242,7 +129,7 @@ class FailCall(Fault):
     @property
     def text(self) -> str:
         """Text of the error."""
-        return self.message or _ERROR_TEXTS.get(self.error, "The request cannot be served.")
+        return self.message or ERROR_TEXTS.get(self.error, "The request cannot be served.")
 
 
 @dataclass
@@ -260,14 +147,14 @@ class CutAnswers(CallFault):
 
 
 @dataclass
-class StuckJobs(Fault):
+class StuckJobs(JobFault):
     """Import jobs that start stay IN_PROGRESS until this fault is removed or POST /_local_aws/release is called."""
 
     kind = "stuck_jobs"
 
 
 @dataclass
-class SlowJobs(Fault):
+class SlowJobs(JobFault):
     """Import jobs that start take `seconds`, whatever the settings say."""
 
     kind = "slow_jobs"
@@ -275,7 +162,7 @@ class SlowJobs(Fault):
 
 
 @dataclass
-class FailJob(Fault):
+class FailJob(JobFault):
     """An import job ends FAILED, without having imported anything; a manifest is written with `manifest`."""
 
     kind = "fail_job"
@@ -285,7 +172,7 @@ class FailJob(Fault):
 
 
 @dataclass
-class FailFiles(Fault):
+class FailFiles(JobFault):
     """An import job ends COMPLETED with every file failed, as a server error or as the customer's."""
 
     kind = "fail_files"
@@ -295,7 +182,7 @@ class FailFiles(Fault):
 
 
 @dataclass
-class LateManifest(Fault):
+class LateManifest(JobFault):
     """The job is COMPLETED and its event sent `seconds` before manifest and result files appear in S3."""
 
     kind = "late_manifest"
@@ -304,7 +191,7 @@ class LateManifest(Fault):
 
 
 @dataclass
-class HoldJobs(Fault):
+class HoldJobs(JobFault):
     """Import jobs stay SUBMITTED until this fault is removed or POST /_local_aws/release is called."""
 
     kind = "hold_jobs"
@@ -317,6 +204,7 @@ class KillServer(Fault):
     The points: `read` (an object is read), `document` (a document is written), `results` (the result files are in S3,
     the transaction is to come), `committed` (the transaction is done, the events are to come). Of an update, a copy or
     a delete: `settled` (its documents are written, the transaction is to come), `told` (it is done, the events not).
+    Of an import of HealthLake: `fhir_read`, `fhir_results` and `fhir_committed`, for each part of a file.
     """
 
     kind = "kill_server"
@@ -326,8 +214,10 @@ class KillServer(Fault):
 
     def check(self) -> None:
         """Refuse a point that there is not."""
-        if self.point not in {"read", "document", "results", "committed", "settled", "told"}:
-            raise FaultError("kill_server: point is read, document, results, committed, settled or told.")
+        points = ("read", "document", "results", "committed", "settled", "told")
+        ours = ("fhir_read", "fhir_results", "fhir_committed")
+        if self.point not in {*points, *ours}:
+            raise FaultError(f"kill_server: point is one of {', '.join((*points, *ours))}.")
 
 
 @dataclass
@@ -364,7 +254,7 @@ class LagSearch(Fault):
 
 
 @dataclass
-class FailDatastore(Fault):
+class FailDatastore(JobFault):
     """The next data store ends CREATE_FAILED."""
 
     kind = "fail_datastore"
@@ -378,5 +268,6 @@ KINDS: dict[str, type[Fault]] = {
         *(Throttle, LoseResponse, FailCall, CutAnswers, LockMetadata),
         *(FailJob, FailFiles, LateManifest, HoldJobs, StuckJobs, SlowJobs),
         *(FailChange, LagSearch, FailDatastore, KillServer),
+        *(ForeignJobs, LagJobs, FailLines, CutFailures),
     )
 }

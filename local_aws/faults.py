@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from local_aws.fault_kinds import FailCall, Fault, KillServer, Throttle
+from local_aws.fault_base import Fault
+from local_aws.fault_kinds import FailCall, KillServer, Throttle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,10 +72,10 @@ class Faults:
                     return fault
         return None
 
-    def active(self, cls: type[Fault]) -> bool:
+    def active(self, cls: type[F], matches: Callable[[F], bool] | None = None) -> bool:
         """Whether a fault of this kind is set."""
         with self._lock:
-            return any(isinstance(fault, cls) for fault in self._set.values())
+            return any(isinstance(f, cls) and (matches is None or matches(f)) for f in self._set.values())
 
     def reach(self, point: str) -> None:
         """An import came to a point of its work; a fault may end the process there."""

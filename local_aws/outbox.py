@@ -11,10 +11,10 @@ import logging
 import random
 import threading
 import uuid
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from local_aws.fault_kinds import DelayEvents, DropEvents, DuplicateEvents, Fault, RefuseEvents, ShuffleEvents
+from local_aws.fault_base import EventFault
+from local_aws.fault_kinds import DelayEvents, DropEvents, DuplicateEvents, RefuseEvents, ShuffleEvents
 from local_aws.inprocess import StoppedError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from local_aws.faults import Faults
     from local_aws.state import State
 
+F = TypeVar("F", bound=EventFault)
 log = logging.getLogger(__name__)
 
 # How long an event waits that the bus refused.
@@ -67,23 +68,20 @@ class Outbox:
 
     # -- what the faults have with new events ---------------------------------------------------------------------
 
-    def _taken(self, cls: type[Any], detail_type: str) -> Any:
-        def matches(fault: Fault) -> bool:
-            return fnmatchcase(detail_type, getattr(fault, "detail_type", "*"))
-
-        return self._faults.take(cls, matches)
+    def _taken(self, cls: type[F], entry: Entry) -> F | None:
+        return self._faults.take(cls, lambda fault: fault.matches(entry["Source"], entry["DetailType"]))
 
     def _plan(self) -> None:
         if not self._faults.listing():
             return
         for row in self._store.rows("SELECT number, entry FROM outbox WHERE due IS NULL ORDER BY number"):
-            kind = json.loads(row["entry"])["DetailType"]
-            if self._taken(DropEvents, kind):
+            entry = json.loads(row["entry"])
+            if self._taken(DropEvents, entry):
                 self._store.clear_outbox([row["number"]])
                 continue
-            twice = self._taken(DuplicateEvents, kind)
-            shuffle = self._taken(ShuffleEvents, kind)
-            delay = None if shuffle else self._taken(DelayEvents, kind)
+            twice = self._taken(DuplicateEvents, entry)
+            shuffle = self._taken(ShuffleEvents, entry)
+            delay = None if shuffle else self._taken(DelayEvents, entry)
             due = self._gathered(shuffle.seconds) if shuffle else self._in(delay.seconds) if delay else 0.0
             copies, same_id = (twice.copies, twice.same_id) if twice else (1, True)
             self._store.execute(
@@ -119,7 +117,7 @@ class Outbox:
     def _deliver(self, entries: Sequence[tuple[int, Entry]]) -> None:
         if not entries:
             return
-        struck = {n for n, entry in entries if self._taken(RefuseEvents, entry["DetailType"])}
+        struck = {n for n, entry in entries if self._taken(RefuseEvents, entry)}
         wanted = [(number, entry) for number, entry in entries if number not in struck]
         refused = struck | {wanted[n][0] for n in self._bus.put([entry for _, entry in wanted])}
         self._store.clear_outbox(list({number for number, _ in entries} - refused))

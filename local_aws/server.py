@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from local_aws import bootstrap
@@ -71,7 +72,8 @@ def serve(settings: LocalSettings) -> None:
     with _home_lock(settings):
         sock = _bind(settings.port)
         port = sock.getsockname()[1]
-        prepare_ministack(LocalSettings(**{**settings.__dict__, "port": port}))
+        settings = replace(settings, port=port)
+        prepare_ministack(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, sock, port))
 

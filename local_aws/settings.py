@@ -12,8 +12,9 @@ import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from local_aws.fault_base import FaultError
 from local_aws.fault_forms import make_all
-from local_aws.fault_kinds import FaultError
+from local_aws.healthlake import settings as healthlake
 
 ACCOUNT = "123456789012"
 PREFIX = "LOCAL_AWS_"
@@ -43,9 +44,11 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "dicomweb_unknown_keys": ("refuse", "ignore"),
     "dicomweb_auth": ("open", "required"),
     "search_between": ("inclusive", "half-open"),
+    **healthlake.CHOICES,
 }
 # Least and most of a number; of the others, 0 and `MOST`. The service model has pages of 50 at most.
 BOUNDS = {"workers": (1, 64), "page_size": (1, 50), "max_concurrent_jobs": (1, 10**6), "max_datastores": (1, 10**6)}
+BOUNDS |= healthlake.BOUNDS
 MOST = {"int": 10**15, "float": 10**9}
 # What a text looks like.
 PATTERNS = {"account": (r"\d{12}", "12 digits"), "region": (r"[a-z]{2}(-[a-z]+)+-\d", "a region, such as us-east-1")}
@@ -54,7 +57,7 @@ OTHERS = {"LOCAL_AWS_PID"}
 
 
 @dataclass(frozen=True)
-class LocalSettings:
+class LocalSettings(healthlake.HealthLakeSettings):
     """One server. Every field but `home` and `port` is read from `LOCAL_AWS_<NAME>` of the environment."""
 
     home: Path

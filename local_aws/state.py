@@ -73,6 +73,11 @@ class State:
         with self._lock:
             self._db.execute(sql, parameters)
 
+    def insert(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """One INSERT; returns the number of its row."""
+        with self._lock:
+            return self._db.execute(sql, parameters).lastrowid or 0
+
     def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """One statement for many rows."""
         with self._lock:

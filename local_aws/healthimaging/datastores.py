@@ -179,7 +179,7 @@ class Datastores:
 
     def _settle(self, body: dict[str, Any], _message: str | None) -> Finish:
         status = _ENDS[body["status"]]
-        if status == "ACTIVE" and self._faults.take(FailDatastore):
+        if status == "ACTIVE" and self._faults.take(FailDatastore, lambda fault: fault.serves("medical-imaging")):
             status = "CREATE_FAILED"
 
         def finish() -> list[Entry]:

@@ -31,7 +31,7 @@ from local_aws.workers import Workers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from local_aws.fault_kinds import Fault
+    from local_aws.fault_base import JobFault
     from local_aws.healthimaging.pixel_store import PixelStore, PixelWriter
     from local_aws.healthimaging.shared import Shared
     from local_aws.healthimaging.store import Job
@@ -204,20 +204,20 @@ class Imports:
         job.status, job.ended, job.message = "FAILED", self._clock.now(), message
         self._commits.put_job(job)
 
-    def _wait_out(self, cls: type[Fault]) -> None:
+    def _wait_out(self, cls: type[JobFault]) -> None:
         """Wait until no fault of this kind is set, or the server stops."""
         with self._faults.changed:
-            self._faults.changed.wait_for(lambda: self._closing.is_set() or not self._faults.active(cls))
+            self._faults.changed.wait_for(lambda: self._closing.is_set() or not self._faults.active(cls, _ours))
 
     def _import(self, job: Job, results: Results) -> None:
-        broken = self._faults.take(FailJob)
+        broken = self._faults.take(FailJob, _ours)
         source = Source(self._settings, self._caller.of(job.owner), job.input, self._closing)
         configuration = json.loads(job.configuration) if job.configuration else None
         metadata = JsonMetadata(source, configuration, wins=self._settings.json_metadata_wins)
         objects = [] if broken else [o for o in source.listing() if o.key not in metadata.keys]
         results.scanned = len(objects)
         self._clock.wait_until(job.submitted + self._seconds(objects), self._closing)
-        if self._faults.take(StuckJobs):
+        if self._faults.take(StuckJobs, _ours):
             self._wait_out(StuckJobs)
         if self._closing.is_set():
             return
@@ -226,7 +226,7 @@ class Imports:
                 self._write(job, results)
             raise JobFailedError(broken.message)
         gathered = Gathered(self._settings.max_metadata_bytes, latest=self._latest)
-        spoiled = self._faults.take(FailFiles)
+        spoiled = self._faults.take(FailFiles, _ours)
         with self._pixels.writer(job.datastore_id, job.id) as writer:
             if spoiled:
                 for item in objects:
@@ -240,7 +240,7 @@ class Imports:
 
     def _seconds(self, objects: list[S3Object]) -> float:
         """How long a job takes, by a fault or by the settings' model."""
-        slow = self._faults.take(SlowJobs)
+        slow = self._faults.take(SlowJobs, _ours)
         if slow:
             return slow.seconds
         settings = self._settings
@@ -248,7 +248,7 @@ class Imports:
         return settings.import_seconds + settings.seconds_per_instance * len(objects) + settings.seconds_per_gb * size
 
     def _finish(self, job: Job, results: Results, gathered: Gathered, writer: PixelWriter) -> None:
-        late = self._faults.take(LateManifest)
+        late = self._faults.take(LateManifest, _ours)
 
         def before(placed: list[Placed]) -> None:
             for one in placed:
@@ -293,6 +293,10 @@ class Imports:
                 self._caller.put_object(bucket, folder + name, body, "application/json")
         except CallError as error:
             raise JobFailedError.because(f"Output could not be written: {error.code}") from error
+
+
+def _ours(fault: JobFault) -> bool:
+    return fault.serves("medical-imaging")
 
 
 def _stored(placed: Placed, file: File) -> Stored:

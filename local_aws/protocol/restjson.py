@@ -81,9 +81,9 @@ def parse(operation: OperationModel, path: dict[str, str], query: str, body: byt
                 values[wire] if member.type_name == "list" else _scalar(member, _single(values[wire], name), name)
             )
         elif where is None and name == payload:
-            out[name] = body if member.type_name == "blob" else _from_json(member, document, name)
+            out[name] = body if member.type_name == "blob" else from_json(member, document, name)
         elif where is None and payload is None and isinstance(document, dict):
-            out[name] = _from_json(member, document.get(wire), name)
+            out[name] = from_json(member, document.get(wire), name)
     return {name: value for name, value in out.items() if value is not None}
 
 
@@ -126,7 +126,12 @@ def _scalar(shape: Any, text: str, name: str) -> Any:
     return text
 
 
-def _from_json(shape: Any, value: Any, name: str) -> Any:  # noqa: C901, PLR0911 -- one branch a type
+def from_json(shape: Any, value: Any, name: str) -> Any:  # noqa: C901, PLR0911 -- one branch a type
+    """A value of a request as its shape has it.
+
+    Raises:
+        ServiceError: It has another form.
+    """
     kind = shape.type_name
     if value is None:
         return None
@@ -136,15 +141,15 @@ def _from_json(shape: Any, value: Any, name: str) -> Any:  # noqa: C901, PLR0911
         pairs = [
             (key, member, value.get(member.serialization.get("name", key))) for key, member in shape.members.items()
         ]
-        return {key: _from_json(member, found, f"{name}.{key}") for key, member, found in pairs if found is not None}
+        return {key: from_json(member, found, f"{name}.{key}") for key, member, found in pairs if found is not None}
     if kind == "list":
         if not isinstance(value, list):
             raise validation(f"Value at '{name}' is not a list.")
-        return [_from_json(shape.member, item, f"{name}.{i}") for i, item in enumerate(value)]
+        return [from_json(shape.member, item, f"{name}.{i}") for i, item in enumerate(value)]
     if kind == "map":
         if not isinstance(value, dict):
             raise validation(f"Value at '{name}' is not a map.")
-        return {str(k): _from_json(shape.value, v, f"{name}.{k}") for k, v in value.items()}
+        return {str(k): from_json(shape.value, v, f"{name}.{k}") for k, v in value.items()}
     if kind == "blob":
         try:
             return base64.b64decode(value, validate=True)
@@ -184,24 +189,25 @@ def serialize(operation: OperationModel, output: dict[str, Any]) -> tuple[int, d
         elif name == payload and member.type_name == "blob":
             raw = output[name]
         elif name == payload:
-            body = _to_json(member, output[name])
+            body = to_json(member, output[name])
         else:
-            body[wire] = _to_json(member, output[name])
+            body[wire] = to_json(member, output[name])
     return status, headers, raw if raw is not None else json.dumps(body).encode()
 
 
-def _to_json(shape: Any, value: Any) -> Any:
+def to_json(shape: Any, value: Any) -> Any:
+    """A value of an answer as JSON has it."""
     kind = shape.type_name
     if kind == "structure":
         return {
-            member.serialization.get("name", key): _to_json(member, value[key])
+            member.serialization.get("name", key): to_json(member, value[key])
             for key, member in shape.members.items()
             if value.get(key) is not None
         }
     if kind == "list":
-        return [_to_json(shape.member, item) for item in value]
+        return [to_json(shape.member, item) for item in value]
     if kind == "map":
-        return {k: _to_json(shape.value, v) for k, v in value.items()}
+        return {k: to_json(shape.value, v) for k, v in value.items()}
     if kind == "blob":
         return base64.b64encode(value).decode()
     if kind == "timestamp":

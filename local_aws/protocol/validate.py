@@ -31,8 +31,21 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _SAME = {"[a-zA-Z0-9!-~]+([a-zA-Z0-9!-~ ]*[a-zA-Z0-9!-~]+)*": "[!-~]([ -~]*[!-~])?"}
 
 
+# Separators, "Z" of Unicode.
+_SEPARATORS = " \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+
+
+def _unicode(text: str) -> str:
+    """Java's classes in Python's words: letters, numbers and the underscore are one class here."""
+    for java, python in (("\\P{M}\\p{M}", "\\s\\S"), ("\\p{L}", "\\w"), ("\\p{N}", ""), ("\\p{Z}", _SEPARATORS)):
+        text = text.replace(java, python)
+    return text
+
+
 @lru_cache(maxsize=256)
 def _pattern(text: str) -> re.Pattern[str]:
+    if "\\p{L}" in text or "\\P{M}" in text:
+        return re.compile(_unicode(text))
     # The one Java class that the model uses and Python's re does not know; Java's digits and letters are ASCII's.
     return re.compile(_SAME.get(text, text).replace("\\p{ASCII}", "[\\x00-\\x7f]"), re.ASCII)
 

@@ -27,7 +27,14 @@ from tests.local_aws.conftest import Imaging, make_object
 MODEL = load_model("medical-imaging")
 ZERO = "0" * 32
 HERE = Path(__file__).resolve().parent
-RULES = HERE.parents[1] / "docs" / "emulator-rules.md"
+DOCS = HERE.parents[1] / "docs"
+# HealthImaging's rules and HealthLake's.
+PAGES = (DOCS / "emulator-rules.md", DOCS / "emulator-healthlake.md")
+
+
+def rules() -> str:
+    """The tables of rules of all services."""
+    return "\n".join(page.read_text().partition("## Rules and their tests")[2] or page.read_text() for page in PAGES)
 
 
 @cache
@@ -41,14 +48,14 @@ def names_in(path: Path) -> set[str]:
 
 
 def test_the_table_of_rules_names_tests_that_exist():
-    named = re.findall(r"`([\w/]+\.py)::(\w+)`", RULES.read_text())
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", rules())
     assert named
     gone = [f"{file}::{test}" for file, test in named if test not in names_in(HERE / file)]
     assert gone == []
 
 
 def test_every_test_stands_in_the_table():
-    named = set(re.findall(r"`([\w/]+\.py::\w+)`", RULES.read_text()))
+    named = set(re.findall(r"`([\w/]+\.py::\w+)`", rules()))
     files = sorted(HERE.rglob("test_*.py"))
     there = {f"{path.relative_to(HERE)}::{test}" for path in files for test in names_in(path)}
     assert len(files) > 30
@@ -56,9 +63,9 @@ def test_every_test_stands_in_the_table():
 
 
 def test_every_rule_has_a_test():
-    rows = [line for line in RULES.read_text().splitlines() if line.startswith("| ")]
-    rules = [row for row in rows if not row.startswith(("| rule |", "|---"))]
-    assert [row for row in rules if "::" not in row] == []
+    rows = [line for line in rules().splitlines() if line.startswith("| ")]
+    told = [row for row in rows if not row.startswith(("| rule |", "|---"))]
+    assert [row for row in told if "::" not in row] == []
 
 
 # -- every modelled error of every operation --------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import pytest
 from botocore.exceptions import ClientError, ResponseStreamingError
 from pydicom.uid import generate_uid
 
-from local_aws.fault_kinds import DETAIL_TYPES, OPERATIONS
+from local_aws.fault_names import DETAIL_TYPES, OPERATIONS
+from local_aws.healthlake.events import API_CALL, DATASTORE_TYPES, JOB_TYPES
 from tests.conftest import wait_for
 from tests.local_aws.conftest import make_object
 
@@ -191,7 +192,7 @@ def test_faults_are_listed_removed_and_misspelt(faulty):
         ({}, "hold_jobs"),
         ([], "A fault is an object"),
         ({"kind": ["hold_jobs"]}, "Unknown kind"),
-        ({"kind": "hold_jobs", "colour": 1}, "hold_jobs has the fields times"),
+        ({"kind": "hold_jobs", "colour": 1}, "hold_jobs has the fields service, times"),
         ({"kind": "hold_jobs", "times": "1"}, "times is a whole number of 0 or more, or null"),
         ({"kind": "hold_jobs", "times": True}, "times is a whole number"),
         ({"kind": "hold_jobs", "times": -1}, "times is a whole number"),
@@ -245,9 +246,13 @@ def test_the_names_of_operations_are_those_of_the_model():
     assert set(load_model("medical-imaging").operation_names) < set(OPERATIONS)
 
 
+JOB_EVENTS = [f"{kind} Job {status}" for kind in ("Import", "Export") for status in JOB_TYPES.values()]
+LAKE_EVENTS = (*DATASTORE_TYPES.values(), *JOB_EVENTS, API_CALL)
+
+
 def test_the_names_of_events_are_those_of_the_developer_guide():
     samples = json.loads((Path(__file__).parents[1] / "data/healthimaging/ahi-events.devguide.json").read_text())
-    assert sorted(DETAIL_TYPES) == sorted({sample["detail-type"] for sample in samples})
+    assert {sample["detail-type"] for sample in samples} | set(LAKE_EVENTS) == set(DETAIL_TYPES)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -17,7 +17,8 @@ from local_aws.settings import CHOICES, LocalSettings, SettingsError, load
 from tests.conftest import wait_for
 from tests.local_aws.conftest import Imaging, make_object
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "emulator.md").read_text()
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = "".join((DOCS / name).read_text() for name in ("emulator.md", "emulator-healthlake.md"))
 
 
 def test_every_switch_stands_in_the_page():
