@@ -147,7 +147,7 @@ def parse_service_event(body: str) -> ServiceEvent:  # noqa: PLR0911 - one answe
     event_id = str(message.get("id") or "")
     if not event_id:
         return Unreadable(Reason.MESSAGE_NOT_UNDERSTOOD, "an EventBridge event without id")
-    at = _time(message.get("time"))
+    at = instant(message.get("time"))
     datastore_id = str(detail.get("datastoreId") or "")
     if detail_type.startswith("Import Job ") and detail.get("jobId"):
         status, name = str(detail.get("jobStatus") or ""), str(detail.get("jobName") or "")
@@ -209,7 +209,7 @@ def _object(body: str) -> dict[str, object] | Unreadable:
 
 def _s3_record(record: object) -> Upload:
     try:
-        name, s3, at = record["eventName"], record["s3"], _time(record.get("eventTime"))  # type: ignore[index,attr-defined]
+        name, s3, at = record["eventName"], record["s3"], instant(record.get("eventTime"))  # type: ignore[index,attr-defined]
         bucket, entry = str(s3["bucket"]["name"]), s3["object"]
         key, sequencer = unquote_plus(str(entry["key"])), str(entry.get("sequencer") or "")
         version, etag = _text(entry.get("versionId")), _text(entry.get("eTag"))
@@ -225,7 +225,7 @@ def _s3_record(record: object) -> Upload:
 
 
 def _s3_over_eventbridge(message: Mapping[str, object]) -> Upload:
-    detail, at = message.get("detail"), _time(message.get("time"))
+    detail, at = message.get("detail"), instant(message.get("time"))
     try:
         bucket, entry = str(detail["bucket"]["name"]), detail["object"]  # type: ignore[index]
         key, sequencer = str(entry["key"]), str(entry.get("sequencer") or "")
@@ -265,7 +265,8 @@ def _image_set_in(resources: object) -> str:
     return ""
 
 
-def _time(value: object) -> dt.datetime | None:
+def instant(value: object) -> dt.datetime | None:
+    """An ISO time of an event; without a zone it is UTC. None when it is none."""
     try:
         moment = dt.datetime.fromisoformat(str(value))
     except ValueError:

@@ -85,7 +85,7 @@ fhir_batches = sa.Table(
     sa.Column("priority", sa.Integer, nullable=False, default=0, comment="Higher goes first"),
     sa.Column("held_at", Instant, comment="Kept from starting since then"),
     sa.Column("parent_batch_id", sa.String, comment="Batch whose failed lines it corrects"),
-    sa.Column("received_at", Instant, nullable=False, comment="When its newest file had arrived"),
+    sa.Column("received_at", Instant, nullable=False, comment="When the first of its files had arrived"),
     sa.Column("planned_at", Instant, nullable=False),
     sa.Column("frozen_at", Instant, comment="When it was validated and written"),
     sa.Column("settled_at", Instant, comment="When its results were known"),

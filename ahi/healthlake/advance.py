@@ -1,0 +1,142 @@
+"""One step of the chain: what ended is settled, what may start is started, what comes next is frozen.
+
+Belongs here: the order of these, and how much of it one run does. Does not belong here: any of them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from ahi import findings
+from ahi.clock import now
+from ahi.healthlake import results, starts
+from ahi.healthlake.freeze import freeze
+from ahi.healthlake.service import SERVICE
+from ahi.index import catalog
+from ahi.index.catalog import JobState
+from ahi.index.catalog_fhir import BatchState, fhir_batches, fhir_imports
+
+if TYPE_CHECKING:
+    from ahi.pipeline import Pipeline
+
+FREEZE_SECONDS = 20.0
+"""How long one run goes on freezing batches: in between it looks whether a job can be started."""
+
+LEASE_SECONDS = 900.0
+"""A batch that another run has taken up to freeze is left to it for so long."""
+
+LOOK = "healthlake jobs"
+
+
+@dataclass
+class Progress:
+    """What a step did."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    frozen: list[str] = field(default_factory=list)
+    settled: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+
+
+def advance(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Progress:
+    """Settle, start, freeze ahead. What one run leaves, the next goes on with."""
+    progress = Progress()
+    if not pipeline.settings.fhir_datastore_id:
+        return progress
+    _look_after_silent_jobs(pipeline, progress)
+    counts, batches = results.settle_ended(pipeline, patience_seconds=patience_seconds)
+    progress.counts += counts
+    progress.settled += batches
+    _start(pipeline, progress)
+    deadline = time.monotonic() + FREEZE_SECONDS
+    while time.monotonic() < deadline and (batch_id := _to_freeze(pipeline)):
+        if not _take(pipeline, batch_id):
+            break
+        progress.counts += freeze(pipeline, batch_id)
+        progress.frozen.append(batch_id)
+        _start(pipeline, progress)
+    return progress
+
+
+def _start(pipeline: Pipeline, progress: Progress) -> None:
+    before = _submitted(pipeline)
+    progress.counts += starts.start_due(pipeline)
+    progress.started += sorted(_submitted(pipeline) - before)
+
+
+def _submitted(pipeline: Pipeline) -> set[str]:
+    jobs = catalog.jobs
+    query = sa.select(fhir_batches.c.batch_id).join(jobs, jobs.c.job_key == fhir_batches.c.job_key)
+    with pipeline.index.engine.connect() as connection:
+        return set(connection.execute(query.where(jobs.c.state == JobState.SUBMITTED)).scalars())
+
+
+def _look_after_silent_jobs(pipeline: Pipeline, progress: Progress) -> None:
+    """Ask for running jobs that no event has told of, at intervals."""
+    moment, seconds = now(), pipeline.settings.fhir_look_seconds
+    if findings.due(pipeline, LOOK, seconds, moment):
+        progress.counts += results.follow_running(pipeline, older_than=moment - dt.timedelta(seconds=seconds))
+        findings.done(pipeline, LOOK)
+
+
+def _to_freeze(pipeline: Pipeline) -> str | None:
+    """The next batch to freeze, if fewer wait to be started than shall be ready."""
+    batch, job = fhir_batches, catalog.jobs
+    ready = sa.select(sa.func.count()).select_from(batch.join(job, job.c.job_key == batch.c.job_key))
+    ready = ready.join(fhir_imports, fhir_imports.c.import_id == batch.c.import_id)
+    ready = ready.where(batch.c.state == BatchState.FROZEN, job.c.state == JobState.PLANNED)
+    ready = ready.where(batch.c.held_at.is_(None), fhir_imports.c.stopped_at.is_(None))
+    query = (
+        sa.select(batch.c.batch_id)
+        .join(fhir_imports, fhir_imports.c.import_id == batch.c.import_id)
+        .where(batch.c.state == BatchState.PLANNED, batch.c.held_at.is_(None), fhir_imports.c.stopped_at.is_(None))
+        .order_by(batch.c.priority.desc(), fhir_imports.c.created_at, batch.c.position)
+        .limit(1)
+    )
+    with pipeline.index.engine.connect() as connection:
+        if connection.execute(ready).scalar_one() >= pipeline.settings.fhir_frozen_ahead:
+            return None
+        return connection.execute(query).scalar_one_or_none()
+
+
+def _take(pipeline: Pipeline, batch_id: str) -> bool:
+    """Take up a batch to freeze. Two runs that do it at once write the same, so a lost lease costs work and no more."""
+    table, moment, name = catalog.leases, now(), f"freeze:{batch_id}"
+    until = moment + dt.timedelta(seconds=LEASE_SECONDS)
+    with pipeline.index.transaction() as connection:
+        held = connection.execute(sa.select(table.c.until).where(table.c.name == name)).scalar_one_or_none()
+        if held is not None and held > moment:
+            return False
+        connection.execute(table.delete().where(table.c.name == name))
+        connection.execute(table.insert().values(name=name, until=until))
+    return True
+
+
+def is_work_waiting(pipeline: Pipeline) -> bool:
+    """Whether a run would find something to do without an event: cheap enough for every tick."""
+    if not pipeline.settings.fhir_datastore_id:
+        return False
+    jobs = catalog.jobs
+    states = sa.select(jobs.c.state).where(jobs.c.service == SERVICE, jobs.c.state != JobState.SETTLED)
+    with pipeline.index.engine.connect() as connection:
+        open_ = set(connection.execute(states.distinct()).scalars())
+        if JobState.ENDED in open_:
+            return True
+        free = JobState.SUBMITTED not in open_ and JobState.CLAIMED not in open_
+        if free and connection.execute(starts.next_job()).first():
+            return True
+    if JobState.SUBMITTED in open_ and findings.due(pipeline, LOOK, pipeline.settings.fhir_look_seconds, now()):
+        return True
+    return _to_freeze(pipeline) is not None
+
+
+def new_run() -> str:
+    """Name of a piece of work that no Dagster run stands behind."""
+    return f"local-{uuid.uuid4().hex[:8]}"

@@ -1,0 +1,137 @@
+"""Resources that did not go in, as a table: why, how many, and what was sent in their place.
+
+Belongs here: rows, groups, diagnostics without values. Does not belong here: the lines themselves
+(`ahi.healthlake.resubmission`), deciding that a line failed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from more_itertools import chunked
+
+from ahi.clock import now
+from ahi.index.catalog_fhir import fhir_failures
+from ahi.index.engine import insert_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class Stage(StrEnum):
+    """Who refused a line."""
+
+    VALIDATION = "validation"
+    """We, before it was sent."""
+    IMPORT = "import"
+    """HealthLake: the line has to be corrected."""
+    SERVER = "server"
+    """HealthLake failed on it: the same line may go in another time."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One line that did not go in."""
+
+    stage: Stage
+    resource_type: str
+    resource_id: str | None
+    diagnostic: str
+    part: int | None
+    line: int | None
+    """From 1: of the part as it was received, or as it was sent if HealthLake refused it."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Failures of one type for one reason."""
+
+    stage: str
+    resource_type: str
+    diagnostic: str
+    n_lines: int
+    n_batches: int
+    n_resubmitted: int
+    n_resolved: int
+
+
+_INDEX = re.compile(r"\[\d+\]")
+_VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|\b[\w.-]*\d[\w.:/+-]*")
+_LONGEST = 300
+
+
+def diagnostic(findings: Sequence[tuple[str, str, str]]) -> str:
+    """Why a line was refused, in words that are the same for all lines with the same faults."""
+    texts = dict.fromkeys(
+        f"{code}: {_INDEX.sub('[]', path)} {text}".replace(":  ", ": ") for code, path, text in findings
+    )
+    return "; ".join(texts)[:_LONGEST]
+
+
+def template(text: str) -> str:
+    """A diagnostic of HealthLake without what it quotes and without numbers: those may be of a patient."""
+    return _VALUES.sub("…", " ".join(text.split()))[:_LONGEST]
+
+
+def enter(connection: sa.Connection, batch_id: str, failures: Iterable[Failure], *, limit: int) -> None:
+    """Enter failures: a row for each up to a limit, then one for each group. Again is harmless."""
+    rows, rest, moment = [], Counter[tuple[str, str, str]](), now()
+    for number, one in enumerate(failures):
+        if number < limit:
+            rows.append({**vars(one), "n_lines": 1})
+        else:
+            rest[one.stage, one.resource_type, one.diagnostic] += 1
+    for (stage, kind, text), number in rest.items():
+        more = {"stage": stage, "resource_type": kind, "resource_id": None, "diagnostic": text}
+        rows.append({**more, "part": None, "line": None, "n_lines": number})
+    for row in rows:
+        what = (batch_id, row["stage"], row["part"], row["line"], row["diagnostic"] if row["line"] is None else "")
+        row["failure_id"] = hashlib.sha256("\0".join(map(str, what)).encode()).hexdigest()[:32]
+        row |= {"batch_id": batch_id, "first_seen": moment}
+    for some in chunked(rows, 1_000):
+        insert_missing(connection, fhir_failures, some)
+
+
+def groups(engine: sa.Engine, *, batch_id: str | None = None, is_open: bool = False) -> list[Group]:
+    """Failures by stage, type and diagnostic, most lines first."""
+    table = fhir_failures
+
+    def lines(*where: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+        return sa.func.coalesce(sa.func.sum(sa.case((sa.and_(True, *where), table.c.n_lines), else_=0)), 0)
+
+    total = lines()
+    query = sa.select(
+        table.c.stage,
+        table.c.resource_type,
+        table.c.diagnostic,
+        total.label("n_lines"),
+        sa.func.count(table.c.batch_id.distinct()).label("n_batches"),
+        lines(table.c.resubmitted_in.is_not(None)).label("n_resubmitted"),
+        lines(table.c.resolved_at.is_not(None)).label("n_resolved"),
+    ).group_by(table.c.stage, table.c.resource_type, table.c.diagnostic)
+    if batch_id:
+        query = query.where(table.c.batch_id == batch_id)
+    if is_open:
+        query = query.where(table.c.resolved_at.is_(None))
+    query = query.order_by(total.desc(), table.c.resource_type, table.c.diagnostic)
+    with engine.connect() as connection:
+        return [Group(**{**row, "n_lines": int(row["n_lines"]), "n_resubmitted": int(row["n_resubmitted"]),
+                         "n_resolved": int(row["n_resolved"])})
+                for row in connection.execute(query).mappings()]  # fmt: skip
+
+
+def resolve(connection: sa.Connection, batch_id: str, *, failed: set[str]) -> None:
+    """The corrected lines that a batch carried are in HealthLake now, except for those of some references."""
+    table = fhir_failures
+    query = sa.select(table.c.failure_id, table.c.resource_type, table.c.resource_id)
+    again = sa.and_(table.c.resubmitted_in == batch_id, table.c.resolved_at.is_(None))
+    rows = connection.execute(query.where(again)).all()
+    done = [row.failure_id for row in rows if f"{row.resource_type}/{row.resource_id}" not in failed]
+    for some in chunked(done, 300):
+        connection.execute(table.update().where(table.c.failure_id.in_(some)).values(resolved_at=now()))
