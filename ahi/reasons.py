@@ -61,5 +61,5 @@ ADVICE: dict[Reason, str] = {
     Reason.UNKNOWN_BUCKET: "The event is of another bucket than the landing bucket. Check the notification settings.",
     Reason.RESULT_NOT_UNDERSTOOD: "A line of a job's results is not JSON. Its file goes into another job by itself.",
     Reason.DOCUMENT_NOT_UNDERSTOOD: "HealthImaging's document has an unknown form. It is kept; re-index later.",
-    Reason.RESOURCE_INVALID: "FHIR lines are not valid R4 and were not sent. Correct them: `ahi fhir failures --export`.",
+    Reason.RESOURCE_INVALID: "FHIR lines that are not valid were not sent. Correct them: `ahi fhir failures --export`.",
 }

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FREEZE_SECONDS = 20.0
 """How long one run goes on freezing batches: in between it looks whether a job can be started."""
 
-LEASE_SECONDS = 900.0
+LEASE_SECONDS = 60.0
 """A batch that another run has taken up to freeze is left to it for so long."""
 
 LOOK = "healthlake jobs"

@@ -1,9 +1,9 @@
 """Results of HealthLake's jobs: followed to their end, read, and what they mean for the chain.
 
-Belongs here: events as hints and Describe as truth, settling a batch, another attempt, stopping a chain. Does not belong
-here: the files of a job (`ahi.healthlake.output`), starting the next (`ahi.healthlake.starts`).
+Belongs here: events as hints and Describe as truth, settling a batch, another attempt, stopping a chain. Does not
+belong here: the files of a job (`ahi.healthlake.output`), starting the next (`ahi.healthlake.starts`).
 
-COMPLETED_WITH_ERRORS is an end, and the SDK's waiter calls it success: only manifest and FAILURE lines say what went in.
+COMPLETED_WITH_ERRORS is an end, and the SDK's waiter calls it success: manifest and FAILURE lines say what went in.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def _without_results(
     # A refused start is refused again until a setting changes; a job that failed or was lost may have met a passing
     # trouble.
     if job.status != "REJECTED" and batch["attempt"] < pipeline.settings.fhir_max_attempts:
-        values = plan_job(connection, pipeline, batch, n_bytes=job.n_bytes)
+        values = plan_job(connection, pipeline, dict(batch), n_bytes=job.n_bytes)
         connection.execute(fhir_batches.update().where(mine).values(values))
         return Counter(jobs_settled=1, batches_tried_again=1)
     reason = f"{job.status}: {job.message or 'HealthLake does not say why'}"

@@ -1,0 +1,125 @@
+"""A chain of its own on the session's embedded AWS: sources put, events taken, steps made as runs make them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from ahi import inbox
+from ahi.healthlake import events, results
+from ahi.healthlake.advance import Progress, advance
+from ahi.healthlake.plan import Planned, Terms, plan_import
+from ahi.inbox import Queue
+from ahi.index import catalog
+from ahi.index.catalog import JobState
+from ahi.index.catalog_fhir import fhir_batches
+from ahi.pipeline import Pipeline, connect
+from ahi.settings import Settings
+from tests.conftest import AwsStack
+
+
+def patient(name: str, **more: Any) -> bytes:
+    return json.dumps({"resourceType": "Patient", "id": name, **more}).encode()
+
+
+def lines(*resources: bytes) -> bytes:
+    return b"".join(line + b"\n" for line in resources)
+
+
+@dataclass
+class Chain:
+    """One deployment with a HealthLake data store of its own."""
+
+    stack: AwsStack
+    pipeline: Pipeline
+    datastore_id: str
+    bucket: str
+    progress: list[Progress] = field(default_factory=list)
+
+    def put(self, key: str, body: bytes) -> None:
+        self.stack.client("s3").put_object(Bucket=self.bucket, Key=key, Body=body)
+
+    def plan(self, prefix: str = "history/", **terms: Any) -> Planned:
+        return plan_import(self.pipeline, f"s3://{self.bucket}/{prefix}", Terms(**terms))
+
+    def take_events(self) -> int:
+        """One tick of the sensor and the runs it asks for."""
+        inbox.collect(self.pipeline, Queue.HEALTHLAKE_EVENTS, listen_seconds=0)
+        pending = inbox.pending(self.pipeline, Queue.HEALTHLAKE_EVENTS)
+        for batch in pending:
+            results.follow(self.pipeline, events.open_batch(self.pipeline, batch).import_jobs)
+            inbox.finish(self.pipeline, batch)
+        return len(pending)
+
+    def step(self, *, patience: float = 0.0) -> Progress:
+        self.take_events()
+        done = advance(self.pipeline, patience_seconds=patience)
+        self.progress.append(done)
+        return done
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return self.rows(sa.select(catalog.jobs).where(catalog.jobs.c.service == "healthlake"))
+
+    def batches(self) -> list[dict[str, Any]]:
+        return self.rows(sa.select(fhir_batches).order_by(fhir_batches.c.batch_id))
+
+    def rows(self, query: Any) -> list[dict[str, Any]]:
+        with self.pipeline.index.engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def drive(self, *, seconds: float = 60.0) -> None:
+        """Step until nothing of a chain that is not stopped is open."""
+
+        def at_rest() -> bool:
+            done = self.step(patience=0.5)
+            open_ = any(job["state"] != JobState.SETTLED for job in self.jobs())
+            return not (open_ or done.frozen or done.started or done.settled)
+
+        self.stack.wait_for(at_rest, seconds=seconds, what="the end of the chain")
+
+    def starts(self) -> list[str]:
+        """Names of the jobs that the emulator was asked to start for this data store, and did."""
+        found = self.stack.client("healthlake").list_fhir_import_jobs(DatastoreId=self.datastore_id)
+        ordered = sorted(found["ImportJobPropertiesList"], key=lambda job: job["SubmitTime"])
+        return [job["JobName"] for job in ordered]
+
+
+@pytest.fixture
+def make_chain(
+    aws_stack: AwsStack, index_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Chain]]:
+    """Makes deployments, each with a data store and a bucket of its own."""
+
+    def make(**overrides: Any) -> Chain:
+        aws_stack.reset()
+        name = f"chain-{uuid.uuid4().hex[:8]}"
+        lake = aws_stack.client("healthlake")
+        store = lake.create_fhir_datastore(DatastoreName=name, DatastoreTypeVersion="R4")["DatastoreId"]
+        s3 = aws_stack.client("s3")
+        s3.create_bucket(Bucket=name)
+        s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        quick = {"linger_seconds": 0, "claim_seconds": 1, "failed_job_seconds": 1, "fhir_look_seconds": 3_600}
+        quick |= {"fhir_starts_per_second": 1_000, "fhir_slot_scope": "datastore", "fhir_datastore_id": store}
+        for variable, value in aws_stack.env.items():
+            monkeypatch.setenv(variable, value)
+        for option, value in (quick | overrides).items():
+            monkeypatch.setenv(f"AHI_{option.upper()}", str(value))
+        monkeypatch.setenv("AHI_HOME", str(tmp_path / name))
+        pipeline = connect(Settings(), run_id=f"run-{name}")
+        return Chain(aws_stack, pipeline, store, name)
+
+    yield make
+    aws_stack.reset()
+
+
+@pytest.fixture
+def chain(make_chain: Callable[..., Chain]) -> Chain:
+    """One deployment."""
+    return make_chain()
