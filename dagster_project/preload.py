@@ -14,6 +14,7 @@ import os
 import tempfile
 
 from ahi.aws import load_service_models
+from ahi.index.parquet import keep_spare
 
 # A process with threads is not safe to fork. numpy's BLAS starts one for each core, and pyarrow's allocator one more.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -43,6 +44,7 @@ def warm_up() -> None:
         except Exception:
             logging.getLogger(__name__).exception("The fork server goes on without %s", module)
     load_service_models()
+    keep_spare()
     _execute_one_run()
     # What is here stays: collecting it in each fork would copy its pages into every run.
     gc.collect()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from ahi.index.columns import Tier
 from ahi.index.history import SUFFIX
 from ahi.index.picture import by_kind, diagram
-from ahi.index.publish import internal_columns
 from ahi.index.registry import TABLES
 from ahi.index.tiers.views import write_empty
 from ahi.index.views import public_views, template_statements
@@ -82,7 +81,7 @@ def _made(connection: duckdb.DuckDBPyConnection, tier: Tier) -> Sequence[View]:
     if tier is not Tier.IDENTIFIED:
         return write_empty(connection, TABLES, tier)
     # DuckDB knows the types; without the thousands of comments it tells them three times as fast.
-    for statement in template_statements(TABLES, internal_columns(TABLES), is_explained=False):
+    for statement in template_statements(TABLES, is_explained=False):
         connection.execute(statement.replace(" main.", " memory.main."))
     return public_views(TABLES)
 

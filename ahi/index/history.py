@@ -53,13 +53,13 @@ def history_view(table: Table) -> View:
     sql = (
         f"SELECT r.*, f.committed_at AS valid_from, d.valid_to FROM internal.{quoted(table.name + '_files')} r "
         "JOIN internal.commits f ON f.batch_id = r.batch_id "
-        f"LEFT JOIN internal.{quoted('dead_' + table.name)} d "
-        f"ON d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id "
+        f"LEFT JOIN internal.dead d ON d.table_name = {text(table.name)} "
+        f"AND d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id "
         # A row whose own commit found it outdated never counted.
         "WHERE d.valid_to IS NULL OR d.valid_to > d.valid_from "
         f"UNION ALL SELECT * FROM internal.{quoted(table.name + '_past')}"
     )
-    return View(history.name, sql, history.description, described)
+    return View(history.name, sql, history.description, described, of=table.name)
 
 
 def key_of(table: Table) -> tuple[str, ...]:

@@ -149,11 +149,43 @@ def floor_of(connection: sa.Connection, mirror: Mirror) -> int:
     return int(value or 0)
 
 
-def in_delta(connection: sa.Connection, mirror: Mirror) -> sa.ColumnElement[bool]:
+def in_delta(mirror: Mirror, floor: int) -> sa.ColumnElement[bool]:
     """Condition of the rows changed since the floor."""
     seq = mirror.table.c[mirror.seq]
-    changed = seq > floor_of(connection, mirror)
-    return sa.or_(changed, seq.is_(None)) if seq.nullable else changed
+    return sa.or_(seq > floor, seq.is_(None)) if seq.nullable else seq > floor
+
+
+def delta_sizes(connection: sa.Connection, most: int) -> dict[str, tuple[int, int]]:
+    """Floor of each mirror and the rows of its delta, counted up to a number; asked for all mirrors at once."""
+    state = c.state
+    stored = connection.execute(
+        sa.select(state.c.name, state.c.value).where(state.c.name.in_([mirror.floor_name for mirror in MIRRORS]))
+    )
+    known = {name: int(value) for name, value in stored}
+    floors = {mirror.name: known.get(mirror.floor_name, 0) for mirror in MIRRORS}
+    some = (
+        sa.select(sa.literal(1)).select_from(mirror.table).where(in_delta(mirror, floors[mirror.name])).limit(most)
+        for mirror in MIRRORS
+    )
+    counts = connection.execute(
+        sa.select(*(sa.select(sa.func.count()).select_from(one.subquery()).scalar_subquery() for one in some))
+    ).one()
+    return {name: (floor, int(count)) for (name, floor), count in zip(floors.items(), counts, strict=True)}
+
+
+def delta_name(mirror: Mirror) -> str:
+    """Table of the published file that has the delta."""
+    return f"internal.{quoted(mirror.name + '_delta')}"
+
+
+def mirror_relations() -> list[str]:
+    """Statements that make the mirrors in the published file, without rows."""
+    found = []
+    for mirror in MIRRORS:
+        columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in mirror.columns)
+        found.append(f"CREATE TABLE {delta_name(mirror)} ({columns})")
+        found.append(f"CREATE VIEW internal.{quoted(mirror.name)} AS SELECT * FROM {delta_name(mirror)}")
+    return found
 
 
 def is_slice(row: sa.Row[Any]) -> bool:
@@ -176,7 +208,6 @@ def mirror_files(index: Index, mirror: Mirror, files: Sequence[sa.Row[Any] | Dat
 
 def newest_select(index: Index, mirror: Mirror, files: Sequence[sa.Row[Any]], delta: str = "") -> str:
     """SELECT of one row for each key, its newest state, from live files of a mirror and its delta, if it has one."""
-    names = ", ".join(quoted(name) for name, _ in mirror.columns)
     keys, seq = ", ".join(quoted(key) for key in mirror.keys), quoted(mirror.seq)
     slices = [row for row in files if is_slice(row)]
     newer = []
@@ -190,5 +221,5 @@ def newest_select(index: Index, mirror: Mirror, files: Sequence[sa.Row[Any]], de
         same = " AND ".join(f"n.{quoted(key)} = r.{quoted(key)}" for key in mirror.keys)
         newest = f"ANTI JOIN ({' UNION ALL '.join(newer)}) n ON {same} AND n.{seq} > r.{seq}"
         stored = f"SELECT r.* FROM ({stored}) r {newest}"
-    selects = [f"SELECT {names} FROM {delta}"] if delta else []
+    selects = [f"SELECT * FROM {delta}"] if delta else []
     return " UNION ALL ".join([*selects, *([stored] if files else [])])

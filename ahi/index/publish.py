@@ -21,15 +21,26 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.index import catalog as c
+from ahi.index import slices
 from ahi.index.commit import STAMPED
 from ahi.index.engine import locked
-from ahi.index.mirror import MIRRORS, STAMPS, in_delta, mirror_files, newest_select, put_state, read_parts
+from ahi.index.mirror import (
+    MIRRORS,
+    STAMPS,
+    delta_name,
+    delta_sizes,
+    in_delta,
+    mirror_files,
+    newest_select,
+    put_state,
+    read_parts,
+)
 from ahi.index.operational import INFO_COLUMNS
 from ahi.index.parquet import spilling
 from ahi.index.registry import SCHEMA_VERSION
-from ahi.index.relations import append, build_relations, read_snapshot, relation_columns, replace
-from ahi.index.slices import DELTA_ROWS, is_bulk, keep_until_replaced, slice_bulk, slice_delta, write_delta
-from ahi.index.sql import quoted, text
+from ahi.index.relations import append, build_relations, read_snapshot, replace
+from ahi.index.slices import DELTA_ROWS, keep_until_replaced, slice_bulk, slice_delta, write_delta
+from ahi.index.sql import text
 from ahi.index.views import template_statements
 from ahi.index.writer import DataFile, sync_folder
 
@@ -40,14 +51,13 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from ahi.index.columns import Table
     from ahi.index.relations import Snapshot
     from ahi.index.store import Index
 
 # DuckDB 1.4 and later read it; by default 2.0 writes files that only 2.0 opens.
 STORAGE = "STORAGE_VERSION 'v1.2.0'"
 # Raise it when the way of building changes but not the text of the views.
-BUILD = "4"
+BUILD = "5"
 PUBLISHED = "published"
 PUBLISH_LOCK = ".publish.lock"
 
@@ -137,16 +147,10 @@ def _has_unnumbered(connection: sa.Connection) -> bool:
     return bool(connection.scalar(sa.select(sa.or_(*found))))
 
 
-def internal_columns(tables: Mapping[str, Table]) -> dict[str, list[tuple[str, str]]]:
-    """Columns of each relation of the schema `internal` that a view stands on."""
-    columns = relation_columns(tables) | {mirror.name: mirror.columns for mirror in MIRRORS}
-    return columns | {"info": list(INFO_COLUMNS.items())}
-
-
 @lru_cache(maxsize=8)
 def _template_id(index: Index) -> str:
     """Digest of the views. They follow from the code, so an index asks once."""
-    parts = [BUILD, *template_statements(index.tables, internal_columns(index.tables))]
+    parts = [BUILD, *template_statements(index.tables)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -159,7 +163,7 @@ def _template(index: Index, template: str) -> Path:
     with spilling(index.root) as connection:
         _attach(connection, temporary)
         connection.execute("BEGIN")
-        for statement in template_statements(index.tables, internal_columns(index.tables)):
+        for statement in template_statements(index.tables):
             connection.execute(statement)
         connection.execute("COMMIT")
         _detach(connection)
@@ -187,20 +191,18 @@ def _build(index: Index, path: Path, template: Path, shown: Snapshot, source: sa
         _attach(connection, path)
         connection.execute("BEGIN")
         build_relations(connection, index, shown)
+        sizes = delta_sizes(source, slices.BULK_ROWS + 1)
         for mirror in MIRRORS:
-            delta = ""
-            if is_bulk(source, mirror):
-                file = bulk[mirror.name] = write_delta(index, source, mirror)
+            (floor, deltas[mirror.name]), delta = sizes[mirror.name], delta_name(mirror)
+            if deltas[mirror.name] > slices.BULK_ROWS:
+                file = bulk[mirror.name] = write_delta(index, source, mirror, floor)
                 deltas[mirror.name] = file.n_rows
                 delta = f"({mirror_files(index, mirror, [file])})"
-            else:
-                name = f"internal.{quoted(mirror.name + '_delta')}"
-                for part in read_parts(source, mirror, in_delta(source, mirror)):
-                    append(connection, name, part, is_first=not delta)
-                    deltas[mirror.name] += part.num_rows
-                    delta = name
+            elif deltas[mirror.name]:
+                for part in read_parts(source, mirror, in_delta(mirror, floor)):
+                    append(connection, delta, part)
             live = shown.live(mirror.name)
-            if live or delta:
+            if live or mirror.name in bulk:
                 replace(connection, mirror.name, newest_select(index, mirror, live, delta))
         published_at = _write_info(connection, index, shown, deltas)
         connection.execute("COMMIT")
@@ -218,10 +220,9 @@ def _write_info(
     published_at = now()
     values = ", ".join(f"?::{kind} AS {name}" for name, kind in INFO_COLUMNS.items())
     connection.execute(
-        f"CREATE TABLE internal.info_row AS SELECT {values}",
+        f"INSERT INTO internal.info SELECT {values}",
         [shown.seq, shown.committed_at, published_at, SCHEMA_VERSION, rows, files],
     )
-    replace(connection, "info", "SELECT * FROM internal.info_row")
     return published_at
 
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-
 from ahi.clock import now
 from ahi.index import catalog as c
 from ahi.index.mirror import SLICES, arrow_schema, floor_of, in_delta, put_state, read_parts
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pyarrow as pa
+    import sqlalchemy as sa
 
     from ahi.index.mirror import Mirror
     from ahi.index.store import Index
@@ -37,15 +36,9 @@ DELTA_ROWS = 2_000
 BULK_ROWS = 50_000
 
 
-def is_bulk(connection: sa.Connection, mirror: Mirror) -> bool:
-    """Whether the delta is too large for the published file."""
-    some = sa.select(sa.literal(1)).select_from(mirror.table).where(in_delta(connection, mirror)).limit(BULK_ROWS + 1)
-    return (connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0) > BULK_ROWS
-
-
-def write_delta(index: Index, connection: sa.Connection, mirror: Mirror) -> DataFile:
+def write_delta(index: Index, connection: sa.Connection, mirror: Mirror, floor: int) -> DataFile:
     """Write the delta to a file of no table yet."""
-    return _write(index, mirror, read_parts(connection, mirror, in_delta(connection, mirror)))
+    return _write(index, mirror, read_parts(connection, mirror, in_delta(mirror, floor)))
 
 
 def keep_until_replaced(connection: sa.Connection, files: list[DataFile], seq: int) -> None:

@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from ahi.index.columns import Table
 
 
-def tag_registry(tables: Mapping[str, Table]) -> View:
-    """The view, from the registry's own columns."""
-    rows = ", ".join(
+KNOWN = "internal.known_tags"
+NAMES = ("table_name", "column_name", "tag", "vr", "vm", "tier", "added_in_version")
+
+
+def known_tags(tables: Mapping[str, Table]) -> list[str]:
+    """Statements that make the table of the registry's attributes, on which the view stands.
+
+    Inside the view they were a text of 50 KB, which each publication and each reader had to read.
+    """
+    rows = (
         f"({', '.join(text(cell) for cell in cells)})"
         for table in tables.values()
         for column in table.columns
@@ -30,16 +37,21 @@ def tag_registry(tables: Mapping[str, Table]) -> View:
             )
         ]
     )
+    columns = ", ".join(f"{name} VARCHAR" for name in NAMES)
+    return [f"CREATE TABLE {KNOWN} ({columns})", f"INSERT INTO {KNOWN} VALUES {', '.join(rows)}"]
+
+
+def tag_registry(tables: Mapping[str, Table]) -> View:
+    """The view: the registry's own columns, and the failed casts of the tables counted."""
     failed = " UNION ALL ".join(
         f"SELECT {text(table.name)} AS table_name, unnest(cast_failures).keyword AS keyword "
         f"FROM internal.{quoted(table.name + '_rows')}"
         for table in tables.values()
         if any(column.name == "cast_failures" for column in table.columns)
     )
-    names = "table_name, column_name, tag, vr, vm, tier, added_in_version"
     return View(
         "tag_registry",
-        f"SELECT {names}, coalesce(n, 0)::BIGINT AS n_cast_failures FROM (VALUES {rows}) AS known({names}) "
+        f"SELECT {', '.join(NAMES)}, coalesce(n, 0)::BIGINT AS n_cast_failures FROM {KNOWN} "
         f"LEFT JOIN (SELECT table_name AS in_table, keyword, count(*) AS n FROM ({failed}) GROUP BY ALL) AS failed "
         "ON in_table = table_name AND keyword = regexp_replace(column_name, '_(min|max)$', '')",
         "One row for each DICOM attribute that a table keeps, and how often a value of it did not fit. Current rows.",

@@ -24,6 +24,8 @@ class View:
     columns: Mapping[str, str] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
     """DuckDB types of columns that come from no column of the registry."""
+    of: str = ""
+    """View that has the same columns and comments on them, if there is one: here only the others are commented on."""
 
 
 def names(columns: Mapping[str, str] | list[str]) -> str:

@@ -13,15 +13,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ahi.index.conflicts import conflicts
-from ahi.index.differences import differences
+from ahi.index.differences import comparisons, differences
 from ahi.index.history import history_view, macros
-from ahi.index.operational import operational_views
-from ahi.index.parquet import empty_select
+from ahi.index.mirror import mirror_relations
+from ahi.index.operational import INFO_COLUMNS, operational_views
 from ahi.index.pending import ROW_SOURCE, ROW_SOURCE_COMMENT, SHOWN
-from ahi.index.relations import fixed_relations
+from ahi.index.relations import empty_relations, fixed_relations
 from ahi.index.sql import quoted, text
-from ahi.index.tag_registry import tag_registry
-from ahi.index.view import View, names
+from ahi.index.tag_registry import known_tags, tag_registry
+from ahi.index.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,8 @@ def _summaries(tables: Mapping[str, Table]) -> list[View]:
 
 def _table_views(table: Table) -> list[View]:
     described = {column.name: column.description for column in table.columns}
-    select = f"SELECT {names(described)} FROM internal.{quoted(table.name + '_rows')}"
+    # By a star: a view is kept as a tree, which each publication and each reader pay for by the column.
+    select = f"SELECT * FROM internal.{quoted(table.name + '_rows')}"
     if "is_primary" not in described:
         return [View(table.name, select, f"{table.description} {CURRENT}.", described)]
     everything = f"{table.name}_all"
@@ -67,7 +68,7 @@ def _shown_views(table: Table, described: Mapping[str, str], everything: str) ->
     return [
         View(
             name,
-            f"SELECT {names(described)} FROM internal.{quoted(relation)}",
+            f"SELECT * FROM internal.{quoted(relation)}",
             f"{table.description} {rule} {early}",
             described,
             {ROW_SOURCE: "VARCHAR"},
@@ -179,22 +180,21 @@ def _patients(series: Table) -> View:
     )
 
 
-def template_statements(
-    tables: Mapping[str, Table], internal: Mapping[str, list[tuple[str, str]]], *, is_explained: bool = True
-) -> list[str]:
+def template_statements(tables: Mapping[str, Table], *, is_explained: bool = True) -> list[str]:
     """Everything of the published file that stays the same from one publication to the next.
 
     Args:
         tables: Parquet tables.
-        internal: Columns of each relation of the schema `internal`; they are made empty.
         is_explained: With comments, and with the macros for moments.
     """
     statements = ["CREATE SCHEMA internal"]
-    statements += [
-        f"CREATE VIEW internal.{quoted(name)} AS {empty_select(columns)}" for name, columns in internal.items()
-    ]
-    statements += fixed_relations(tables)
-    for view in public_views(tables):
+    statements += [*empty_relations(tables), *fixed_relations(tables), *mirror_relations()]
+    info = ", ".join(f"{name} {kind}" for name, kind in INFO_COLUMNS.items())
+    statements.append(f"CREATE TABLE internal.info ({info})")
+    if {"headers", "instances", "series"} <= set(tables):
+        statements += [*comparisons(), *known_tags(tables)]
+    views = {view.name: view for view in public_views(tables)}
+    for view in views.values():
         statements.append(f"CREATE VIEW main.{quoted(view.name)} AS {view.sql}")
         if not is_explained:
             continue
@@ -202,6 +202,7 @@ def template_statements(
         statements += [
             f"COMMENT ON COLUMN main.{quoted(view.name)}.{quoted(name)} IS {text(comment)}"
             for name, comment in view.columns.items()
+            if not view.of or name not in views[view.of].columns
         ]
     for signature, sql, comment in macros(tables, _summaries(tables)) if is_explained else ():
         statements.append(f"CREATE MACRO main.{signature} AS TABLE {sql}")
