@@ -15,6 +15,7 @@ from ahi.clock import now
 from ahi.events import newer
 from ahi.index import catalog
 from ahi.index.catalog import ObjectState
+from ahi.index.engine import insert_many
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def enter(commit: Commit, rows: Sequence[dict[str, object]]) -> int:
     """
     if not rows:
         return 0
-    commit.connection.execute(catalog.objects.insert(), [{**row, "changed_seq": commit.seq} for row in rows])
+    insert_many(commit.connection, catalog.objects, [{**row, "changed_seq": commit.seq} for row in rows])
     keys = {(str(row["bucket"]), str(row["key"])) for row in rows}
     return sum(_supersede(commit, bucket, key) for bucket, key in _several(commit.connection, keys))
 

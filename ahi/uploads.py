@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError, ParamValidationError
@@ -18,18 +17,19 @@ from ahi import inbox, ledger, quarantine
 from ahi.aws import FORBIDDEN, GONE, error_code, is_transient
 from ahi.clock import now
 from ahi.collector import collector_paused
-from ahi.dicom.headers import PARSER_VERSION, Header, HeaderFailure, read_header
+from ahi.dicom.headers import Header, HeaderFailure, read_header
 from ahi.events import AssociationClosed, ObjectCreated, ObjectRemoved, Unreadable, Upload, parse_upload
+from ahi.header_rows import Headed, header_rows
 from ahi.index.catalog import ObjectState
-from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.store import AlreadyCommittedError
 from ahi.patients import patient_key_of
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ahi.inbox import Batch
+    from ahi.index.columnar import Rows
     from ahi.pipeline import Pipeline
 
 
@@ -156,7 +156,7 @@ def listing(pipeline: Pipeline, bucket: str, prefix: str = "") -> Iterator[Objec
 
 def _read(
     pipeline: Pipeline, batch: Batch, fresh: Mapping[str, ObjectCreated], report: UploadReport
-) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+) -> tuple[list[dict[str, object]], Rows]:
     """Ledger rows and header rows of new objects, their headers read side by side."""
     with ThreadPoolExecutor(pipeline.settings.header_threads) as pool:
         outcomes = pool.map(lambda item: _outcome(pipeline, item), fresh.values())
@@ -169,23 +169,24 @@ def rows_of(
     fresh: Mapping[str, ObjectCreated],
     outcomes: Iterable[Header | HeaderFailure],
     report: UploadReport,
-) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+) -> tuple[list[dict[str, object]], Rows]:
     """Ledger rows and header rows of objects by id, from what reading their headers gave, in the same order."""
-    rows, headers, key_of = [], [], lru_cache(1024)(patient_key_of(pipeline))
+    rows, headers = list[dict[str, object]](), list[Headed]()
     with collector_paused():
         for (object_id, item), outcome in zip(fresh.items(), outcomes, strict=True):
             row = _row(pipeline, batch, object_id, item, outcome)
             rows.append(row)
             if isinstance(outcome, Header):
-                headers.append(_header_row(pipeline, object_id, item, row, outcome, key_of))
+                headers.append(Headed(object_id, item, outcome))
                 report.modalities[str(row["Modality"])] += 1
             report.states[str(row["state"])] += 1
             report.bytes_landed += item.size or 0
             report.bytes_read += outcome.bytes_read
             if row["reason_code"]:
                 report.reasons[str(row["reason_code"])] += 1
-    report.objects = len(rows)
-    return rows, headers
+        report.objects = len(rows)
+        stamp = {"received_at": batch.received_at, "indexed_at": now(), "dagster_run_id": pipeline.run_id}
+        return rows, header_rows(headers, patient_key_of(pipeline), stamp)
 
 
 def _outcome(pipeline: Pipeline, item: ObjectCreated) -> Header | HeaderFailure:
@@ -241,44 +242,12 @@ def _row(
     }
 
 
-def _header_row(
-    pipeline: Pipeline,
-    object_id: str,
-    item: ObjectCreated,
-    row: Mapping[str, object],
-    header: Header,
-    key_of: Callable[[str | None, str | None], str | None],
-) -> dict[str, object]:
-    failures = [failure.as_row() for failure in header.cast_failures]
-    patient = (header.values.get("IssuerOfPatientID"), header.values.get("PatientID"))
-    return {
-        **header.values,
-        "TransferSyntaxUID": header.transfer_syntax,
-        "patient_key": key_of(*(str(value) if value else None for value in patient)),
-        "object_id": object_id,
-        "source_uri": f"s3://{item.bucket}/{item.key}",
-        "source_version_id": item.version_id,
-        "source_etag": item.etag,
-        "size_bytes": item.size,
-        "received_at": row["received_at"],
-        "indexed_at": now(),
-        "cast_failures": failures,
-        "lenient": list(header.lenient),
-        "pixel_complete": header.pixel_complete,
-        "parser": header.parser,
-        "header_bytes_read": header.bytes_read,
-        "schema_version": SCHEMA_VERSION,
-        "parser_version": PARSER_VERSION,
-        "dagster_run_id": pipeline.run_id,
-    }
-
-
 def _commit(
     pipeline: Pipeline,
     batch: Batch,
     contents: _Contents,
     rows: list[dict[str, object]],
-    headers: list[dict[str, object]],
+    headers: Rows,
     report: UploadReport,
 ) -> None:
     """Make the batch true: ledger, headers, quarantine, consumed, all or nothing."""

@@ -24,7 +24,7 @@ from ahi.dicom.elements import (
     type_values,
 )
 from ahi.dicom.walker import EXPLICIT, IMPLICIT, LONG_VRS, MAYBE_SEQUENCE, UNDEFINED, VRS, Odd, Short, read_items
-from ahi.index.registry import LAST_HEADER_TAG
+from ahi.index.registry import HEADER_KEYWORDS, LAST_HEADER_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +64,7 @@ class Pattern:
         syntax: Transfer syntax.
         encoding: How the data set is written.
         values: Typed values of the common elements.
+        names: Names that the values of the others may have.
         failures: Those of them that did not fit.
         context: What the reading of the others depends on.
         last_tag: Tag of the last element.
@@ -72,6 +73,7 @@ class Pattern:
     syntax: str
     encoding: Encoding
     values: dict[str, object]
+    names: tuple[str, ...]
     failures: tuple[CastFailure, ...]
     context: Context
     last_tag: int
@@ -197,7 +199,10 @@ def _pattern(parts: Sequence[_Part], bodies: Sequence[bytes | None], encoding: E
     values, failures = type_values(common, big=False)
     context = context_of(common, big=False)
     last = parts[-1].tag
-    return Pattern(syntax, encoding, values, failures, context, last, tuple(bodies), tuple(steps), block)
+    names = [HEADER_KEYWORDS[tag].name for _, _, _, tag, _ in steps if tag in HEADER_KEYWORDS]
+    # What is made of a name is made of the object's own or of the common one.
+    names += ["PatientName_parts"] if "PatientName" in names else []
+    return Pattern(syntax, encoding, values, tuple(names), failures, context, last, tuple(bodies), tuple(steps), block)
 
 
 def _parts(data: bytes, start: int, begin: int, encoding: Encoding) -> list[_Part] | None:

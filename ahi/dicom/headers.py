@@ -72,8 +72,8 @@ class Header:
     parser: str
     lenient: tuple[str, ...]
     pixel_complete: bool | None
-    common: Mapping[str, object] | None = None
-    """Those of `values` that all objects of the same kind have: one and the same mapping for all of them."""
+    pattern: alike.Pattern | None = None
+    """What the object has in common with others, if it was told by that."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,7 @@ def _read_alike(window: Window, start: int) -> Header | None:
     walk = Walk(pattern.encoding, {}, {}, LAST_HEADER_TAG, {}, position, pattern.last_tag)
     complete, is_cut = pixels.check(window, walk, values, encapsulated=pattern.syntax not in _NATIVE)
     lenient = (TRUNCATED,) if is_cut else ()
-    return Header(
-        values, pattern.failures, pattern.syntax, window.bytes_read, "lean", lenient, complete, pattern.values
-    )
+    return Header(values, pattern.failures, pattern.syntax, window.bytes_read, "lean", lenient, complete, pattern)
 
 
 def _read_part10(window: Window, start: int, lenient: tuple[str, ...]) -> Header | HeaderFailure:

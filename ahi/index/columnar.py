@@ -92,6 +92,30 @@ class Rows(Sequence[Row]):
         return Rows(len(rows), constants, {name: [row.get(name) for row in rows] for name in names})
 
 
+def write_rows(root: Path, table: Table, rows: Sequence[Mapping[str, object]], *, batch_id: str) -> DataFile | None:
+    """Write rows as one immutable, sorted Parquet file. It is synced by the commit that takes it in (`sync_files`).
+
+    Args:
+        root: Folder of the index.
+        table: Table of the registry.
+        rows: Values by column name. A missing column is null; `batch_id` and, if missing, `indexed_at` are filled in.
+        batch_id: Batch whose commit will make the file part of the table.
+
+    Returns:
+        The file, or None if there are no rows.
+
+    Raises:
+        IndexWriteError: A column is not in the registry, or a value is not of its column's type.
+    """
+    if not rows:
+        return None
+    stamp, part = now(), rows if isinstance(rows, Rows) else Rows.of(rows, {})
+    # Rows of a batch come from one run.
+    run_id = str(part.values("dagster_run_id")[0] or "")
+    data = to_arrow(table, [part], batch_id=batch_id, stamp=stamp)
+    return write_batch(root, table, data, stamp, batch_id=batch_id, run_id=run_id)
+
+
 class TableWriter:
     """Rows of many documents on their way to one file for each table.
 
@@ -162,8 +186,11 @@ def to_arrow(table: Table, parts: Sequence[Rows], *, batch_id: str, stamp: dt.da
     arrays: list[pa.Array[Any]] = []
     for column, kind in zip(table.columns, schema.types, strict=True):
         name = column.name
-        if name in varying:
-            arrays.append(_array(table, column, kind, [value for part in parts for value in part.values(name)]))
+        if name in varying and name != "batch_id":
+            values = [value for part in parts for value in part.values(name)]
+            if name == "indexed_at":
+                values = [value or stamp for value in values]
+            arrays.append(_array(table, column, kind, values))
             continue
         if name not in given and name not in {"batch_id", "indexed_at"}:
             arrays.append(pa.nulls(n_rows, kind))  # type: ignore[call-overload]

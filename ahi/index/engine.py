@@ -13,6 +13,8 @@ import fcntl
 import hashlib
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -22,7 +24,7 @@ from ahi.errors import PermanentError
 from ahi.index import catalog, catalog_archives, catalog_fhir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 BUSY_SECONDS = 30
@@ -224,3 +226,29 @@ def insert_missing(connection: sa.Connection, table: sa.Table, rows: Sequence[Ma
         from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
         connection.execute(sqlite_insert(table).on_conflict_do_nothing(), list(rows))
+
+
+def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert many rows with the same columns.
+
+    On SQLite by column and by the driver itself: SQLAlchemy's way from a dict to parameters costs as much as SQLite.
+    """
+    if not rows:
+        return
+    dialect = connection.dialect
+    if dialect.name != "sqlite":
+        connection.execute(table.insert(), list(rows))
+        return
+    compiled = table.insert().compile(dialect=dialect, column_keys=list(rows[0]))
+    cells: list[Iterable[Any]] = []
+    for name in compiled.positiontup or ():
+        if name not in rows[0]:
+            cells.append(repeat(table.c[name].default.arg))  # type: ignore[union-attr]
+            continue
+        bind = table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
+        values = list(map(itemgetter(name), rows))
+        if bind is not None:
+            bound = {value: bind(value) for value in dict.fromkeys(values)}
+            values = [bound[value] for value in values]
+        cells.append(values)
+    connection.exec_driver_sql(str(compiled), list(zip(*cells, strict=False)))

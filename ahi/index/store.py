@@ -20,10 +20,11 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.index import catalog as c
+from ahi.index.columnar import write_rows
 from ahi.index.commit import AlreadyCommitted, AlreadyCommittedError, Commit, Head
 from ahi.index.engine import create_tables, open_engine, snapshot, write_transaction
 from ahi.index.registry import SCHEMA_VERSION, TABLES
-from ahi.index.writer import DataFile, IndexWriteError, sync_files, write_rows
+from ahi.index.writer import DataFile, IndexWriteError, sync_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +79,7 @@ class Index:
         return self.root / "index.duckdb"
 
     def write(self, table: str, rows: Sequence[Mapping[str, object]], *, batch_id: str) -> DataFile | None:
-        """Write rows of a table to one file, which a commit syncs; see `ahi.index.writer.write_rows`."""
+        """Write rows of a table to one file, which a commit syncs; see `ahi.index.columnar.write_rows`."""
         return write_rows(self.root, self.tables[table], rows, batch_id=batch_id)
 
     def transaction(self) -> AbstractContextManager[sa.Connection]:

@@ -1,6 +1,6 @@
-"""Parquet files of the index. Belongs here: rows to one immutable file, and making files outlive a loss of power.
+"""Parquet files of the index. Belongs here: Arrow tables to immutable files, and making those outlive a loss of power.
 
-Does not belong here: making a file part of a table (`commit`), columns (`registry`), casts of values (`values`).
+Does not belong here: making a file part of a table (`commit`), rows to Arrow (`columnar`), columns (`registry`).
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ahi.clock import day_of, now
-from ahi.index.registry import SCHEMA_VERSION, arrow_schema
+from ahi.clock import day_of
+from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.sidecar import write_sidecar
 from ahi.index.sql import text
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import duckdb
     import pyarrow as pa
 
-    from ahi.index.columns import Column, Table
+    from ahi.index.columns import Table
 
 # Readers skip whole groups by their statistics. Small groups make a look at one study cheap, and every query pay for
 # reading about them: of 1 M series, 100,000 / 30,000 / 10,000 rows a group cost a look at all columns of one study
@@ -75,49 +74,6 @@ def schema_hash(columns: Sequence[tuple[str, str]]) -> str:
 def table_hash(table: Table) -> str:
     """Digest of a table's columns as the registry has them now."""
     return schema_hash([(column.name, column.duckdb_type) for column in table.columns])
-
-
-def write_rows(root: Path, table: Table, rows: Sequence[Mapping[str, object]], *, batch_id: str) -> DataFile | None:
-    """Write rows as one immutable, sorted Parquet file. It is synced by the commit that takes it in (`sync_files`).
-
-    Args:
-        root: Folder of the index.
-        table: Table of the registry.
-        rows: Values by column name. A missing column is null; `batch_id` and, if missing, `indexed_at` are filled in.
-        batch_id: Batch whose commit will make the file part of the table.
-
-    Returns:
-        The file, or None if there are no rows.
-
-    Raises:
-        IndexWriteError: A column is not in the registry, or a value is not of its column's type.
-    """
-    if not rows:
-        return None
-    known = {column.name for column in table.columns}
-    given = set().union(*rows)
-    if unknown := sorted(given - known):
-        raise IndexWriteError(f"Table {table.name} has no column {', '.join(unknown)}: add it to the registry.")
-    import pyarrow as pa
-
-    stamp = now()
-    schema = _schema(table)
-    arrays: list[pa.Array[Any]] = []
-    for column, kind in zip(table.columns, schema.types, strict=True):
-        if column.name not in given | {"batch_id", "indexed_at"}:
-            arrays.append(pa.nulls(len(rows), kind))  # type: ignore[call-overload]
-            continue
-        values = [row.get(column.name) for row in rows]
-        if column.name == "batch_id":
-            values = [batch_id] * len(rows)
-        elif column.name == "indexed_at":
-            values = [value or stamp for value in values]
-        arrays.append(_array(table, column, kind, values))
-    # Rows of a batch come from one run.
-    run_id = str(rows[0].get("dagster_run_id") or "")
-    return write_batch(
-        root, table, pa.Table.from_arrays(arrays, schema=schema), stamp, batch_id=batch_id, run_id=run_id
-    )
 
 
 def write_batch(
@@ -176,25 +132,6 @@ def _leaves(field: pa.Field[Any]) -> list[str]:
     if pa.types.is_struct(field.type):
         return [f"{field.name}.{leaf}" for inner in field.type for leaf in _leaves(inner)]
     return [field.name]
-
-
-@lru_cache(maxsize=32)
-def _schema(table: Table) -> pa.Schema:
-    return arrow_schema(table)
-
-
-def _array(table: Table, column: Column, kind: pa.DataType, values: list[object]) -> pa.Array[Any]:
-    import pyarrow as pa
-
-    misfit = f"A value of {table.name}.{column.name} is not a {column.duckdb_type}: cast it with ahi.index.values."
-    if column.is_list and any(isinstance(value, str) for value in values):
-        # Arrow would take a text for the list of its letters.
-        raise IndexWriteError(misfit)
-    try:
-        return pa.array(values, type=kind)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        # Arrow's text quotes the value, which may be a patient's.
-        raise IndexWriteError(misfit) from None
 
 
 def write_parts(

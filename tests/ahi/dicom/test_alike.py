@@ -37,12 +37,12 @@ def alone(data: bytes) -> object:
 
 
 def plain(result: object) -> object:
-    return replace(result, common=None) if isinstance(result, Header) else result
+    return replace(result, pattern=None) if isinstance(result, Header) else result
 
 
 def fits(data: bytes) -> bool:
     result = read(data)
-    return isinstance(result, Header) and result.common is not None
+    return isinstance(result, Header) and result.pattern is not None
 
 
 def changed(data: bytes, rng: random.Random, *, most: int = 3) -> bytes:
@@ -94,10 +94,10 @@ def test_the_fourth_object_of_a_series_is_told_from_its_own_elements(name):
     objects = series(20, of=(SAMPLES / "dicom" / "pydicom" / name).read_bytes())
     alike.forget()
     results = [read(data) for data in objects]
-    assert [result.common is not None for result in results] == [False] * 3 + [True] * 17
+    assert [result.pattern is not None for result in results] == [False] * 3 + [True] * 17
     assert len({result.values["SOPInstanceUID"] for result in results}) == 20
-    assert len({id(result.common) for result in results[3:]}) == 1
-    assert all("SOPInstanceUID" not in result.common for result in results[3:])
+    assert len({id(result.pattern) for result in results[3:]}) == 1
+    assert all("SOPInstanceUID" not in result.pattern.values for result in results[3:])
     assert [plain(result) for result in results] == [alone(data) for data in objects]
 
 

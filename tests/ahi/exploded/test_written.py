@@ -6,9 +6,9 @@ import duckdb
 import pytest
 
 from ahi.documents import flatten, patient_key_function
+from ahi.index.columnar import write_rows
 from ahi.index.registry import TABLES
 from ahi.index.tables_exploded import EXPLODED
-from ahi.index.writer import write_rows
 from tests.ahi.exploded.conftest import SAMPLES, as_bytes, attributes_of, part10
 from tests.ahi.exploded.test_objects import enhanced_mr
 
