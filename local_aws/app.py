@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from local_aws.asgi import read_body, respond
 from local_aws.fault_kinds import CutAnswers
 from local_aws.ministack_bridge import account_of
-from local_aws.protocol.awsjson import refused
 from local_aws.s3_gaps import ranged
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from local_aws.dicomweb.routes import DicomWeb
     from local_aws.faults import Faults
     from local_aws.healthimaging.service import HealthImaging
-    from local_aws.healthlake.service import HealthLake
+    from local_aws.healthlake.http import LakeHttp
     from local_aws.settings import LocalSettings
     from local_aws.sqs_gaps import SqsGaps
 
@@ -112,7 +111,7 @@ class LocalAws:
         self.settings = settings
         self.log = log
         self.health_imaging: HealthImaging | None = None
-        self.health_lake: HealthLake | None = None
+        self.health_lake: LakeHttp | None = None
         self.dicom_web: DicomWeb | None = None
         self.control: Control | None = None
         self.sqs_gaps: SqsGaps | None = None
@@ -150,9 +149,10 @@ class LocalAws:
         """Answer a request that is for HealthImaging or HealthLake. False when it is not."""
         account, region, service = by
         started = time.time()
-        if service == "healthlake" and self.health_lake:
-            name, status, size = await self._lake(scope, receive, send, _elsewhere(self.settings, account, region))
-            self.log.add(service, name, started, status, size, source)
+        if self.health_lake and self.health_lake.takes(scope, service):
+            why = _elsewhere(self.settings, account, region) if service else ""
+            name, status, size = await self.health_lake.answer(scope, receive, send, signed=bool(service), why=why)
+            self.log.add("healthlake", name, started, status, size, source)
             return True
         ours = service == "medical-imaging" or (not service and _for_imaging(scope))
         dicom_web = self.dicom_web if ours and self.dicom_web and self.dicom_web.takes(scope) else None
@@ -171,21 +171,6 @@ class LocalAws:
             await read_body(receive, LONGEST_BODY)
             await respond(send, 403, *UNSIGNED)
         return ours
-
-    async def _lake(self, scope: Scope, receive: Receive, send: Send, refusal: str) -> tuple[str, int, int]:
-        """Answer a call of HealthLake. Returns operation, status and bytes sent."""
-        assert self.health_lake is not None
-        body = await read_body(receive, LONGEST_BODY)
-        target = dict(scope["headers"]).get(b"x-amz-target", b"").decode("latin-1")
-        if refusal or body is None:
-            code, text = ("AccessDeniedException", refusal) if refusal else ("RequestEntityTooLarge", "Too long.")
-            status, headers, answer = refused(code, text, 403 if refusal else 413)
-            name = ""
-        else:
-            name, status, headers, answer = await asyncio.to_thread(self.health_lake.handle, target, body)
-        cut = self.faults.take(CutAnswers, lambda fault: fault.matches(name)) if self.faults else None
-        await respond(send, status, headers, answer, kept=cut.kept if cut else None)
-        return name, status, len(answer)
 
     async def _imaging(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int, int]:
         """Answer a call of HealthImaging. Returns operation, status and bytes sent."""

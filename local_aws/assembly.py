@@ -29,6 +29,7 @@ from local_aws.healthimaging.store import Store
 from local_aws.healthimaging.updates import Updates
 from local_aws.healthimaging.values import load_libraries
 from local_aws.healthlake.build import Lake
+from local_aws.healthlake.http import LakeHttp
 from local_aws.inprocess import Caller
 from local_aws.limits import Limits
 from local_aws.outbox import Outbox
@@ -104,7 +105,7 @@ class Parts:
         }
         app.health_imaging = HealthImaging(operations, limits, faults, settings.page_size)
         self._lake = Lake(settings, loop, clock, faults, self._caller)
-        app.health_lake = self._lake.service
+        app.health_lake = LakeHttp(self._lake.service, self._lake.rest, faults)
         app.control = Control(faults, app.log, (limits, self._lake.limits), clock, settings)
         app.dicom_web = self._dicom_web = build(
             settings,

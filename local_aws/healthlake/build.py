@@ -17,6 +17,7 @@ from local_aws.healthlake.jobs import Jobs
 from local_aws.healthlake.queue import Queue
 from local_aws.healthlake.rates import RATES
 from local_aws.healthlake.resources import Resources
+from local_aws.healthlake.rest import Rest
 from local_aws.healthlake.service import HealthLake, Trail
 from local_aws.healthlake.shared import Shared
 from local_aws.healthlake.store import Store
@@ -71,6 +72,7 @@ class Lake:
         }
         trail = Trail(store, events, outbox, settings.fhir_api_events)
         self.service = HealthLake(operations, self.limits, faults, trail)
+        self.rest = Rest(shared, datastores, resources, self.limits, faults, trail)
 
     def bootstrap(self) -> str:
         """A data store, and the unfinished work of the last time. Returns the data store's id."""

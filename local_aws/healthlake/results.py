@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from local_aws.healthlake.jobs import MEGABYTE
+from local_aws.healthlake.outcomes import outcome
 from local_aws.healthlake.validate import INVALID_JSON, Refused, Resource
 
 if TYPE_CHECKING:
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
 
 SUCCESS, FAILURE, REMARKS = "SUCCESS", "FAILURE", "SUCCESS_WITH_SEARCH_VALIDATION_FAILURES"
 SERVER_ERROR = "Internal server error"
-
-
-def outcome(diagnostics: tuple[str, ...], severity: str = "error", code: str = "invalid") -> dict[str, Any]:
-    """An OperationOutcome."""
-    issues = [{"severity": severity, "code": code, "diagnostics": text} for text in diagnostics]
-    return {"resourceType": "OperationOutcome", "issue": issues}
 
 
 class Lines:

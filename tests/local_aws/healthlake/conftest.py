@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,9 +160,11 @@ def _lake(aws_stack: Any) -> Lake:
 def lake(_lake: Lake) -> Iterator[Lake]:
     """HealthLake of the session's stack, with no faults set and an empty data store."""
     _lake.stack.control("POST", "reset")
-    _lake.new_datastore()
+    datastore = _lake.new_datastore()
     yield _lake
     _lake.stack.control("POST", "reset")
+    with suppress(_lake.api.exceptions.ConflictException):
+        _lake.api.delete_fhir_datastore(DatastoreId=datastore)
 
 
 @pytest.fixture(scope="session")
