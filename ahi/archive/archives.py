@@ -69,7 +69,7 @@ def add(
     report_uri: str | None = None,
     is_continuous: bool = False,
 ) -> Archive:
-    """Enter an archive; nothing of it is read or imported yet. The same one again is the same archive.
+    """Enter an archive whose bucket can be listed; nothing is imported yet. The same again is the same archive.
 
     Args:
         pipeline: The pipeline.
@@ -81,6 +81,7 @@ def add(
 
     Raises:
         PermanentError: The address or the name is not one, or the archive holds the pipeline's own buckets.
+        ClientError: The bucket is not there, or cannot be listed.
     """
     bucket, prefix = split_uri(uri)
     if prefix and not prefix.endswith("/"):
@@ -93,6 +94,7 @@ def add(
     archive_id = name or f"{bucket.replace('.', '-')[:31]}-{hashlib.sha256(prefix.encode()).hexdigest()[:6]}"
     if not NAME.fullmatch(archive_id):
         raise PermanentError("A name of an archive is 1 to 40 lower case letters, digits and hyphens")
+    pipeline.aws.s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     row = {
         "archive_id": archive_id,
         "uri": f"s3://{bucket}/{prefix}",

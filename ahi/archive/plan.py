@@ -18,9 +18,10 @@ import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi.archive import inventory, shards
+from ahi.archive.choices import Screen
 from ahi.archive.keys import KNOWN, Keys, Totals, open_keys
 from ahi.archive.packing import Limits, Packer, Shard
-from ahi.archive.screening import Sample, Screen, sample, screen
+from ahi.archive.screening import Sample, sample, screen
 from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog_archives as c
@@ -285,3 +286,11 @@ def shard_keys(pipeline: Pipeline, archive: Archive) -> list[str]:
     query = sa.select(table.c.shard_key).where(table.c.archive_id == archive.archive_id).order_by(table.c.shard_key)
     with pipeline.index.engine.connect() as connection:
         return list(connection.execute(query).scalars())
+
+
+def states_of_shards(pipeline: Pipeline, archive: Archive) -> dict[str, int]:
+    """How many shards of an archive are in which state."""
+    table = c.archive_shards
+    query = sa.select(table.c.state, sa.func.count()).where(table.c.archive_id == archive.archive_id)
+    with pipeline.index.engine.connect() as connection:
+        return {str(state): int(n) for state, n in connection.execute(query.group_by(table.c.state))}

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError, ParamValidationError
 
+from ahi.archive.choices import Screen
 from ahi.aws import is_transient
 from ahi.dicom.headers import Header, HeaderFailure, read_header
 from ahi.events import ObjectCreated
@@ -34,15 +34,6 @@ SAMPLE = 64
 
 ASIDE = {Reason.NOT_DICOM, Reason.NOT_AN_INSTANCE, Reason.EMPTY}
 """What is no instance, whatever is done. Broken objects stay in: their import tells why they fail."""
-
-
-class Screen(StrEnum):
-    """Which headers are read before a plan is made."""
-
-    NONE = "none"
-    DOUBTFUL = "doubtful"
-    """Of objects whose name or size is not that of an image."""
-    ALL = "all"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from ahi.archive import archives, inventory, parts, plan
+from ahi.archive.choices import Screen
 from ahi.archive.plan import OutdatedPlanError, make_plan, shard_keys
-from ahi.archive.screening import Screen
 from ahi.archive.shards import read_shard
 from ahi.errors import PermanentError
 from ahi.index import catalog_archives as c
@@ -158,7 +158,7 @@ def test_what_s3_cannot_read_at_once_is_set_aside(archive_site: Site, filled: Ho
     assert made.set_aside[Reason.ARCHIVED].n_objects == 1
 
 
-def test_an_archive_nobody_looked_at_cannot_be_planned(site: Site) -> None:
-    archive = archives.add(site.pipeline, "s3://some-bucket/pacs")
+def test_an_archive_nobody_looked_at_cannot_be_planned(site: Site, holding: Holding) -> None:
+    archive = archives.add(site.pipeline, f"s3://{holding.bucket}")
     with pytest.raises(PermanentError, match="looked at"):
         make_plan(site.pipeline, archive, keep=False)

@@ -46,10 +46,25 @@ def home(tmp_path_factory: pytest.TempPathFactory, index_template: Path) -> Path
 
 
 @pytest.mark.parametrize(
-    "command", ["send", "status", "wait", "query", "failures", "schema", "reindex", "export", "diff", "proof"]
+    "command",
+    [
+        "send",
+        "status",
+        "wait",
+        "query",
+        "failures",
+        "schema",
+        "reindex",
+        "export",
+        "diff",
+        "proof",
+        "archive add",
+        "archive list",
+        "archive plan",
+    ],
 )
 def test_help_teaches_by_example(command: str) -> None:
-    said = CliRunner().invoke(app, [command, "--help"])
+    said = CliRunner().invoke(app, [*command.split(), "--help"])
     assert said.exit_code == 0
     assert "Example" in said.output
 

@@ -1,0 +1,143 @@
+"""An estimate is arithmetic that can be checked by hand, from the plan, the quotas and a dated price table."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ahi.archive.archives import Archive
+from ahi.archive.choices import Period
+from ahi.archive.estimate import Estimate, estimate
+from ahi.archive.inventory import Look
+from ahi.archive.keys import Totals
+from ahi.archive.packing import Limits
+from ahi.archive.plan import Plan, PlannedShard
+from ahi.archive.prices import price_table
+from ahi.archive.screening import Sample
+from ahi.import_service import SERVICE
+from ahi.index import catalog
+from ahi.index.catalog import JobState
+from ahi.index.catalog_archives import Source
+from ahi.index.store import Index
+from ahi.settings import Settings
+from tests.ahi.archive.conftest import Holding
+from tests.site_fixtures import SAMPLES, Site
+
+MOMENT = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
+LOOK = Look("old", 1, Source.LISTING, MOMENT, 1_000_500, 600 * 2**30, 0, 0, 0, "x")
+ARCHIVE = Archive("old", "s3://old-pacs/", "old-pacs", "", Source.LISTING, None, MOMENT, False, None, None, 1, 0, None)
+SHARDS = tuple(
+    PlannedShard(f"old-{n:05d}", n, 5_000, 3 * 2**30, "a/" if n > 50 else None)
+    for n in range(1, 201)
+)  # fmt: skip
+PLAN = Plan(
+    ARCHIVE, LOOK, Limits(5_000, 10**10, 1.0, 200.0), SHARDS, {"NOT_DICOM": Totals(500, 1)}, Totals(0, 0), 10_000, 500,
+    Sample(60, 3), is_kept=False,
+)  # fmt: skip
+
+
+@pytest.fixture
+def pipeline(tmp_path, index_template) -> Any:
+    return SimpleNamespace(settings=Settings(), index=Index(tmp_path, f"sqlite:///{tmp_path / 'catalog.sqlite'}"))
+
+
+def usd(found: Estimate) -> dict[str, float | None]:
+    return {item.name: item.usd and round(item.usd, 6) for item in found.items}
+
+
+def test_by_hand(pipeline: Any) -> None:
+    found = estimate(pipeline, PLAN)
+    assert (found.n_objects, found.n_jobs, found.n_jobs_in_place, found.n_copies) == (1_000_000, 200, 150, 250_000)
+    # 10,000 folders, and 990,000 objects of which one in twenty begins a series.
+    assert found.n_image_sets == 59_500
+    assert {step.name: round(step.seconds, 1) for step in found.steps} == {
+        "start rate": 200,
+        "jobs in flight": 200 * (100 + 250) / 100,
+        "one job": 350,
+        "bytes and files a job": 200,
+        "copies": 1_250,
+        "header reads": 3_333.3,
+        "image set looks": 2_380,
+        "documents": 1_190,
+    }
+    assert (found.longest, round(found.seconds, 1)) == ("header reads", 3_333.3)
+    assert usd(found) == {
+        "listing": round(1_001 * 0.005 / 1_000, 6),
+        "header reads": round(1_000_500 * 0.0004 / 1_000, 6),
+        "copies": 1.25,
+        "staged copies": round(150 * 7 / 30 * 0.023, 6),
+        "import": 0.0,
+        "API calls": round((400 + 119_000) * 0.005 / 1_000, 6),
+        "kept documents": round(59_500 * 0.005 / 1_000, 6),
+        "Frequent Access": 63.0,
+        "Archive Instant Access": 3.6,
+        "structured storage": None,
+    }
+    assert found.usd(Period.FIRST_MONTH, Period.EACH_MONTH) == pytest.approx(63)
+    assert all(item.formula for item in [*found.items, *found.steps])
+
+
+def test_small_image_sets_are_billed_at_five_megabytes(pipeline: Any) -> None:
+    small = dataclasses.replace(PLAN, shards=SHARDS[:1], series=Sample(10, 10), n_folders=1)
+    assert usd(estimate(pipeline, small))["Frequent Access"] == pytest.approx(5_000 * 5 / 1024 * 0.105)
+
+
+def test_jobs_that_ended_here_replace_the_assumption(pipeline: Any) -> None:
+    with pipeline.index.transaction() as connection:
+        for number, n_objects in enumerate([10, 100, 1_000, 2_000, 5_000]):
+            row = {"job_key": str(number), "service": SERVICE, "state": JobState.SETTLED, "day": "2026-11-22"}
+            row |= {"datastore_id": "d", "input_uri": "i", "output_uri": "o", "in_place": False, "n_bytes": 1}
+            row |= {"n_objects": n_objects, "planned_at": MOMENT, "submitted_at": MOMENT, "starts": 1}
+            row |= {"ended_at": MOMENT + dt.timedelta(seconds=30 + 0.1 * n_objects)}
+            connection.execute(catalog.jobs.insert().values(row))
+    steps = {step.name: step for step in estimate(pipeline, PLAN).steps}
+    assert steps["one job"].seconds == pytest.approx(530)
+    assert "5 jobs here" in steps["jobs in flight"].formula
+
+
+def test_nothing_to_import_takes_nothing(pipeline: Any) -> None:
+    found = estimate(pipeline, dataclasses.replace(PLAN, shards=(), n_folders=0, series=Sample(0, 0)))
+    assert (found.seconds, found.n_image_sets, found.usd(Period.FIRST_MONTH)) == (0, 0, 0)
+
+
+def test_each_price_has_a_unit_and_a_source() -> None:
+    table = price_table()
+    assert set(table.usd) == set(table.units)
+    assert set(table.usd) | set(table.values) == set(table.sources)
+    assert table.region == "us-east-1"
+    assert table.as_of
+
+
+def test_the_command_plans_keeps_and_lists(site: Site, holding: Holding) -> None:
+    holding.put({f"2019/s/{n}.dcm": (SAMPLES / f"pydicom/CT2/{n}").read_bytes() for n in (17106, 17136)})
+    holding.put({"2019/s/readme.txt": b"no image"})
+
+    def ahi(*arguments: str) -> subprocess.CompletedProcess[str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("AHI_")}
+        command = [sys.executable, "-m", "ahi.cli.main", "archive", *arguments]
+        env = own | site.environment | {"COLUMNS": "200"}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+
+    said = ahi("plan", f"s3://{holding.bucket}/2019", "--keep")
+    assert said.returncode == 0, said.stderr
+    for words in (
+        "objects to import",
+        "set aside: NOT_DICOM",
+        "GetImageSetMetadata a second",
+        "COPY requests",
+        "Once ",
+    ):
+        assert words in said.stdout
+    assert "readme" not in said.stdout + said.stderr
+    [listed] = json.loads(ahi("list", "--json").stdout)
+    assert (listed["look"]["n_objects"], listed["shards"]) == (3, {"planned": 1})
+    wrong = ahi("plan", "s3://there-is-no-such-bucket/")
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
