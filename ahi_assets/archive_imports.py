@@ -9,8 +9,11 @@ from ahi.archive.progress import progress
 from ahi.index import catalog_archives
 from ahi.pipeline import Pipeline
 from ahi_assets.archive_pictures import pictures
-from ahi_assets.columns import catalog_schema, described
-from ahi_assets.common import ARCHIVE_SHARDS, OWNERS, counts, domain_errors
+from ahi_assets.archive_plan import archive_plan
+from ahi_assets.columns import catalog_schema, described, lineage_by_name
+from ahi_assets.common import ARCHIVE_SHARDS, OWNERS, counts, domain_errors, schemas
+
+_SHARDS = catalog_schema(catalog_archives.archive_shards)
 
 MAX_RUNTIME = "dagster/max_runtime"
 WEEK_SECONDS = 7 * 24 * 3_600
@@ -27,7 +30,8 @@ SHARDS_OF_A_RUN = 20
             owners=OWNERS,
             description="Shards of archives: their objects in HealthImaging, or set down with a reason. "
             "Launch a backfill of the shards to import; `ahi archive pause|resume|rate` take effect while it runs.",
-            metadata=described("archive_shards", catalog_schema(catalog_archives.archive_shards)),
+            deps=[archive_plan],
+            metadata=described("archive_shards", _SHARDS, lineage_by_name(_SHARDS, schemas([archive_plan]))),
             # Each shard is told as it is done, so that what is done stays green when a run is cancelled or dies.
             skippable=True,
         )

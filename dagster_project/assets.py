@@ -5,6 +5,8 @@ from __future__ import annotations
 import dagster as dg
 
 from ahi_assets.archive_imports import archive_imports
+from ahi_assets.archive_inventory import archive_inventory
+from ahi_assets.archive_plan import archive_plan
 from ahi_assets.dicom_objects import dicom_objects, landing_objects
 from ahi_assets.image_sets import image_sets, index_tables
 from ahi_assets.import_jobs import import_jobs, import_results
@@ -24,6 +26,6 @@ INGEST: list[Asset] = [
     published_index,
     published_tiers,
 ]
-ARCHIVES: list[Asset] = [archive_imports]
+ARCHIVES: list[Asset] = [archive_inventory, archive_plan, archive_imports]
 UPKEEP: list[Asset] = [sweep_findings, compacted_index, index_overview]
 ALL_ASSETS = [*INGEST, *ARCHIVES, *UPKEEP]

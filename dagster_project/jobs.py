@@ -65,6 +65,12 @@ index_tiers = dg.define_asset_job(
     description="The limited and the de-identified tier, brought up to date.",
 )
 
+archive_planning = dg.define_asset_job(
+    "archive_planning",
+    selection=_only("archive_inventory", "archive_plan"),
+    description="A look at archives, then their shards and what importing them takes. Imports nothing.",
+)
+
 ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     uploads,
     import_events,
@@ -73,5 +79,6 @@ ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     index_checks,
     index_upkeep,
     index_tiers,
+    archive_planning,
     run_retention,
 ]

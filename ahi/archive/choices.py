@@ -18,6 +18,6 @@ class Period(StrEnum):
     """When a line of the bill is paid."""
 
     ONCE = "once"
-    FIRST_MONTH = "first month"
-    LATER_MONTHS = "month after it"
+    FIRST_MONTH = "month 1"
+    LATER_MONTHS = "later month"
     EACH_MONTH = "each month"

@@ -21,7 +21,9 @@ LINEAGE = {
     "compacted_index": {"published_index"},
     "index_overview": {"published_index", "import_results"},
     "sweep_findings": set(),
-    "archive_imports": set(),
+    "archive_inventory": set(),
+    "archive_plan": {"archive_inventory"},
+    "archive_imports": {"archive_plan"},
 }
 
 
