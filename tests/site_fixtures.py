@@ -126,7 +126,7 @@ class Site:
 
     def _queued(self) -> bool:
         sqs = self.stack.client("sqs")
-        for name in ("UPLOAD", "IMPORT", "IMAGE_SET"):
+        for name in ("UPLOAD", "IMPORT", "IMAGE_SET", "HEALTHLAKE"):
             names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
             url = self.stack.env[f"AHI_{name}_QUEUE_URL"]
             counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]

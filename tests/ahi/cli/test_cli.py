@@ -220,7 +220,7 @@ def test_waiting_lists_the_bucket_seldom_and_last(pending: tuple[Path, Index], m
     stack = make_aws_stack()
     stack.client("s3").put_object(Bucket=stack.env["AHI_LANDING_BUCKET"], Key="lost", Body=b"1")
     stack.wait_for(lambda: stack.drain("UPLOAD"), what="the event, which is then lost")
-    stack.drain("IMPORT")  # of its data store, made a moment ago
+    stack.reset()  # the events of its data stores, made a moment ago
     settings = Settings(home=home, **{n[4:].lower(): v for n, v in stack.env.items() if n.startswith("AHI_")})
     clients = SimpleNamespace(s3=stack.client("s3"), sqs=stack.client("sqs"))
     watch = Watch(settings, clients, index)
