@@ -148,6 +148,20 @@ def test_the_policies_allow_what_the_code_calls(template):
         assert missing == {}, policy
 
 
+def test_archives_are_read_by_the_import_role_and_the_pipeline_and_written_by_nobody(template):
+    arns = json.dumps({"Ref": "ArchiveBucketArns"})
+    below = json.dumps({"Split": [",", {"Join": ["", [{"Join": ["/*,", {"Ref": "ArchiveBucketArns"}]}, "/*"]]}]})
+    assert set(allowed(template, "ArchiveReadPolicy")) == {
+        ("s3:ListBucket", arns),
+        ("s3:GetObject", below),
+        ("s3:GetObjectVersion", below),
+    }
+    assert allowed(template, "ArchiveKeyPolicy") == [("kms:Decrypt", json.dumps({"Ref": "ArchiveKeyArns"}))]
+    for name, condition in (("ArchiveReadPolicy", "HasArchives"), ("ArchiveKeyPolicy", "HasArchiveKeys")):
+        assert template["Resources"][name]["Condition"] == condition
+        assert template["Resources"][name]["Properties"]["Roles"] == [{"Ref": "ImportRole"}]
+
+
 def test_queues_may_be_looked_at_with_their_dead_letters(template):
     queues = {json.dumps({"GetAtt": f"{name}.Arn"}) for name in of_type(template, "AWS::SQS::Queue")}
     for action in ("sqs:GetQueueUrl", "sqs:GetQueueAttributes"):
