@@ -57,8 +57,8 @@ def render(model: ServiceModel, error: ServiceError) -> tuple[int, dict[str, str
     """Status, headers and body of an error."""
     status = error.status
     if error.code in model.shape_names:
-        shape = model.shape_for(error.code)
-        status = SERVER_ERROR if shape.metadata.get("fault") else BAD_REQUEST
+        # The model of a service need not say which errors are the server's; this is the one that all call so.
+        status = SERVER_ERROR if error.code == "InternalServerException" else BAD_REQUEST
     namespace = model.metadata["uid"].replace("-", ".", 1)
     body = json.dumps({"__type": f"com.amazonaws.{namespace}#{error.code}", "Message": error.message})
     return status, {"Content-Type": CONTENT_TYPE, "x-amzn-ErrorType": error.code}, body.encode()
