@@ -27,7 +27,7 @@ def test_events_are_dropped_duplicated_and_reordered(lake, told):
     assert any(order != sorted(order, key=["S", "Q", "I", "C"].index) for order in ([k[11] for k in o] for o in kinds))
 
 
-def test_five_percent_of_the_events_are_lost_as_the_seed_draws_it(lake, told):
+def test_a_share_of_the_events_is_lost_as_the_seed_draws_it(lake, told):
     lake.stack.fault("drop_events", service="healthlake", probability=0.5, seed=1)
     uri = lake.upload({"a.ndjson": ndjson(patient())})
     jobs = [lake.start(uri) for _ in range(5)]
