@@ -38,6 +38,7 @@ LAKE = {
     "documents/": "kept documents",
     "inbox/": "inbox batches; a lifecycle rule of the lake bucket removes them",
     "jobs/": "job outputs; a lifecycle rule of the lake bucket removes them",
+    "archives/": "keys of archives; `ahi archive remove` removes them with the archive",
 }
 
 
@@ -188,7 +189,25 @@ def _lake(pipeline: Pipeline, pattern: re.Pattern[str]) -> Iterator[Place]:
 def _holds(s3: Any, bucket: str, entry: Any, pattern: re.Pattern[str]) -> bool:
     version = {"VersionId": entry["VersionId"]} if entry.get("VersionId") not in (None, "null") else {}
     body = s3.get_object(Bucket=bucket, Key=entry["Key"], **version)["Body"].read()
+    if body.startswith(b"PAR1"):
+        return _parquet_holds(body, pattern)
     # Of a damaged stream, what it holds in the clear is looked at.
     with suppress(OSError, EOFError, zlib.error):
         body = gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
     return bool(pattern.search(body.decode("utf-8", "replace")))
+
+
+def _parquet_holds(body: bytes, pattern: re.Pattern[str]) -> bool:
+    """Whether a text in a Parquet file or its notes matches; part by part, since one names a million keys."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(pa.BufferReader(body)) as file:
+        notes = b" ".join((file.schema_arrow.metadata or {}).values()).decode("utf-8", "replace")
+        names = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
+        return bool(pattern.search(notes)) or any(
+            pc.any(pc.match_substring_regex(batch[name], pattern.pattern)).as_py()
+            for batch in file.iter_batches(50_000, columns=names)
+            for name in names
+        )

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog_archives as c
-from ahi.index.catalog_archives import Source
+from ahi.index.catalog import metadata
+from ahi.index.catalog_archives import ShardState, Source
 from ahi.index.engine import insert_missing
 
 if TYPE_CHECKING:
@@ -132,3 +133,27 @@ def find(pipeline: Pipeline, name_or_uri: str) -> Archive:
         problem = "is not known" if not found else "has several names"
         raise PermanentError(f"This archive {problem}: `ahi archive list` shows names, `ahi archive add` enters one")
     return found[0]
+
+
+def remove(pipeline: Pipeline, archive: Archive) -> int:
+    """Forget an archive: its looks, shards and all that the lake names of its keys. Returns how many objects went.
+
+    What it imported stays, and so does its account in the ledger. Its own bucket is never touched.
+
+    Raises:
+        PermanentError: Shards of it are started: they would be left without a list of what they import.
+    """
+    shards = c.archive_shards
+    mine = (shards.c.archive_id == archive.archive_id, shards.c.state == ShardState.STARTED)
+    s3, bucket, n_objects = pipeline.aws.s3, pipeline.settings.lake_bucket, 0
+    with pipeline.index.transaction() as connection:
+        if started := connection.scalar(sa.select(sa.func.count()).select_from(shards).where(*mine)):
+            raise PermanentError(f"{started} shards of {archive.archive_id} are started: let them end first")
+        for table in (one for name, one in metadata.tables.items() if name.startswith("archive")):
+            connection.execute(table.delete().where(table.c.archive_id == archive.archive_id))
+    # Rows first: what is left of the files after a kill belongs to no archive, and another call removes it.
+    for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=archive.folder):
+        for entry in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+            s3.delete_object(Bucket=bucket, Key=entry["Key"], VersionId=entry["VersionId"])
+            n_objects += 1
+    return n_objects

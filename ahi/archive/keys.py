@@ -60,7 +60,11 @@ class Totals:
 
 
 class Keys:
-    """The table `work.keys`: one row for each object of a look, but for the markers of folders."""
+    """The table `work.keys`: one row for each object of a look.
+
+    Markers of folders are objects too, empty ones. Whether HealthImaging takes them for files is not documented, so a
+    folder with one is not used in place.
+    """
 
     def __init__(self, duck: duckdb.DuckDBPyConnection, folder: Path) -> None:
         self._duck, self.folder = duck, folder
@@ -191,7 +195,6 @@ def open_keys(pipeline: Pipeline, of: Look, manifests: Sequence[str]) -> Iterato
         cases = " ".join(f"WHEN {condition} THEN {text(reason)}" for condition, reason in hindrances.items())
         duck.execute(
             "CREATE TABLE work.keys AS SELECT n.*, regexp_extract(n.key, '(?s)^(.*/)?') AS folder, "
-            f"CASE {cases} END AS hindrance FROM {inventory.files(found)} n "
-            "WHERE NOT (n.size_bytes = 0 AND n.key LIKE '%/')"
+            f"CASE {cases} END AS hindrance FROM {inventory.files(found)} n"
         )
         yield Keys(duck, folder)

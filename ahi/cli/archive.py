@@ -96,6 +96,27 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON
     )
 
 
+@app.command("remove")
+def remove(
+    archive: Annotated[str, typer.Argument(help="Its name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Forget an archive: its keys, looks and shards. What it imported stays; its own bucket is not touched.
+
+    Keys may name patients and UIDs: this is how they leave the lake.
+
+    Example: `ahi archive remove pacs-2019`
+    """
+    from ahi.archive import archives
+
+    with _pipeline() as pipeline:
+        found = archives.find(pipeline, archive)
+        if not yes:
+            typer.confirm(f"Forget {found.archive_id}, its looks and its shards?", abort=True)
+        n_objects = archives.remove(pipeline, found)
+    typer.echo(f"{found.archive_id} is forgotten; {common.counted(n_objects, 'object')} left the lake.")
+
+
 @app.command("plan")
 def plan(
     archive: Annotated[str, typer.Argument(help="Its name, or s3://bucket/folder/, which is entered if it is new.")],

@@ -18,6 +18,7 @@ from ahi.archive.shards import read_shard
 from ahi.errors import PermanentError
 from ahi.index import catalog_archives as c
 from ahi.index.catalog_archives import ShardState
+from ahi.proof import prove
 from ahi.reasons import Reason
 from tests.ahi.archive.conftest import Holding
 from tests.site_fixtures import SAMPLES, Site
@@ -69,7 +70,7 @@ def test_every_object_is_in_one_shard_or_set_aside(archive_site: Site, filled: H
     assert all(len(keys) <= 6 for _, keys in shards.values())
     assert {reason: some.n_objects for reason, some in made.set_aside.items()} == {
         Reason.NOT_DICOM: 1,
-        Reason.EMPTY: 1,
+        Reason.EMPTY: 2,
     }
     assert made.n_objects == 23 == sum(len(keys) for _, keys in held(archive_site).values())
     assert (made.copied.n_objects, made.n_headers_read) == (17, 2)
@@ -77,6 +78,7 @@ def test_every_object_is_in_one_shard_or_set_aside(archive_site: Site, filled: H
     [path] = parts.fetch(archive_site.pipeline, [key], tmp_path)
     assert {(row["key"], row["hindrance"]) for row in pq.read_table(path).to_pylist()} == {
         ("pacs/empty.dcm", Reason.EMPTY),
+        ("pacs/marker/", Reason.EMPTY),
         ("pacs/small/readme.txt", Reason.NOT_DICOM),
     }
 
@@ -99,7 +101,7 @@ def test_a_series_begins_where_neighbours_differ(archive_site: Site, filled: Hol
     assert made.n_folders == 5
 
 
-@pytest.mark.parametrize(("screening", "n_read", "n_aside"), [(Screen.NONE, 0, 1), (Screen.ALL, 24, 2)])
+@pytest.mark.parametrize(("screening", "n_read", "n_aside"), [(Screen.NONE, 0, 2), (Screen.ALL, 24, 3)])
 def test_which_headers_are_read_is_a_choice(archive_site: Site, filled: Holding, screening, n_read, n_aside) -> None:
     made = look_and_plan(archive_site, filled, screening=screening, sampling=False)
     assert (made.n_headers_read, sum(some.n_objects for some in made.set_aside.values())) == (n_read, n_aside)
@@ -162,3 +164,23 @@ def test_an_archive_nobody_looked_at_cannot_be_planned(site: Site, holding: Hold
     archive = archives.add(site.pipeline, f"s3://{holding.bucket}")
     with pytest.raises(PermanentError, match="looked at"):
         make_plan(site.pipeline, archive, keep=False)
+
+
+def test_a_removed_archive_leaves_no_key_behind(archive_site: Site, filled: Holding) -> None:
+    made, pipeline = look_and_plan(archive_site, filled), archive_site.pipeline
+    filled.put({"pacs/9.8.7.6.dcm": CT})
+    look_and_plan(archive_site, filled)
+
+    def places() -> dict[str, int]:
+        return {place.name: place.n for place in prove(pipeline.index, "9.8.7.6", secret=b"", pipeline=pipeline)}
+
+    # The part of the second look, its differences and the manifest.
+    assert places()["archives/"] == 3
+    with pipeline.index.transaction() as connection:
+        connection.execute(c.archive_shards.update().values(state=ShardState.STARTED))
+    with pytest.raises(PermanentError, match="are started"):
+        archives.remove(pipeline, made.archive)
+    with pipeline.index.transaction() as connection:
+        connection.execute(c.archive_shards.update().values(state=ShardState.DONE))
+    assert archives.remove(pipeline, made.archive) > 5
+    assert (places()["archives/"], archives.all_archives(pipeline), held(archive_site)) == (0, [], {})
