@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -114,6 +116,16 @@ def test_a_look_that_broke_off_goes_on_where_it_was(site, filled: Holding, tmp_p
     assert found.generation == 1
     assert keys_of(site.pipeline, archive, tmp_path) == sorted(KEYS)
     assert len(asked) < len(listing.cut(site.pipeline, archive))
+
+
+def test_two_who_look_at_once_waste_work_and_nothing_else(site, filled: Holding, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("AHI_ARCHIVE_PART_KEYS", "2")
+    archive = archives.add(site.pipeline, f"s3://{filled.bucket}/pacs")
+    assert site.pipeline.settings.archive_part_keys == 2
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: inventory.look(site.pipeline, archive), range(2)))
+    for one in {look.generation: look for look in found}.values():
+        assert keys_of(site.pipeline, archive, tmp_path, one) == sorted(KEYS)
 
 
 def test_a_second_look_names_what_changed_and_what_vanished(site, filled: Holding, tmp_path) -> None:
