@@ -31,6 +31,9 @@ ARRIVAL_DAY = dg.DailyPartitionsDefinition(start_date="2026-01-01", timezone="UT
 ARCHIVE_SHARDS = dg.DynamicPartitionsDefinition(name="archive_shards")
 """A shard of an archive, which is one import job: `<archive_id>-<number>`. Planning adds them."""
 
+FHIR_BATCHES = dg.DynamicPartitionsDefinition(name="fhir_batches")
+"""A batch for HealthLake, which is one import job: `<import>-<number>`. The sensor of its queue adds them."""
+
 OWNERS = ["team:imaging-platform"]
 
 SERVICE_RETRY = dg.RetryPolicy(max_retries=4, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)

@@ -48,7 +48,7 @@ sweep = dg.define_asset_job(
 )
 index_checks = dg.define_asset_job(
     "index_checks",
-    selection=dg.AssetSelection.all_asset_checks() | _only("index_overview"),
+    selection=dg.AssetSelection.all_asset_checks() | _only("index_overview", "healthlake_report"),
     description="Every check and the pictures of the index, in one run.",
 )
 index_upkeep = dg.define_asset_job(
@@ -70,6 +70,16 @@ archive_planning = dg.define_asset_job(
     selection=_only("archive_inventory", "archive_plan"),
     description="A look at archives, then their shards and what importing them takes. Imports nothing.",
 )
+healthlake = dg.define_asset_job(
+    "healthlake",
+    selection=_only("healthlake_chain"),
+    description="One step of HealthLake's chain: events, results, the next job, batches frozen ahead.",
+)
+fhir_from_index = dg.define_asset_job(
+    "fhir_from_index",
+    selection=_only("fhir_changes"),
+    description="FHIR of what changed in the index, planned as a batch.",
+)
 
 ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     uploads,
@@ -80,5 +90,7 @@ ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     index_upkeep,
     index_tiers,
     archive_planning,
+    healthlake,
+    fhir_from_index,
     run_retention,
 ]

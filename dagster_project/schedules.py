@@ -3,7 +3,8 @@
 import dagster as dg
 
 from ahi.clock import day_of
-from dagster_project.jobs import index_checks, index_tiers, index_upkeep, sweep
+from ahi.pipeline import Pipeline
+from dagster_project.jobs import fhir_from_index, index_checks, index_tiers, index_upkeep, sweep
 from dagster_project.retention import run_retention
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
@@ -19,7 +20,16 @@ def every_minute_sweep(context: dg.ScheduleEvaluationContext) -> dg.RunRequest |
     return dg.RunRequest(partition_key=day_of(context.scheduled_execution_time), run_config=config)
 
 
+@dg.schedule(cron_schedule="*/5 * * * *", job=fhir_from_index, default_status=RUNNING, execution_timezone="UTC")
+def every_5_minutes_fhir(pipeline: dg.ResourceParam[Pipeline]) -> dg.RunRequest | dg.SkipReason:
+    """Plans FHIR of what changed in the index, where there is a HealthLake to send it to."""
+    if not pipeline.settings.fhir_datastore_id:
+        return dg.SkipReason("No HealthLake data store: AHI_FHIR_DATASTORE_ID is not set")
+    return dg.RunRequest()
+
+
 ALL_SCHEDULES = [
+    every_5_minutes_fhir,
     every_minute_sweep,
     dg.ScheduleDefinition(
         name="checks_every_5_minutes", job=index_checks, cron_schedule="*/5 * * * *", default_status=RUNNING

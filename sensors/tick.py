@@ -41,6 +41,8 @@ class Target:
     queue: Queue
     job_name: str
     steps: tuple[str, ...]
+    is_partitioned: bool = True
+    """Whether its assets have arrival days as partitions."""
 
 
 def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, target: Target) -> dg.SensorResult | dg.SkipReason:
@@ -85,6 +87,6 @@ def _request(batch: Batch, target: Target) -> dg.RunRequest:
         run_key=batch.batch_id if not batch.requests else f"{batch.batch_id}:{batch.requests}",
         job_name=target.job_name,
         run_config=config,
-        partition_key=batch.day,
+        partition_key=batch.day if target.is_partitioned else None,
         tags={BATCH_TAG: batch.batch_id, "ahi/messages": str(batch.n_messages), **LIVE_TAGS},
     )

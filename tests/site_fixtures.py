@@ -23,6 +23,8 @@ import sqlalchemy as sa
 
 from ahi import image_sets, imports, inbox, indexing, results, service_events, sweep, uploads
 from ahi.closure import Closure, closure
+from ahi.healthlake import events as healthlake_events
+from ahi.healthlake import results as healthlake_results
 from ahi.inbox import Batch, Queue
 from ahi.index import catalog
 from ahi.index.registry import TABLES
@@ -185,10 +187,17 @@ def run_batch(pipeline: Pipeline, batch: Batch) -> None:
             results.follow(pipeline, opened.import_jobs)
             results.settle_ended(pipeline, patience_seconds=1)
             inbox.finish(pipeline, batch)
+        case Queue.HEALTHLAKE_EVENTS:
+            _note_healthlake(pipeline, batch)
         case Queue.IMAGE_SET_EVENTS:
             opened = service_events.open_batch(pipeline, batch)
             image_sets.sight(pipeline, (event.image_set_id for event in opened.image_sets))
             indexing.catch_up(pipeline, [batch])
+
+
+def _note_healthlake(pipeline: Pipeline, batch: Batch) -> None:
+    healthlake_results.follow(pipeline, healthlake_events.open_batch(pipeline, batch).import_jobs)
+    inbox.finish(pipeline, batch)
 
 
 def clear_bucket(s3: Any, bucket: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ahi.cli import archive, diff, export, failures, proof, query, reindex, schema, send, status, wait
+from ahi.cli import archive, diff, export, failures, fhir, proof, query, reindex, schema, send, status, wait
 
 app = typer.Typer(
     name="ahi",
@@ -26,6 +26,7 @@ app.command("diff")(diff.diff)
 app.command("proof")(proof.proof)
 app.command("failures")(failures.failures)
 app.add_typer(archive.app)
+app.add_typer(fhir.app)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -125,9 +124,11 @@ def is_work_waiting(pipeline: Pipeline) -> bool:
         return False
     jobs = catalog.jobs
     states = sa.select(jobs.c.state).where(jobs.c.service == SERVICE, jobs.c.state != JobState.SETTLED)
+    silent = jobs.c.claimed_at <= now() - dt.timedelta(seconds=pipeline.settings.claim_seconds)
     with pipeline.index.engine.connect() as connection:
         open_ = set(connection.execute(states.distinct()).scalars())
-        if JobState.ENDED in open_:
+        left = states.where(jobs.c.state == JobState.CLAIMED, silent)
+        if JobState.ENDED in open_ or connection.execute(left.limit(1)).first():
             return True
         free = JobState.SUBMITTED not in open_ and JobState.CLAIMED not in open_
         if free and connection.execute(starts.next_job()).first():
@@ -135,8 +136,3 @@ def is_work_waiting(pipeline: Pipeline) -> bool:
     if JobState.SUBMITTED in open_ and findings.due(pipeline, LOOK, pipeline.settings.fhir_look_seconds, now()):
         return True
     return _to_freeze(pipeline) is not None
-
-
-def new_run() -> str:
-    """Name of a piece of work that no Dagster run stands behind."""
-    return f"local-{uuid.uuid4().hex[:8]}"

@@ -118,7 +118,7 @@ def groups(engine: sa.Engine, *, batch_id: str | None = None, is_open: bool = Fa
     if batch_id:
         query = query.where(table.c.batch_id == batch_id)
     if is_open:
-        query = query.where(table.c.resolved_at.is_(None))
+        query = query.where(table.c.resolved_at.is_(None), table.c.resubmitted_in.is_(None))
     query = query.order_by(total.desc(), table.c.resource_type, table.c.diagnostic)
     with engine.connect() as connection:
         return [Group(**{**row, "n_lines": int(row["n_lines"]), "n_resubmitted": int(row["n_resubmitted"]),
@@ -126,12 +126,18 @@ def groups(engine: sa.Engine, *, batch_id: str | None = None, is_open: bool = Fa
                 for row in connection.execute(query).mappings()]  # fmt: skip
 
 
-def resolve(connection: sa.Connection, batch_id: str, *, failed: set[str]) -> None:
-    """The corrected lines that a batch carried are in HealthLake now, except for those of some references."""
+def resolve(connection: sa.Connection, batch_id: str) -> None:
+    """The corrected lines that a batch carried are in HealthLake now, except for those that failed again."""
     table = fhir_failures
+    own = sa.select(table.c.resource_type, table.c.resource_id).where(table.c.batch_id == batch_id)
+    failed = {f"{row.resource_type}/{row.resource_id}" for row in connection.execute(own)}
     query = sa.select(table.c.failure_id, table.c.resource_type, table.c.resource_id)
     again = sa.and_(table.c.resubmitted_in == batch_id, table.c.resolved_at.is_(None))
-    rows = connection.execute(query.where(again)).all()
-    done = [row.failure_id for row in rows if f"{row.resource_type}/{row.resource_id}" not in failed]
+    done = [
+        row.failure_id
+        for row in connection.execute(query.where(again)).all()
+        # What had no id cannot be told from the others once one of them has failed again.
+        if not failed or (row.resource_id and f"{row.resource_type}/{row.resource_id}" not in failed)
+    ]
     for some in chunked(done, 300):
         connection.execute(table.update().where(table.c.failure_id.in_(some)).values(resolved_at=now()))

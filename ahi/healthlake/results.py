@@ -207,7 +207,7 @@ def _with_results(
     failures.enter(connection, batch_id, found, limit=pipeline.settings.fhir_failure_rows)
     refused = {f"{one.resource_type}/{one.resource_id}" for one in found}
     sent.settle(connection, batch_id, refused)
-    failures.resolve(connection, batch_id, failed=refused)
+    failures.resolve(connection, batch_id)
     n_failed = manifest.failed if manifest else len(found)
     n_imported = (manifest.imported if manifest else None) or 0
     _close(connection, job, batch_id, job.status or "", n_imported=n_imported, n_failed=n_failed)

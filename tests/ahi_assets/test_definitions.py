@@ -24,6 +24,12 @@ LINEAGE = {
     "archive_inventory": set(),
     "archive_plan": {"archive_inventory"},
     "archive_imports": {"archive_plan"},
+    "fhir_changes": {"published_index"},
+    "fhir_resources": {"fhir_changes"},
+    "healthlake_import_jobs": {"fhir_resources"},
+    "healthlake_import_results": {"healthlake_import_jobs"},
+    "healthlake_chain": set(),
+    "healthlake_report": {"healthlake_import_results"},
 }
 
 
@@ -44,7 +50,7 @@ def test_lineage(defs):
 def test_every_asset_is_described_grouped_and_owned(defs):
     for node in defs.resolve_asset_graph().asset_nodes:
         assert node.description, node.key
-        assert node.group_name in {"ingest", "index", "archives", "upkeep"}
+        assert node.group_name in {"ingest", "index", "archives", "healthlake", "upkeep"}
         assert node.owners == ["team:imaging-platform"]
         assert node.kinds
 
@@ -93,7 +99,8 @@ def test_jobs_schedules_and_sensors(defs):
     assert schedules["every_minute_sweep"] == "* * * * *"
     assert {s.default_status for s in repository.schedule_defs} == {dg.DefaultScheduleStatus.RUNNING}
     sensors = {s.name: s.default_status for s in repository.sensor_defs}
-    assert set(sensors) == {"upload_queue", "import_queue", "image_set_queue", "archive_shards", "run_failures"}
+    queues = {"upload_queue", "import_queue", "image_set_queue", "healthlake_queue"}
+    assert set(sensors) == queues | {"archive_shards", "run_failures"}
     assert set(sensors.values()) == {dg.DefaultSensorStatus.RUNNING}
 
 

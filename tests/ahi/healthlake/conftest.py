@@ -16,6 +16,7 @@ from ahi import inbox
 from ahi.healthlake import events, results
 from ahi.healthlake.advance import Progress, advance
 from ahi.healthlake.plan import Planned, Terms, plan_import
+from ahi.healthlake.starts import next_job
 from ahi.inbox import Queue
 from ahi.index import catalog
 from ahi.index.catalog import JobState
@@ -79,8 +80,8 @@ class Chain:
 
         def at_rest() -> bool:
             done = self.step(patience=0.5)
-            open_ = any(job["state"] != JobState.SETTLED for job in self.jobs())
-            return not (open_ or done.frozen or done.started or done.settled)
+            open_ = any(job["state"] not in (JobState.SETTLED, JobState.PLANNED) for job in self.jobs())
+            return not (open_ or self.rows(next_job()) or done.frozen or done.started or done.settled)
 
         self.stack.wait_for(at_rest, seconds=seconds, what="the end of the chain")
 

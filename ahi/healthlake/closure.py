@@ -1,0 +1,81 @@
+"""Does every study have exactly one current ImagingStudy in HealthLake, and every one of ours its study?
+
+Belongs here: that comparison. Does not belong here: mending it (`ahi.healthlake.from_index`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from ahi.fhir.source import study_fingerprints
+from ahi.healthlake.plan import INDEX
+from ahi.healthlake.sent import RETRACTION
+from ahi.index.catalog_fhir import SentState, fhir_sent
+from ahi.index.query import open_index
+
+if TYPE_CHECKING:
+    from ahi.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class StudyClosure:
+    """How the index and HealthLake compare. Names are StudyInstanceUIDs or references, never of a patient."""
+
+    studies: int
+    current: int
+    pending: int
+    elsewhere: int
+    """ImagingStudies of other origin whose study is not in the index."""
+    missing: list[str] = field(default_factory=list)
+    """Studies without an ImagingStudy on its way or in HealthLake."""
+    failed: list[str] = field(default_factory=list)
+    """Studies whose ImagingStudy was refused."""
+    orphans: list[str] = field(default_factory=list)
+    """ImagingStudies made from the index whose study is gone, and that are not being taken back."""
+    duplicates: list[str] = field(default_factory=list)
+    """Studies of the index with more than one ImagingStudy in HealthLake."""
+
+    @property
+    def closes(self) -> bool:
+        """Whether nothing is missing, left over or there twice."""
+        return not (self.missing or self.failed or self.orphans or self.duplicates)
+
+
+def study_closure(pipeline: Pipeline) -> StudyClosure:
+    """Compare the published index with what was sent."""
+    with open_index(pipeline.index.path) as connection:
+        studies = {study for study, _ in study_fingerprints(connection)}
+    table = fhir_sent
+    query = sa.select(table.c.reference, table.c.study_uid, table.c.origin, table.c.state, table.c.fingerprint)
+    query = query.where(table.c.datastore_id == pipeline.settings.fhir_datastore_id)
+    query = query.where(table.c.reference.like("ImagingStudy/%"), table.c.state != SentState.RETRACTED)
+    counts, there, tried = Counter[str](), Counter[str](), set[str]()
+    failed, orphans = list[str](), list[str]()
+    with pipeline.index.engine.connect() as rows:
+        for row in rows.execute(query.order_by(table.c.reference)):
+            if row.study_uid not in studies:
+                if row.origin != INDEX:
+                    counts["elsewhere"] += 1
+                elif row.fingerprint != RETRACTION:
+                    orphans.append(row.reference)
+                continue
+            if row.state == SentState.FAILED:
+                failed += [row.study_uid] if row.origin == INDEX else []
+            else:
+                there[row.study_uid] += 1
+                counts[row.state] += 1
+            tried |= {row.study_uid} if row.origin == INDEX else set()
+    return StudyClosure(
+        studies=len(studies),
+        current=counts[SentState.CURRENT],
+        pending=counts[SentState.PENDING],
+        elsewhere=counts["elsewhere"],
+        missing=sorted(studies - tried),
+        failed=sorted(failed),
+        orphans=orphans,
+        duplicates=sorted(study for study, number in there.items() if number > 1),
+    )

@@ -1,0 +1,216 @@
+"""A hand on the chain: hold, release, move, hurry, stop, continue, again. And where everything is.
+
+Belongs here: changes that a person asks for, and the summary they look at. Does not belong here: how the command line
+shows it. What HealthLake has taken cannot be held, moved or stopped: it has no call for that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from ahi.clock import now
+from ahi.errors import PermanentError
+from ahi.healthlake import audit
+from ahi.healthlake.audit import Entry, What
+from ahi.healthlake.freeze import plan_job
+from ahi.index import catalog
+from ahi.index.catalog import JobState
+from ahi.index.catalog_fhir import BatchState, fhir_audit, fhir_batches, fhir_failures, fhir_imports
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from ahi.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class ImportStatus:
+    """Where a chain is."""
+
+    import_id: str
+    origin: str
+    policy: str
+    created_at: dt.datetime
+    batches: int
+    settled: int
+    failed: int
+    held: int
+    at_healthlake: int
+    sent: int
+    imported: int
+    open_failures: int
+    stopped_reason: str | None
+    """Why nothing more of it starts; None: it runs."""
+
+
+def imports(engine: sa.Engine) -> list[ImportStatus]:
+    """Every chain, oldest first."""
+    batch, job = fhir_batches, catalog.jobs
+
+    def count(*where: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+        return sa.func.coalesce(sa.func.sum(sa.case((sa.and_(*where), 1), else_=0)), 0)
+
+    open_ = sa.select(sa.func.coalesce(sa.func.sum(fhir_failures.c.n_lines), 0)).where(
+        fhir_failures.c.resolved_at.is_(None),
+        fhir_failures.c.resubmitted_in.is_(None),
+        fhir_failures.c.batch_id.in_(sa.select(batch.c.batch_id).where(batch.c.import_id == fhir_imports.c.import_id)),
+    )
+    query = (
+        sa.select(
+            *(fhir_imports.c[name] for name in ("import_id", "origin", "policy", "created_at", "stopped_reason")),
+            sa.func.count(batch.c.batch_id).label("batches"),
+            count(batch.c.state == BatchState.SETTLED).label("settled"),
+            count(batch.c.state == BatchState.FAILED).label("failed"),
+            count(batch.c.held_at.is_not(None)).label("held"),
+            count(job.c.state.in_((JobState.CLAIMED, JobState.SUBMITTED))).label("at_healthlake"),
+            sa.func.coalesce(sa.func.sum(batch.c.n_sent), 0).label("sent"),
+            sa.func.coalesce(sa.func.sum(batch.c.n_imported), 0).label("imported"),
+            open_.scalar_subquery().label("open_failures"),
+        )
+        .join(batch, batch.c.import_id == fhir_imports.c.import_id, isouter=True)
+        .join(job, job.c.job_key == batch.c.job_key, isouter=True)
+        .group_by(*(fhir_imports.c[name] for name in ("import_id", "origin", "policy", "created_at", "stopped_reason")))
+        .order_by(fhir_imports.c.created_at)
+    )
+    with engine.connect() as connection:
+        # PostgreSQL gives sums as decimals.
+        rows: list[dict[str, Any]] = [
+            {str(k): int(v) if isinstance(v, Decimal) else v for k, v in row.items()}
+            for row in connection.execute(query).mappings()
+        ]
+    return [ImportStatus(**row) for row in rows]
+
+
+def hold(pipeline: Pipeline, name: str, *, release: bool = False) -> int:
+    """Keep batches from starting, or let them go: one batch, or all of a chain. Returns how many that changed."""
+    with pipeline.index.transaction() as connection:
+        waiting = [row for row in _batches(connection, name) if _is_waiting(connection, row)]
+        chosen = [row["batch_id"] for row in waiting if (row["held_at"] is not None) == release]
+        if not chosen and not release:
+            raise PermanentError(f"Nothing of {name} waits: what HealthLake has taken cannot be held.")
+        for batch_id in chosen:
+            change = fhir_batches.update().where(fhir_batches.c.batch_id == batch_id)
+            connection.execute(change.values(held_at=None if release else now()))
+        what = What.RELEASED if release else What.HELD
+        audit.note(connection, [Entry(what, batch_id=batch_id) for batch_id in chosen])
+    return len(chosen)
+
+
+def prioritise(pipeline: Pipeline, name: str, priority: int) -> int:
+    """Let batches that still wait go before all of lower priority. Returns how many."""
+    with pipeline.index.transaction() as connection:
+        chosen = [row["batch_id"] for row in _batches(connection, name) if _is_waiting(connection, row)]
+        for batch_id in chosen:
+            change = fhir_batches.update().where(fhir_batches.c.batch_id == batch_id)
+            connection.execute(change.values(priority=priority))
+        audit.note(connection, [Entry(What.MOVED, batch_id=one, note=f"priority {priority}") for one in chosen])
+    return len(chosen)
+
+
+def move(pipeline: Pipeline, batch_id: str, *, before: str) -> None:
+    """Put a batch that still waits before another of its chain."""
+    with pipeline.index.transaction() as connection:
+        [row], [target] = _batches(connection, batch_id)[:1], _batches(connection, before)[:1]
+        if row["import_id"] != target["import_id"]:
+            raise PermanentError("Both batches must be of one chain; between chains priority decides.")
+        for one in (row, target):
+            if not _is_waiting(connection, one):
+                raise PermanentError(f"{one['batch_id']} does not wait any more, so nothing can be put before it.")
+        table = fhir_batches
+        earlier = sa.select(sa.func.max(table.c.position)).where(table.c.import_id == row["import_id"])
+        previous = connection.execute(earlier.where(table.c.position < target["position"])).scalar_one()
+        place = target["position"] - 1 if previous is None else (previous + target["position"]) / 2
+        values = {"position": place, "priority": target["priority"]}
+        connection.execute(table.update().where(table.c.batch_id == batch_id).values(values))
+        audit.note(connection, [Entry(What.MOVED, batch_id=batch_id, note=f"before {before}")])
+
+
+def stop(pipeline: Pipeline, import_id: str, reason: str = "stopped by hand") -> None:
+    """Start nothing more of a chain."""
+    _change_import(pipeline, import_id, What.STOPPED, stopped_at=now(), stopped_reason=reason)
+
+
+def go_on(pipeline: Pipeline, import_id: str) -> None:
+    """Let a stopped chain go on with what waits."""
+    _change_import(pipeline, import_id, What.CONTINUED, stopped_at=None, stopped_reason=None)
+
+
+def again(pipeline: Pipeline, batch_id: str) -> bool:
+    """Plan another job of a batch whose last one is over: the same bytes, which HealthLake takes as updates.
+
+    Returns False when a job of it waits or runs.
+    """
+    with pipeline.index.transaction() as connection:
+        [row] = _batches(connection, batch_id)
+        job = connection.execute(sa.select(catalog.jobs).where(catalog.jobs.c.job_key == row["job_key"])).mappings()
+        last = job.first()
+        if last is None or last["state"] != JobState.SETTLED:
+            return False
+        values = plan_job(connection, pipeline, dict(row), n_bytes=last["n_bytes"])
+        values |= {"state": BatchState.FROZEN, "settled_at": None, "reason": None}
+        connection.execute(fhir_batches.update().where(fhir_batches.c.batch_id == batch_id).values(values))
+        audit.note(connection, [Entry("again", batch_id=batch_id)])
+    return True
+
+
+def _change_import(pipeline: Pipeline, import_id: str, what: What, **values: object) -> None:
+    with pipeline.index.transaction() as connection:
+        change = fhir_imports.update().where(fhir_imports.c.import_id == import_id)
+        if not connection.execute(change.values(values)).rowcount:
+            raise PermanentError(f"There is no import {import_id}: see `ahi fhir status`.")
+        audit.note(connection, [Entry(what, note=import_id)])
+
+
+def _batches(connection: sa.Connection, name: str) -> list[sa.RowMapping]:
+    """A batch by its id, or all of a chain."""
+    table = fhir_batches
+    query = sa.select(table).where(sa.or_(table.c.batch_id == name, table.c.import_id == name))
+    rows = list(connection.execute(query.order_by(table.c.position)).mappings())
+    if not rows:
+        raise PermanentError(f"There is no batch and no import {name}: see `ahi fhir status`.")
+    return rows
+
+
+def _is_waiting(connection: sa.Connection, batch: sa.RowMapping) -> bool:
+    if batch["state"] == BatchState.PLANNED:
+        return True
+    job = sa.select(catalog.jobs.c.state).where(catalog.jobs.c.job_key == batch["job_key"])
+    return batch["state"] == BatchState.FROZEN and str(connection.execute(job).scalar_one()) == JobState.PLANNED
+
+
+FACTS = ("state", "n_files", "n_lines", "n_sent", "n_refused", "n_repeated", "n_dangling", "n_imported")
+ERRORS = ("n_customer_errors", "n_server_errors", "attempt", "job_key", "reason")
+
+
+def batch_facts(engine: sa.Engine, batch_id: str) -> dict[str, int | str]:
+    """What is known of a batch, without what is not known yet."""
+    table = fhir_batches
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(table).where(table.c.batch_id == batch_id)).mappings().one()
+    return {name: row[name] for name in (*FACTS, *ERRORS) if row[name] is not None}
+
+
+def unequal(engine: sa.Engine) -> list[tuple[str, str]]:
+    """Batches of which HealthLake did not read what it was sent, or does not say what became of it."""
+    table = fhir_batches
+    told = table.c.n_imported + table.c.n_customer_errors + table.c.n_server_errors
+    wrong = sa.or_(table.c.n_scanned.is_(None), table.c.n_scanned != table.c.n_sent, told != table.c.n_scanned)
+    query = sa.select(table).where(table.c.state == BatchState.SETTLED, wrong).order_by(table.c.batch_id)
+    with engine.connect() as connection:
+        return [
+            (row["batch_id"], f"sent {row['n_sent']}, read {row['n_scanned']}, imported {row['n_imported']}")
+            for row in connection.execute(query).mappings()
+        ]
+
+
+def new_batches(engine: sa.Engine, after: int) -> tuple[list[str], int]:
+    """Batches planned since an entry of the account, and the newest entry."""
+    table = fhir_audit
+    query = sa.select(table.c.entry, table.c.batch_id).where(table.c.entry > after, table.c.what == What.PLANNED)
+    with engine.connect() as connection:
+        rows = connection.execute(query.where(table.c.batch_id.is_not(None)).order_by(table.c.entry).limit(5_000)).all()
+    return [row.batch_id for row in rows], max((row.entry for row in rows), default=after)

@@ -1,0 +1,56 @@
+"""Errors: what stops a chain, what is sent again, and what the hand on it does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ahi.errors import PermanentError
+from ahi.healthlake import control, failures
+from ahi.healthlake.resubmission import failed_lines, resubmit
+from tests.ahi.healthlake.conftest import lines, patient
+
+BASIC = json.dumps({"resourceType": "Basic", "id": "b1", "code": {"text": "x"}}).encode()
+"""Valid R4, of a type that HealthLake does not take."""
+
+
+def test_a_chain_stops_at_errors_and_goes_on_with_the_corrected_lines_first(chain):
+    bad = b'{"resourceType": "Patient", "id": "p1", "gender": "M"}'
+    chain.put("history/1.ndjson", lines(patient("p0"), bad, BASIC))
+    chain.put("history/2.ndjson", lines(patient("p2")))
+    first, second = chain.plan(files_per_batch=1).batch_ids
+    chain.drive()
+    [status] = control.imports(chain.pipeline.index.engine)
+    assert status.stopped_reason == "1 of 2 resources of a batch failed"
+    assert (status.settled, status.open_failures) == (1, 2)
+    assert [line.body for line in failed_lines(chain.pipeline, first)] == [bad, BASIC]
+    with pytest.raises(PermanentError, match="none of the 2 failed lines"):
+        resubmit(chain.pipeline, first, patient("other"))
+    new = resubmit(chain.pipeline, first, lines(patient("p1", gender="male"), patient("b1")))
+    control.go_on(chain.pipeline, status.import_id)
+    chain.drive()
+    assert [name.rsplit("-", 2)[0] for name in chain.starts()] == [first, new, second]
+    assert failures.groups(chain.pipeline.index.engine, is_open=True) == []
+    assert {group.n_resolved for group in failures.groups(chain.pipeline.index.engine)} == {1}
+    assert next(b for b in chain.batches() if b["batch_id"] == new)["parent_batch_id"] == first
+
+
+def test_what_waits_can_be_held_moved_and_hurried(chain):
+    for number in range(4):
+        chain.put(f"history/{number}.ndjson", lines(patient(f"p{number}")))
+    one, two, three, four = chain.plan(files_per_batch=1, is_ordered=False).batch_ids
+    control.hold(chain.pipeline, one)
+    control.move(chain.pipeline, four, before=three)
+    chain.drive()
+    assert [name.rsplit("-", 2)[0] for name in chain.starts()] == [two, four, three]
+    control.hold(chain.pipeline, one, release=True)
+    chain.put("other/5.ndjson", lines(patient("p5")))
+    [five] = chain.plan("other/", priority=1).batch_ids
+    chain.drive()
+    assert [name.rsplit("-", 2)[0] for name in chain.starts()][3:] == [five, one]
+    with pytest.raises(PermanentError, match="cannot be held"):
+        control.hold(chain.pipeline, two)
+    assert control.again(chain.pipeline, two)
+    chain.drive()
+    assert chain.starts()[-1].startswith(f"{two}-2-")
