@@ -10,7 +10,7 @@ from ahi.pipeline import Pipeline
 from ahi_assets.columns import VIEWS, catalog_schema, described, lineage_by_name, view_schema
 from ahi_assets.common import OWNERS, SERVICE_RETRY, counts, schemas
 from ahi_assets.dicom_objects import dicom_objects
-from ahi_assets.image_sets import TABLE_ASSETS, index_tables
+from ahi_assets.image_sets import CORE, index_tables
 from ahi_assets.import_jobs import import_results
 from ahi_assets.pictures import paired, stacked
 
@@ -24,7 +24,7 @@ _FRESHNESS = dg.TableSchema(
 
 
 @dg.asset(
-    deps=[dicom_objects, import_results, *TABLE_ASSETS],
+    deps=[dicom_objects, import_results, *CORE],
     group_name="index",
     kinds={"duckdb", "parquet"},
     owners=OWNERS,

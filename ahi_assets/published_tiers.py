@@ -7,11 +7,13 @@ from ahi.index.tiers.rules import LOWER
 from ahi.pipeline import Pipeline
 from ahi_assets.columns import described, lineage_by_name
 from ahi_assets.common import OWNERS, counts
+from ahi_assets.image_sets import CORE, TABLE_ASSETS
 from ahi_assets.published_index import INDEX_INFO, published_index
 
 
 @dg.asset(
-    deps=[published_index],
+    # Made from the live files of all tables, those that the index's own run does not depend on (see CORE) included.
+    deps=[published_index, *(name for name in TABLE_ASSETS if name not in CORE)],
     group_name="index",
     kinds={"duckdb", "parquet"},
     owners=OWNERS,

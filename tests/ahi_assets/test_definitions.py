@@ -7,7 +7,7 @@ import pytest
 
 from ahi.index.lineage import OF_THE_COMMIT
 from ahi.index.registry import TABLES
-from ahi_assets.image_sets import TABLE_ASSETS
+from ahi_assets.image_sets import CORE, TABLE_ASSETS
 from dagster_project.definitions import build_defs
 
 LINEAGE = {
@@ -16,8 +16,8 @@ LINEAGE = {
     "import_results": {"import_jobs"},
     "image_sets": {"import_results"},
     **{name: {"image_sets"} for name in TABLE_ASSETS},
-    "published_index": {"dicom_objects", "import_results", *TABLE_ASSETS},
-    "published_tiers": {"published_index"},
+    "published_index": {"dicom_objects", "import_results", *CORE},
+    "published_tiers": {"published_index", *TABLE_ASSETS} - set(CORE),
     "compacted_index": {"published_index"},
     "index_overview": {"published_index", "import_results"},
     "sweep_findings": set(),
