@@ -176,7 +176,9 @@ class Datastores:
     def _empty(self, datastore_id: str) -> None:
         number = self.row(datastore_id, deleted=True)["number"]
         self._store.execute("DELETE FROM tags WHERE arn = ?", (self._events.arn(datastore_id),))
-        self._store.execute("DELETE FROM terms WHERE store = ?", (number,))
+        self._store.execute(
+            "DELETE FROM values_found WHERE resource IN (SELECT number FROM resources WHERE store = ?)", (number,)
+        )
         self._store.execute(
             "DELETE FROM history WHERE resource IN (SELECT number FROM resources WHERE store = ?)", (number,)
         )

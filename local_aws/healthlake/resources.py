@@ -6,8 +6,10 @@ Belongs here: reading and writing them. Does not belong here: rules of a line (`
 
 from __future__ import annotations
 
+import hashlib
 import random
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -22,6 +24,15 @@ if TYPE_CHECKING:
 
 _BY_ID = "SELECT number, version, updated, deleted, job, body FROM resources WHERE store = ? AND type = ? AND id = ?"
 CREATED, UPDATED = 201, 200
+# Number of a search parameter, value, number of the resource.
+Term = tuple[int, str, int]
+
+
+@cache
+def parameter(store: int, kind: str, name: str) -> int:
+    """Number of a search parameter of a type in a data store: drawn from its name, and short."""
+    text = f"{store}/{kind}/{name}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
 
 
 @dataclass(frozen=True)
@@ -62,17 +73,23 @@ class Resources:
     def put_all(self, store: int, found: Iterable[tuple[str, str, dict[str, Any], bytes]], job: int) -> list[int]:
         """Store resources of an import job. Inside a transaction. Returns 201 or 200 for each."""
         now = self._clock.now()
-        return [self._put(store, kind, name, body, text, now, job) for kind, name, body, text in found]
+        new: list[Term] = []
+        out = [self._put((store, kind, name, now, job), body, text, new) for kind, name, body, text in found]
+        self._index(new)
+        return out
 
     def put(self, store: int, kind: str, name: str, body: dict[str, Any]) -> tuple[int, Version]:
         """Store one resource. Inside a transaction. Returns 201 or 200 and what is there now."""
-        text, now = orjson.dumps(body), self._clock.now()
-        status = self._put(store, kind, name, body, text, now, 0)
+        new: list[Term] = []
+        status = self._put((store, kind, name, self._clock.now(), 0), body, orjson.dumps(body), new)
+        self._index(new)
         found = self.get(store, kind, name)
         assert found is not None
         return status, found
 
-    def _put(self, store: int, kind: str, name: str, body: dict[str, Any], text: bytes, now: float, job: int) -> int:
+    def _put(self, what: tuple[int, str, str, float, int], body: dict[str, Any], text: bytes, new: list[Term]) -> int:
+        """Store a resource; what it is found by goes to `new`, for all of them together."""
+        store, kind, name, now, job = what
         rows = self._store.rows(_BY_ID, (store, kind, name))
         if not rows:
             number = self._store.insert(
@@ -80,19 +97,23 @@ class Resources:
                 " VALUES (?, ?, ?, 1, ?, ?, 0, ?, ?)",
                 (store, kind, name, now, now, job, text),
             )
-            self._index(store, kind, number, body)
+            new += self._terms(store, kind, number, body)
             return CREATED
         row = rows[0]
-        if job and row["job"] == job and not self._later_wins(job, name, row["version"]):
-            text = row["body"]
-            body = orjson.loads(text)
+        if job and row["job"] == job:
+            # It may stand in this very job twice, and then its terms may not be written yet.
+            self._index(new)
+            new.clear()
+            if not self._later_wins(job, name, row["version"]):
+                text = row["body"]
+                body = orjson.loads(text)
         self._keep(row)
         self._store.execute(
             "UPDATE resources SET version = version + 1, updated = ?, deleted = 0, job = ?, body = ? WHERE number = ?",
             (now, job, text, row["number"]),
         )
-        self._store.execute("DELETE FROM terms WHERE resource = ?", (row["number"],))
-        self._index(store, kind, row["number"], body)
+        self._forget(store, kind, row)
+        new += self._terms(store, kind, row["number"], body)
         return CREATED if row["deleted"] else UPDATED
 
     def _later_wins(self, job: int, name: str, version: int) -> bool:
@@ -106,11 +127,20 @@ class Resources:
             (row["number"], row["version"], row["updated"], row["deleted"], row["body"]),
         )
 
-    def _index(self, store: int, kind: str, number: int, body: dict[str, Any]) -> None:
-        self._store.execute_many(
-            "INSERT OR IGNORE INTO terms VALUES (?, ?, ?, ?, ?)",
-            [(store, kind, name, value, number) for name, value in terms(body)],
-        )
+    def _terms(self, store: int, kind: str, number: int, body: dict[str, Any]) -> list[Term]:
+        return [(parameter(store, kind, name), value, number) for name, value in terms(body)]
+
+    def _index(self, new: list[Term]) -> None:
+        # In the order of the table, which is faster.
+        self._store.execute_many("INSERT OR IGNORE INTO values_found VALUES (?, ?, ?)", sorted(new))
+
+    def _forget(self, store: int, kind: str, row: Any) -> None:
+        """No search finds the resource by what it was."""
+        if not row["deleted"]:
+            self._store.execute_many(
+                "DELETE FROM values_found WHERE parameter = ? AND value = ? AND resource = ?",
+                self._terms(store, kind, row["number"], orjson.loads(row["body"])),
+            )
 
     def delete(self, store: int, kind: str, name: str) -> Version | None:
         """Delete a resource. Inside a transaction. Returns what was there."""
@@ -123,7 +153,7 @@ class Resources:
             "UPDATE resources SET version = version + 1, updated = ?, deleted = 1 WHERE number = ?",
             (self._clock.now(), row["number"]),
         )
-        self._store.execute("DELETE FROM terms WHERE resource = ?", (row["number"],))
+        self._forget(store, kind, row)
         return found
 
     # -- read -----------------------------------------------------------------------------------------------------

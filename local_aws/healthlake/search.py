@@ -10,9 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from local_aws.healthlake.outcomes import FhirError
 from local_aws.healthlake.resources import Version
-from local_aws.healthlake.terms import DATES, NAMES, REFERENCES, STRINGS, moment
+from local_aws.healthlake.resources import parameter as number_of
+from local_aws.healthlake.terms import DATES, NAMES, REFERENCES, STRINGS, moment, terms
 from local_aws.healthlake.types import TYPES
 from local_aws.protocol.errors import ServiceError
 from local_aws.protocol.paging import Listing
@@ -94,7 +97,7 @@ class Search:
         )
         page, following = LISTING.turn(self._store.page_secret, asked, rows, lambda row: [row["place"], row["number"]])
         matches = [_version(kind, row) for row in page]
-        included = self._included(store, kind, matches, [row["number"] for row in page], pairs)
+        included = self._included(store, kind, matches, pairs)
         return Page(matches, included, total, following)
 
     def _size(self, given: dict[str, str]) -> int:
@@ -144,14 +147,12 @@ class Search:
             raise FhirError(400, "not-supported", f"The search parameter {name} has no such modifier.")
         else:
             found = f"value IN ({_marks(alternatives)})", list(alternatives)
-        sql = f"number IN (SELECT resource FROM terms WHERE store = ? AND type = ? AND name = ? AND ({found[0]}))"  # noqa: S608
-        return sql, [store, kind, name, *found[1]]
+        sql = f"number IN (SELECT resource FROM values_found WHERE parameter = ? AND ({found[0]}))"  # noqa: S608 -- ours
+        return sql, [number_of(store, kind, name), *found[1]]
 
     # -- what comes with the matches ------------------------------------------------------------------------------
 
-    def _included(
-        self, store: int, kind: str, matches: list[Version], numbers: list[int], pairs: Pairs
-    ) -> list[Version]:
+    def _included(self, store: int, kind: str, matches: list[Version], pairs: Pairs) -> list[Version]:
         found: dict[tuple[str, str], Version] = {}
         for name, value in pairs:
             if name not in {"_include", "_revinclude"}:
@@ -161,21 +162,17 @@ class Search:
             if source not in TYPES or parameter not in REFERENCES or (name == "_include" and source != kind):
                 raise FhirError(400, "value", f"{name} is Type:parameter, of a parameter that is a reference.")
             if name == "_include":
-                rows = self._targets(store, numbers, parameter)
+                rows = self._targets(store, matches, parameter)
             else:
                 rows = self._sources(store, source, parameter, [f"{m.type}/{m.id}" for m in matches])
             found |= {(row["type"], row["id"]): _version(row["type"], row) for row in rows}
         there = {(match.type, match.id) for match in matches}
         return [version for key, version in found.items() if key not in there]
 
-    def _targets(self, store: int, numbers: list[int], parameter: str) -> list[Any]:
-        terms = self._store.rows(
-            f"SELECT DISTINCT value FROM terms WHERE resource IN ({_marks(numbers)}) AND name = ? AND value LIKE '%/%'",  # noqa: S608
-            [*numbers, parameter],
-        )
+    def _targets(self, store: int, matches: list[Version], parameter: str) -> list[Any]:
+        found = {value for match in matches for name, value in terms(orjson.loads(match.body)) if name == parameter}
         rows = []
-        for term in terms:
-            kind, _, name = term["value"].partition("/")
+        for kind, _, name in (value.partition("/") for value in sorted(found) if "/" in value):
             rows += self._store.rows(
                 "SELECT * FROM resources WHERE store = ? AND type = ? AND id = ? AND deleted = 0", (store, kind, name)
             )
@@ -183,9 +180,9 @@ class Search:
 
     def _sources(self, store: int, kind: str, parameter: str, targets: list[str]) -> list[Any]:
         return self._store.rows(
-            "SELECT * FROM resources WHERE deleted = 0 AND number IN (SELECT resource FROM terms WHERE store = ?"  # noqa: S608
-            f" AND type = ? AND name = ? AND value IN ({_marks(targets)})) ORDER BY number LIMIT 1000",
-            [store, kind, parameter, *targets],
+            "SELECT * FROM resources WHERE number IN (SELECT resource FROM values_found WHERE parameter = ?"  # noqa: S608
+            f" AND value IN ({_marks(targets)})) ORDER BY number LIMIT 1000",
+            [number_of(store, kind, parameter), *targets],
         )
 
 

@@ -31,9 +31,8 @@ CREATE TABLE IF NOT EXISTS resources (number INTEGER PRIMARY KEY, store INTEGER,
 CREATE UNIQUE INDEX IF NOT EXISTS resources_id ON resources (store, type, id);
 CREATE TABLE IF NOT EXISTS history (resource INTEGER, version INTEGER, updated REAL, deleted INTEGER, body BLOB,
   PRIMARY KEY (resource, version));
-CREATE TABLE IF NOT EXISTS terms (store INTEGER, type TEXT, name TEXT, value TEXT, resource INTEGER,
-  PRIMARY KEY (store, type, name, value, resource)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS terms_resource ON terms (resource);
+CREATE TABLE IF NOT EXISTS values_found (parameter INTEGER, value TEXT, resource INTEGER,
+  PRIMARY KEY (parameter, value, resource)) WITHOUT ROWID;
 """
 WAITING = ("SUBMITTED", "QUEUED")
 RUNNING = (*WAITING, "IN_PROGRESS")

@@ -9,10 +9,11 @@ types of a patient's have in common.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # Parameter: elements that hold it, with dots for levels.
 TOKENS = {
@@ -57,27 +58,15 @@ STRINGS = {
 }
 NAMES = frozenset({*TOKENS, *REFERENCES, *DATES, *STRINGS})
 _MOMENT = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:T(\d\d:\d\d(?::\d\d(?:\.\d+)?)?)(Z|[+-]\d\d:\d\d)?)?)?)?")
-_ROOTS = {
-    kind: {path.partition(".")[0] for paths in table.values() for path in paths}
-    for kind, table in (("token", TOKENS), ("reference", REFERENCES), ("date", DATES), ("string", STRINGS))
-}
 
 
 def terms(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Names and values of all that a resource can be found by."""
-    for kind, table, make in (
-        ("token", TOKENS, _token),
-        ("reference", REFERENCES, _reference),
-        ("date", DATES, _date),
-        ("string", STRINGS, _string),
-    ):
-        if body.keys() & _ROOTS[kind]:
-            for name, paths in table.items():
-                for path in paths:
-                    for value in values(body, path.split(".")):
-                        for term in make(value):
-                            if name != "patient" or "/" not in term or term.startswith("Patient/"):
-                                yield name, term
+    for element in body.keys() & _BY_ROOT.keys():
+        for name, path, make in _BY_ROOT[element]:
+            for value in values(body[element], path):
+                for term in make(value):
+                    yield name, term
 
 
 def values(node: Any, path: list[str]) -> Iterator[Any]:
@@ -121,6 +110,13 @@ def _reference(value: Any) -> Iterator[str]:
             yield parts[-1]
 
 
+def _patient(value: Any) -> Iterator[str]:
+    """The same, of a Patient or of what does not say what it is."""
+    found = list(_reference(value))
+    if found and (found[0].startswith("Patient/") or "/" not in found[0]):
+        yield from found
+
+
 def _date(value: Any) -> Iterator[str]:
     if isinstance(value, str) and (begin := moment(value)):
         yield begin[0]
@@ -131,6 +127,7 @@ def _string(value: Any) -> Iterator[str]:
         yield value.casefold()
 
 
+@lru_cache(maxsize=4096)
 def moment(text: str) -> tuple[str, str] | None:
     """Begin and end of a FHIR date or time in UTC, as texts that sort; None when it is none."""
     from datetime import UTC, datetime, timedelta
@@ -158,3 +155,17 @@ def moment(text: str) -> tuple[str, str] | None:
 
 def _utc(value: Any) -> str:
     return str(value.isoformat(timespec="milliseconds"))
+
+
+def _by_root() -> dict[str, list[tuple[str, list[str], Callable[[Any], Iterator[str]]]]]:
+    """For each element at the top what it holds: name of the parameter, path below the element, how values are read."""
+    out: dict[str, list[tuple[str, list[str], Callable[[Any], Iterator[str]]]]] = {}
+    for table, make in ((TOKENS, _token), (REFERENCES, _reference), (DATES, _date), (STRINGS, _string)):
+        for name, paths in table.items():
+            for path in paths:
+                element, *below = path.split(".")
+                out.setdefault(element, []).append((name, below, _patient if name == "patient" else make))
+    return out
+
+
+_BY_ROOT = _by_root()

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _NAME = re.compile(r"_?[A-Za-z][A-Za-z0-9]*")
-_EMPTY = re.compile(rb'""|null|\{\s*\}|\[\s*\]|\[\s*\[|\]\s*,\s*\[')
+# What an empty value is written with; blanks inside brackets may hide one.
+_EMPTY = (b'""', b"null", b"{}", b"[]", b"[[", b"{ ", b"[ ", b"],[", b"], [", b"{	", b"[	")
 BOM = b"\xef\xbb\xbf"
 
 INVALID_JSON = "Invalid JSON found in input file"
@@ -167,7 +168,7 @@ def read(line: bytes, level: str = "strict", *, needs_id: bool = True) -> Resour
 def _structure(kind: str, body: dict[str, Any], line: bytes, *, profiles: bool) -> list[str]:
     wrong = [f"{kind}: Unrecognised property '{name}'" for name in body if not _NAME.fullmatch(name)]
     # A line without these bytes holds nothing empty, and most lines are so.
-    if _EMPTY.search(line):
+    if any(sign in line for sign in _EMPTY):
         _empty(body, kind, wrong)
     for path in REQUIRED.get(kind, ()):
         wrong += [f"{kind}.{where}: {TOO_FEW}" for where in _missing(body, path.split("."))]
