@@ -128,6 +128,42 @@ def _row(one: ImportStatus) -> tuple[object, ...]:
 
 
 @app.command()
+def index(as_json: AsJson = False) -> None:
+    """Plan FHIR of what changed in the index now, as Dagster does every five minutes."""
+    from ahi.healthlake.from_index import plan_changes
+
+    with opened() as pipeline:
+        planned = plan_changes(pipeline)
+    if as_json:
+        common.print_json(dict(planned))
+    else:
+        studies = common.counted(planned["studies"], "study has", "studies have")
+        resources = common.counted(planned["resources"], "resource")
+        typer.echo(f"{studies} changed: {resources} planned, {planned['retracted']} of them taken back.")
+
+
+@app.command()
+def wait(timeout: Annotated[float, typer.Option(help="Seconds.")] = 600.0) -> None:
+    """Wait until nothing of any chain waits or runs. Exit code 1 if that takes too long, or a chain is stopped."""
+    import time
+
+    from ahi.healthlake import control
+
+    deadline = time.monotonic() + timeout
+    with opened() as pipeline:
+        while True:
+            found = control.imports(pipeline.index.engine)
+            open_ = [one for one in found if one.settled + one.failed < one.batches]
+            if not open_:
+                return
+            if any(one.stopped_reason for one in open_):
+                common.fail("A chain is stopped: see `ahi fhir status`.", common.NO)
+            if time.monotonic() > deadline:
+                common.fail(f"Not done within {timeout:.0f} s: see `ahi fhir status`.", common.NO)
+            time.sleep(0.5)
+
+
+@app.command()
 def failures(
     batch: Annotated[str | None, typer.Option(help="Of one batch.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Resubmitted and resolved ones too.")] = False,
