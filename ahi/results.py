@@ -21,7 +21,6 @@ import sqlalchemy as sa
 from botocore.exceptions import ClientError
 
 from ahi import chain, quarantine
-from ahi.archive import isolation
 from ahi.aws import GONE, error_code, is_transient
 from ahi.clock import now
 from ahi.errors import Setbacks
@@ -163,8 +162,6 @@ def settle(pipeline: Pipeline, job: chain.Job) -> Counter[str]:
         changes = []
         for object_id, input_key, attempts in connection.execute(sa.select(*columns).where(in_job)):
             change = _change(results.get(input_key), job, attempts, pipeline.settings, versions)
-            if job.shard_key and change["reason_code"] == Reason.JOB_FAILED:
-                unreadable.append(isolation.evidence(job, object_id, attempts))
             counts[{"imported": "imported", "failed": "failed"}.get(str(change["state"]), "retried")] += 1
             changes.append({"which": object_id, **change})
         _apply(connection, changes, moment, job.ended_at, seq)
@@ -192,8 +189,9 @@ def _change(
     if result and not _transient(result.error_type):
         reason = {"reason_code": Reason.IMPORT_REJECTED, "reason_text": result.error_text}
         return {**blank, **place, **reason, "state": ObjectState.FAILED}
-    innocent = result is None and job.status != "COMPLETED" and not isolation.is_isolated(job)
-    if attempts < settings.max_attempts or innocent:
+    # Which object of a failed job is to blame is found out when it is planned again (`ahi.archive.isolation`).
+    is_open = job.shard_key is not None and result is None and job.status != "COMPLETED"
+    if attempts < settings.max_attempts or is_open:
         wait = dt.timedelta(seconds=settings.retry_seconds * 4 ** min(attempts - 1, MOST_RAISES))
         return {**blank, **place, "state": ObjectState.READY, "not_before": now() + wait}
     if result:

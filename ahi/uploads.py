@@ -219,7 +219,7 @@ def _row(
     elif settings.association_prefix and item.key.startswith(settings.association_prefix):
         state = ObjectState.HELD
     values = outcome.values if isinstance(outcome, Header) else {}
-    identity = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality")
+    identity = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality", "Manufacturer")
     return {
         "object_id": object_id,
         "bucket": item.bucket,

@@ -163,10 +163,14 @@ class SlowJobs(JobFault):
 
 @dataclass
 class FailJob(JobFault):
-    """An import job ends FAILED, without having imported anything; a manifest is written with `manifest`."""
+    """An import job ends FAILED, without having imported anything; a manifest is written with `manifest`.
+
+    With `holding` only jobs of which a file has these bytes in it: one bad file that takes its job along.
+    """
 
     kind = "fail_job"
     times: int | None = 1
+    holding: str = ""
     message: str = "DICOM import job has failed."
     manifest: bool = False
 

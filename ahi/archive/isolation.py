@@ -6,26 +6,31 @@ belong here: files that HealthImaging refuses by name in a job's results, which 
 
 A job that fails says nothing of its files, and an innocent one must not be set down for its neighbour. So what shared
 a failed job is tried together once more, then in ten parts, of which only the failing are parted again, until a job of
-one object fails: that object is the culprit. 5,000 objects take four such rounds and 37 starts.
+one object fails: that object is the culprit. 5,000 objects take four such rounds and 37 starts. All of that only while
+other jobs complete: if none does, it is not an object's doing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 from more_itertools import divide
 
+from ahi.clock import now
 from ahi.import_service import SERVICE
 from ahi.index import catalog
-from ahi.quarantine import Item
+from ahi.index.catalog import JobState, ObjectState
+from ahi.quarantine import Item, enter
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ahi.chain import Job
-    from ahi.imports import Ready
+    from ahi.index.store import Commit
+
+T = TypeVar("T")
 
 PARTS = 10
 TOGETHER = 2
@@ -38,42 +43,58 @@ class ShardStalledError(Exception):
     """Every job of a shard fails, whatever is in it, and nobody else's completes: it is not an object's doing."""
 
 
-def is_isolated(job: Job) -> bool:
-    """Whether the failure of a job says which object did it."""
-    return job.shard_key is None or job.n_objects == 1
+class Verdict(Enum):
+    """What to do with a group of objects whose job failed as a whole."""
+
+    TOGETHER = auto()
+    PARTED = auto()
+    GIVEN_UP = auto()
+    """It is one object, and the culprit."""
+    STALLED = auto()
 
 
-def parts(connection: sa.Connection, group: Sequence[Ready]) -> list[list[Ready]]:
-    """How objects that shared a failed job go into the next: together, or in parts.
+def verdict(size: int, attempts: int, *, most_attempts: int, others_complete: bool) -> Verdict:
+    """Judge a group.
 
-    Raises:
-        ShardStalledError: They are parted already, and since then no job of this data store has completed. To part
-            them on would end with every one of them set down as a culprit.
+    Args:
+        size: Objects in it.
+        attempts: Jobs that each of them was in.
+        most_attempts: Jobs that fail before an object by itself is given up.
+        others_complete: Whether some job has completed since the group's last was planned.
     """
-    attempts = min(item.attempts for item in group)
-    if attempts < TOGETHER or len(group) == 1:
-        return [list(group)]
-    if attempts > TOGETHER and not _any_completed(connection, group[0].job_key):
-        raise ShardStalledError(
-            "All its import jobs fail and no other completes: look at their messages in `import_jobs` (role, key, "
-            "quota), mend that, then launch the partition again"
-        )
+    if attempts < TOGETHER or (size == 1 and attempts < most_attempts):
+        return Verdict.TOGETHER
+    if not others_complete and (attempts > TOGETHER or size == 1):
+        return Verdict.STALLED
+    return Verdict.GIVEN_UP if size == 1 else Verdict.PARTED
+
+
+def parted(group: Sequence[T]) -> list[list[T]]:
+    """A group in parts, in order."""
     return [list(part) for part in divide(min(PARTS, len(group)), group)]
 
 
-def _any_completed(connection: sa.Connection, failed_job: str | None) -> bool:
+def others_complete(connection: sa.Connection, failed_job: str) -> bool:
     """Whether a job completed that was planned with, or after, one that failed: the service as such works."""
     table = catalog.jobs
     since = sa.select(table.c.planned_at).where(table.c.job_key == failed_job).scalar_subquery()
     good = sa.select(table.c.job_key).where(
-        table.c.service == SERVICE, table.c.status == COMPLETED, table.c.planned_at >= since
+        table.c.service == SERVICE, table.c.state == JobState.SETTLED, table.c.status == COMPLETED
     )
-    return connection.execute(good.limit(1)).first() is not None
+    return connection.execute(good.where(table.c.planned_at >= since).limit(1)).first() is not None
 
 
-def evidence(job: Job, object_id: str, attempts: int) -> Item:
-    """The culprit's entry in quarantine: what said so, and where that lies."""
+def give_up(commit: Commit, object_id: str, failed_job: str, attempts: int) -> None:
+    """Set a culprit down as failed, with what says so in quarantine."""
+    jobs, objects = catalog.jobs, catalog.objects
+    columns = (jobs.c.message, jobs.c.output_folder, jobs.c.job_id)
+    job = commit.connection.execute(sa.select(*columns).where(jobs.c.job_key == failed_job)).one()
     said = job.message or "it does not say why"
     text = f"{attempts} import jobs with it failed, the last with nothing else in it: {said}"
-    where = job.output_folder or f"import job {job.job_id or job.job_key}"
-    return Item("archives", Reason.JOB_FAILED, text, f"{where}#{object_id}")
+    values = {"state": ObjectState.FAILED, "state_since": now(), "settled_at": now(), "not_before": None}
+    change = objects.update().where(objects.c.object_id == object_id)
+    commit.connection.execute(
+        change.values(reason_code=Reason.JOB_FAILED, reason_text=said, changed_seq=commit.seq, **values)
+    )
+    where = job.output_folder or f"import job {job.job_id or failed_job}"
+    enter(commit.connection, [Item("archives", Reason.JOB_FAILED, text, f"{where}#{object_id}")], None)

@@ -14,7 +14,15 @@ from botocore.exceptions import ClientError
 from more_itertools import constrained_batches
 
 from ahi import chain, closure, imports, pacing
-from ahi.archive.isolation import COMPLETED, parts
+from ahi.archive.isolation import (
+    COMPLETED,
+    ShardStalledError,
+    Verdict,
+    give_up,
+    others_complete,
+    parted,
+    verdict,
+)
 from ahi.clock import now
 from ahi.import_service import SERVICE
 from ahi.index import catalog
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
 
     from ahi.archive.entry import Shard
     from ahi.imports import Ready
+    from ahi.index.store import Commit
     from ahi.pipeline import Pipeline
     from ahi.settings import Settings
 
@@ -102,33 +111,81 @@ def plan(pipeline: Pipeline, shard: Shard) -> int:
     with pipeline.index.commit(kind="planned", run_id=pipeline.run_id) as commit:
         chosen = imports.choose(commit.connection, imports.ready(commit.connection, shard.shard_key))
         untouched = is_whole and len(chosen) == shard.n_objects and not any(item.attempts for item in chosen)
-        groups = list(_groups(commit.connection, pipeline, chosen))
+        fresh, failed = _apart(commit.connection, chosen)
+        groups = [*_filled(pipeline.settings, fresh)]
         prefix = shard.in_place_prefix if untouched and len(groups) == 1 else None
+        stalled = False
+        for job_key, group in failed.items():
+            again = _again(commit, pipeline.settings, job_key, group)
+            stalled = stalled or again is None
+            groups += again or []
         for group in groups:
             imports.insert_job(commit, pipeline, group, prefix, shard.shard_key)
-        return len(groups)
+        stalled = stalled and not groups and not _is_importing(commit.connection, shard)
+        if stalled:
+            _start_over(commit, shard)
+    if stalled:
+        raise ShardStalledError(
+            "All their import jobs fail and no other completes: see their messages in `import_jobs` (role, key, "
+            "quota), mend that, then launch the partitions again"
+        )
+    return len(groups)
 
 
-def _groups(connection: sa.Connection, pipeline: Pipeline, chosen: Sequence[Ready]) -> Iterator[list[Ready]]:
-    """Jobs' worth of objects: new ones and those of completed jobs together, those of each failed job by themselves."""
-    settings, failed = pipeline.settings, defaultdict[str, list["Ready"]](list)
+def _apart(connection: sa.Connection, chosen: Sequence[Ready]) -> tuple[list[Ready], dict[str, list[Ready]]]:
+    """Objects that are new or were in completed jobs, and by job those whose job failed as a whole."""
     statuses = _statuses(connection, {item.job_key for item in chosen if item.job_key})
-    others: list[Ready] = []
+    fresh, failed = list["Ready"](), defaultdict[str, list["Ready"]](list)
     for item in chosen:
         if item.job_key and statuses.get(item.job_key) != COMPLETED:
             failed[item.job_key].append(item)
         else:
-            others.append(item)
+            fresh.append(item)
+    return fresh, failed
+
+
+def _filled(settings: Settings, items: Sequence[Ready]) -> Iterator[list[Ready]]:
     groups = constrained_batches(
-        others,
+        items,
         settings.max_bytes_per_job,
         settings.max_files_per_job,
         get_len=lambda item: item.size_bytes,
         strict=False,
     )
-    yield from (list(group) for group in groups)
-    for group in failed.values():
-        yield from parts(connection, group)
+    return (list(group) for group in groups)
+
+
+def _again(commit: Commit, settings: Settings, job_key: str, group: list[Ready]) -> list[list[Ready]] | None:
+    """How objects of a failed job are tried again; an empty list for a culprit. None: not at all, as things are."""
+    attempts = min(item.attempts for item in group)
+    works = others_complete(commit.connection, job_key)
+    match verdict(len(group), attempts, most_attempts=settings.max_attempts, others_complete=works):
+        case Verdict.TOGETHER:
+            return [group]
+        case Verdict.PARTED:
+            return parted(group)
+        case Verdict.GIVEN_UP:
+            give_up(commit, group[0].object_id, job_key, attempts)
+            return []
+        case Verdict.STALLED:
+            return None
+
+
+def _is_importing(connection: sa.Connection, shard: Shard) -> bool:
+    table = catalog.objects
+    query = sa.select(table.c.object_id).where(
+        table.c.shard_key == shard.shard_key, table.c.state == ObjectState.IMPORTING
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def _start_over(commit: Commit, shard: Shard) -> None:
+    """Nothing is known of the objects of a stalled shard: when it is launched again they go together, as if new."""
+    table = catalog.objects
+    ready = sa.and_(table.c.shard_key == shard.shard_key, table.c.state == ObjectState.READY)
+    # Attempts stay: a job's name follows from them, and must not be that of an earlier job.
+    values = {"job_key": None, "input_key": None, "changed_seq": commit.seq}
+    commit.connection.execute(table.update().where(ready).values(**values))
 
 
 def _statuses(connection: sa.Connection, job_keys: set[str]) -> dict[str, str | None]:

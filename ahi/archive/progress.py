@@ -240,7 +240,7 @@ def reckon(points: Sequence[Sample]) -> float | None:
     begun = next((n for n, point in enumerate(points) if point.n_final > points[0].n_final), None) if points else None
     if begun is None:
         return None
-    line = points[begun - 1 :]
+    line = points[begun:]
     clock, times, done = 0.0, [0.0], [line[0].n_final]
     for before, after in pairwise(line):
         step = (after.at - before.at).total_seconds()

@@ -119,6 +119,17 @@ def aws_errors(settings: Settings) -> Iterator[None]:
         fail(f"AWS cannot be reached: {type(error).__name__}. Set region and credentials, or start a stack: `make up`.")
 
 
+@contextmanager
+def permanent_errors() -> Iterator[None]:
+    """Turn what a person has to mend into one sentence."""
+    from ahi.errors import PermanentError
+
+    try:
+        yield
+    except PermanentError as error:
+        fail(f"{error}.")
+
+
 def connect() -> Aws:
     """Clients of AWS or of the local stack."""
     from ahi.aws import Aws

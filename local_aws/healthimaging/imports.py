@@ -210,8 +210,11 @@ class Imports:
             self._faults.changed.wait_for(lambda: self._closing.is_set() or not self._faults.active(cls, _ours))
 
     def _import(self, job: Job, results: Results) -> None:
-        broken = self._faults.take(FailJob, _ours)
         source = Source(self._settings, self._caller.of(job.owner), job.input, self._closing)
+        # Read before it is asked: the files come through a server that asks the faults too.
+        wanted = {str(fault["holding"]) for fault in self._faults.listing() if fault.get("holding")}
+        held = {text for text in wanted if _holds(source, text.encode())}
+        broken = self._faults.take(FailJob, lambda fault: _ours(fault) and (not fault.holding or fault.holding in held))
         configuration = json.loads(job.configuration) if job.configuration else None
         metadata = JsonMetadata(source, configuration, wins=self._settings.json_metadata_wins)
         objects = [] if broken else [o for o in source.listing() if o.key not in metadata.keys]
@@ -311,3 +314,8 @@ def _stored(placed: Placed, file: File) -> Stored:
 def _failed(name: str, parsed: dicom.Parsed | None, text: str, code: int) -> Stored:
     class_uid, sop_uid, study_uid, series_uid = (parsed.text(tag) if parsed else "" for tag in IDENTITY_TAGS)
     return Stored(name, class_uid, sop_uid, study_uid, series_uid, failure=text, failure_code=code)
+
+
+def _holds(source: Source, wanted: bytes) -> bool:
+    """Whether a file of a job has these bytes in it."""
+    return any(isinstance(body, bytes) and wanted in body for _, body in source.bodies(source.listing()))

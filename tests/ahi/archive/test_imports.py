@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import io
+from collections import Counter
+
+import pydicom
+import pytest
+import sqlalchemy as sa
+
 from ahi.archive import control
 from ahi.archive.progress import progress
-from tests.archive_fixtures import Backfill, planned, samples, shard_rows
+from ahi.errors import PermanentError
+from ahi.index import catalog
+from tests.archive_fixtures import Backfill, planned, samples, shard_rows, small_objects
 from tests.site_fixtures import SET
 
 CT, MR = [n for n in SET if "CT2" in n], [n for n in SET if "MR2" in n]
@@ -14,7 +23,7 @@ QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5}
 
 def test_shards_go_in_beside_each_other_and_once(make_site):
     site = make_site(**QUICK)
-    keys = planned(site, [samples(CT), samples(MR), samples(REST)], in_place=["pydicom/CT2/", None, None])
+    keys = planned(site.pipeline, [samples(CT), samples(MR), samples(REST)], in_place=["pydicom/CT2/", None, None])
     outcomes = Backfill(site, keys).finish()
     assert [outcomes[key].states for key in keys] == [{"imported": 4}, {"imported": 3}, {"failed": 4, "imported": 5}]
     site.drive()
@@ -32,14 +41,51 @@ def test_shards_go_in_beside_each_other_and_once(make_site):
 
 def test_a_paused_archive_starts_nothing_until_it_is_resumed(make_site):
     site = make_site(**QUICK)
-    keys = planned(site, [samples(CT), samples(MR)])
+    keys = planned(site.pipeline, [samples(CT), samples(MR)])
     index = site.pipeline.index
     control.pause(index, "old")
     backfill = Backfill(site, keys)
-    site.stack.wait_for(lambda: shard_rows(site)[0]["run_id"], what="the run")
+    site.stack.wait_for(lambda: shard_rows(site.pipeline)[0]["run_id"], what="the run")
     site.send(["pydicom/rtplan.dcm"])
     assert site.drive().imported == 1  # uploads go on
     assert backfill.thread.is_alive(), backfill.error
     assert not backfill.outcomes
     control.resume(index, "old")
     assert len(backfill.finish()) == 2
+
+
+def test_the_file_that_fails_every_job_is_found_and_the_rest_goes_in(make_site):
+    site = make_site(**QUICK)
+    shard = small_objects(4)
+    culprit = sorted(shard)[1]
+    uid = pydicom.dcmread(io.BytesIO(shard[culprit])).SOPInstanceUID
+    keys = planned(site.pipeline, [shard])
+    site.stack.fault("fail_job", times=None, holding=str(uid), message="DICOM import job has failed.")
+    site.send(["pydicom/rtplan.dcm"])  # what shows that the service as such works
+    (outcome,) = Backfill(site, keys).finish().values()
+    assert outcome.states == {"failed": 1, "imported": 3}
+    (bad,) = [row for row in site.ledger() if row["state"] == "failed"]
+    assert (bad["key"], bad["reason_code"]) == (culprit, "JOB_FAILED")
+    with site.pipeline.index.engine.connect() as connection:
+        (item,) = connection.execute(sa.select(catalog.quarantine)).mappings().all()
+    assert (item["source"], item["reason_code"]) == ("archives", "JOB_FAILED")
+    assert item["evidence"].endswith(f"#{bad['object_id']}")
+    assert "the last with nothing else in it" in item["reason_text"]
+    with site.pipeline.index.engine.connect() as connection:
+        started = connection.execute(sa.select(catalog.jobs.c.n_objects).where(catalog.jobs.c.shard_key == keys[0]))
+        sizes = Counter(started.scalars())
+    assert sizes == {4: 2, 1: 4}
+
+
+def test_when_every_job_fails_no_object_is_blamed_and_the_run_says_so(make_site):
+    site = make_site(**QUICK)
+    keys = planned(site.pipeline, [small_objects(3)])
+    site.stack.fault("fail_job", times=None)
+    with pytest.raises(PermanentError, match="have stalled"):
+        Backfill(site, keys).finish()
+    assert {row["state"] for row in site.ledger()} == {"ready"}
+    (row,) = shard_rows(site.pipeline)
+    assert (row["state"], row["lease_until"]) == ("cancelled", None)
+    site.stack.control("POST", "reset")
+    (outcome,) = Backfill(site, keys, "again").finish().values()
+    assert outcome.states == {"imported": 3}
