@@ -14,8 +14,9 @@ import datetime as dt
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from botocore.exceptions import ClientError
@@ -30,7 +31,7 @@ from ahi.index.catalog import JobState, ObjectState
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from ahi.events import ImportJobEvent
     from ahi.pipeline import Pipeline
@@ -45,6 +46,10 @@ MOST_RAISES = 2
 
 UNKNOWN_JOB_SECONDS = 3_600.0
 """How long a job that was started may be unknown to HealthImaging before it counts as lost."""
+
+
+Summary = Mapping[str, Any]
+"""The `jobSummary` of a job's manifest; empty when there is none."""
 
 
 class ManifestPendingError(Exception):
@@ -238,7 +243,13 @@ def _mark_indexed(connection: sa.Connection, job_key: str, seq: int) -> None:
     connection.execute(objects.update().where(mine, there).values(indexed_at=at, indexed_seq=seq, changed_seq=seq))
 
 
-def _manifest(pipeline: Pipeline, job: chain.Job) -> Mapping[str, object]:
+def output(pipeline: Pipeline, job: chain.Job) -> tuple[Summary, dict[str, FileResult]]:
+    """A settled job's summary and lines by input key, read again from its files."""
+    summary = _manifest(pipeline, job)
+    return summary, _results(pipeline, job, summary)[0]
+
+
+def _manifest(pipeline: Pipeline, job: chain.Job) -> Summary:
     """The job summary; empty for a job that failed or was refused without leaving one."""
     if not job.output_folder:
         return {}

@@ -149,7 +149,10 @@ def remove(pipeline: Pipeline, archive: Archive) -> int:
     with pipeline.index.transaction() as connection:
         if started := connection.scalar(sa.select(sa.func.count()).select_from(shards).where(*mine)):
             raise PermanentError(f"{started} shards of {archive.archive_id} are started: let them end first")
-        for table in (one for name, one in metadata.tables.items() if name.startswith("archive")):
+        of_shards = sa.select(shards.c.shard_key).where(shards.c.archive_id == archive.archive_id)
+        links = c.archive_corrections
+        connection.execute(links.delete().where(links.c.shard_key.in_(of_shards)))
+        for table in (one for name, one in metadata.tables.items() if name.startswith("archive") and one is not links):
             connection.execute(table.delete().where(table.c.archive_id == archive.archive_id))
     # Rows first: what is left of the files after a kill belongs to no archive, and another call removes it.
     for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=archive.folder):

@@ -130,7 +130,7 @@ def _commit(
     stamp = {"header_at": commit.committed_at, "header_seq": commit.seq}
     entered = [{**row, **stamp} for row in rows if row["object_id"] not in taken]
     report.duplicates += len(taken)
-    for row, original in zip(entered, _originals(commit.connection, entered), strict=True):
+    for row, original in zip(entered, _originals(commit.connection, shard, entered), strict=True):
         row["corrects_object_id"] = original
     report.superseded = ledger.enter(commit, entered)
     values = {"state": ShardState.STARTED, "started_at": commit.committed_at, "n_known": report.duplicates}
@@ -138,8 +138,8 @@ def _commit(
     commit.connection.execute(change.values(run_id=pipeline.run_id, **values))
 
 
-def _originals(connection: sa.Connection, rows: list[dict[str, object]]) -> list[str | None]:
-    """For each row the object that failed before under the same key: the row is its corrected form."""
+def _originals(connection: sa.Connection, shard: Shard, rows: list[dict[str, object]]) -> list[str | None]:
+    """For each row the object that it corrects: one that a person named, or that failed before under the same key."""
     table, found = catalog.objects, dict[tuple[str, str], str]()
     keys = [str(row["key"]) for row in rows]
     for start in range(0, len(keys), 500):
@@ -149,6 +149,9 @@ def _originals(connection: sa.Connection, rows: list[dict[str, object]]) -> list
         # The last of several attempts at a correction is what the next one corrects.
         for bucket, key, object_id in connection.execute(query.order_by(table.c.state_since)):
             found[bucket, key] = object_id
+    links = c.archive_corrections
+    query = sa.select(links.c.bucket, links.c.key, links.c.object_id).where(links.c.shard_key == shard.shard_key)
+    found |= {(bucket, key): object_id for bucket, key, object_id in connection.execute(query)}
     return [found.get((str(row["bucket"]), str(row["key"]))) for row in rows]
 
 

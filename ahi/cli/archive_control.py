@@ -1,4 +1,4 @@
-"""`ahi archive pause`, `resume`, `rate` and `retry`: a hand on what runs. Belongs here: asking and saying what follows."""
+"""`ahi archive pause`, `resume` and `rate`: a hand on what runs. Belongs here: asking, and saying what follows."""
 
 from __future__ import annotations
 

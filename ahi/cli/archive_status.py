@@ -12,6 +12,7 @@ from ahi.cli import common
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
     from ahi.archive.progress import Progress
     from ahi.archive.trouble import Trouble
@@ -96,7 +97,7 @@ def _end(seen: Progress) -> str:
     return f"expected {common.shown(seen.ends_at)} UTC{error}"
 
 
-def _troubles(found: list[Trouble]) -> list[object]:
+def _troubles(found: list[Trouble]) -> list[Table]:
     from rich.table import Table
     from rich.text import Text
 
@@ -104,5 +105,7 @@ def _troubles(found: list[Trouble]) -> list[object]:
         return []
     table = Table("failed", "reason", "maker", box=None, padding=(0, 2))
     for one in found:
-        table.add_row(Text(f"{one.objects:,}"), Text(one.reason_code), Text(common.shown(one.manufacturer or "unknown")))
+        table.add_row(
+            Text(f"{one.objects:,}"), Text(one.reason_code), Text(common.shown(one.manufacturer or "unknown"))
+        )
     return [table]

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import typer
 
-from ahi.cli import archive, diff, export, failures, fhir, proof, query, reindex, schema, send, status, wait
+from ahi.cli import (
+    archive,
+    archive_control,
+    archive_report,
+    archive_status,
+    diff,
+    export,
+    failures,
+    fhir,
+    proof,
+    query,
+    reindex,
+    schema,
+    send,
+    status,
+    wait,
+)
 
 app = typer.Typer(
     name="ahi",
@@ -25,6 +41,12 @@ app.command("schema")(schema.schema)
 app.command("diff")(diff.diff)
 app.command("proof")(proof.proof)
 app.command("failures")(failures.failures)
+archive.app.command("status")(archive_status.status)
+archive.app.command("pause")(archive_control.pause)
+archive.app.command("resume")(archive_control.resume)
+archive.app.command("rate")(archive_control.rate)
+archive.app.command("report")(archive_report.report)
+archive.app.command("retry")(archive_report.retry)
 app.add_typer(archive.app)
 app.add_typer(fhir.app)
 

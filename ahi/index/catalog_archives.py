@@ -129,3 +129,12 @@ archive_progress = sa.Table(
     sa.Column("is_paused", sa.Boolean, nullable=False, comment="Whether the archive was paused"),
     sa.Column("ends_at", Instant, comment="When it was expected to end, as reckoned then"),
 )
+
+archive_corrections = sa.Table(
+    "archive_corrections",
+    metadata,
+    sa.Column("shard_key", sa.String, primary_key=True, comment="Shard that imports a corrected file"),
+    sa.Column("bucket", sa.String, primary_key=True, comment="Where the corrected file lies"),
+    sa.Column("key", sa.String, primary_key=True, comment="Its key"),
+    sa.Column("object_id", sa.String, nullable=False, comment="Object that failed and that it corrects"),
+)
