@@ -153,7 +153,7 @@ def _add_series(
     if side is not None:
         found[side[0]] = Rows(1, side[1])
     vrs = [vrs_of(entry) for entry in source.entries]
-    exploded = explode_series(source.uids, source.attributes, vrs, source.keys, source.offsets)
+    exploded = explode_series(source.uids, source.attributes, vrs, source.keys, source.offsets, source.columns)
     for name, level in zip(("patient", "study", "series"), levels, strict=True):
         for table, rows in explode_level(name, level).items():
             exploded.setdefault(table, []).extend(rows)

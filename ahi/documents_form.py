@@ -33,8 +33,7 @@ def parsed(document: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if isinstance(document, bytes):
         try:
-            text = gzip.decompress(document) if document.startswith(_GZIP) else document
-            document = _loaded(text)
+            document = _loaded(_unpacked(document) if document.startswith(_GZIP) else document)
         except (OSError, EOFError, zlib.error):
             raise DocumentError("The document is a damaged gzip stream.") from None
         except (ValueError, RecursionError):
@@ -42,6 +41,13 @@ def parsed(document: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(document, dict):
         raise DocumentError("The document is not a JSON object.")
     return document
+
+
+def _unpacked(document: bytes) -> bytes:
+    """The bytes of a gzip stream. Most have one member, which zlib reads and checks in one go."""
+    inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    text = inflater.decompress(document)
+    return text if inflater.eof and not inflater.unused_data else gzip.decompress(document)
 
 
 def _loaded(text: bytes) -> Any:

@@ -51,6 +51,12 @@ class Source:
     attributes: Sequence[Mapping[str, Any]]
     keys: frozenset[str]
     offsets: Sequence[dt.timezone | None]
+    columns: Mapping[str, Sequence[Any]]
+    """Values of each attribute, where all instances have the same attributes in the same order."""
+
+    def own(self, name: str) -> Sequence[Any]:
+        """Values of an attribute of the instances themselves, one for each; None for one that has not got it."""
+        return self.columns.get(name) or [one.get(name) for one in self.attributes]
 
     def raw(self, name: str) -> list[Any] | None:
         """Values of an attribute as sent, one for each instance; None when neither instances nor levels above have it.
@@ -58,18 +64,18 @@ class Source:
         An instance's own value counts before that of the levels above, also when it is null.
         """
         above = self.inherited.get(name)
+        if name in self.columns:
+            return list(self.columns[name])
         if name in self.keys:
             return [one.get(name, above) for one in self.attributes]
         return None if above is None else [above] * len(self.uids)
 
     def typed(self, one: Caster, failures: Failures) -> tuple[bool, Any] | None:
         """Typed values of an attribute, as `Caster.all` gives them; None when nobody has it."""
-        if one.name in self.keys:
-            try:
-                values = list(map(one.pick, self.attributes))
-            except KeyError:
-                values = self.raw(one.name) or []
-        else:
+        values: Sequence[Any] | None = self.columns.get(one.name)
+        if values is None and one.name in self.keys:
+            values = self.raw(one.name)
+        if values is None:
             above = self.inherited.get(one.name)
             if above is None or not self.uids:
                 return None
@@ -86,20 +92,20 @@ def take_apart(base: Row, inherited: Mapping[str, Any], series: Mapping[str, Any
     attributes = [mapping(entry, "DICOM") for entry in entries]
     offset = parse_offset(inherited.get(OFFSET))
     offsets: list[dt.timezone | None] = [offset] * len(entries)
-    keys = _keys(attributes)
+    keys, columns = _transposed(attributes)
     if OFFSET in keys:
         offsets = [parse_offset(one[OFFSET]) if OFFSET in one else offset for one in attributes]
-    return Source(base, inherited, list(instances), entries, attributes, keys, offsets)
+    return Source(base, inherited, list(instances), entries, attributes, keys, offsets, columns)
 
 
-def _keys(attributes: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """Attributes that at least one instance has. Most instances of a series have the same in the same order."""
+def _transposed(attributes: Sequence[Mapping[str, Any]]) -> tuple[frozenset[str], dict[str, Sequence[Any]]]:
+    """Attributes that at least one instance has; their values, if all have the same in the same order, as most do."""
     first = list(attributes[0]) if attributes else []
-    keys = set(first)
-    for one in attributes:
-        if list(one) != first:
-            keys.update(one)
-    return frozenset(keys)
+    others = [one for one in attributes if list(one) != first]
+    if not others:
+        columns = zip(*(one.values() for one in attributes), strict=True)
+        return frozenset(first), dict(zip(first, columns, strict=False))
+    return frozenset(first).union(*others), {}
 
 
 def instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
@@ -115,16 +121,20 @@ def instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
         "has_pixel_data": [bool(one) for one in frames],
         "n_frames": [len(one) for one in frames],
         "slice_position_mm": _slice_positions(rows),
-        "n_elements": [len(one) for one in source.attributes],
-        "n_private_elements": [len(vrs_of(entry)) for entry in source.entries],
-        "cast_failures": [
-            [failure.as_row() for failure in failures[n]] if n in failures else None for n in range(rows.n_rows)
-        ],
     }
+    rows.put("n_elements", _same(list(map(len, source.attributes))))
+    rows.put("n_private_elements", _same([len(vrs_of(entry)) for entry in source.entries]))
+    rows.put("cast_failures", _failed(failures, rows.n_rows))
     rows.put("stored_transfer_syntax_uid", _texts(source.entries, "StoredTransferSyntaxUID"))
     rows.put("checksum_type", _texts(source.entries, "ChecksumType"))
     rows.put("sop_class_name", _same([SOP_CLASSES.get(uid) for uid in rows.values("SOPClassUID")]))
     return rows
+
+
+def _failed(failures: Failures, n_rows: int) -> tuple[bool, Any]:
+    if not failures:
+        return True, None
+    return False, [[failure.as_row() for failure in failures[n]] if n in failures else None for n in range(n_rows)]
 
 
 def frames_of(source: Source) -> list[list[Any]]:

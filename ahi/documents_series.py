@@ -69,7 +69,7 @@ def _above(source: Source, mixed: list[str]) -> Iterator[tuple[str, object]]:
     for name in _CASTERS.keys() & (source.inherited.keys() | source.keys):
         value = source.inherited.get(name)
         if value is None and name in source.keys:
-            value = _agreed(name, [each.get(name) for each in source.attributes], mixed)
+            value = _agreed(name, source.own(name), mixed)
         if value is not None and name not in source.base:
             yield name, value
 

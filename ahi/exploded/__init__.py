@@ -60,6 +60,7 @@ def explode_series(
     vrs: Sequence[Attributes],
     keys: Iterable[str],
     offsets: Sequence[timezone | None] | None = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> Tables:
     """Rows by table of the instances of a series; own columns and SOPInstanceUID only.
 
@@ -71,24 +72,27 @@ def explode_series(
         vrs: VRs of the private elements of each.
         keys: Attributes that at least one instance has.
         offsets: Offset from UTC of each, for moments that have none of their own.
+        columns: Values of attributes, as far as they are known by column.
     """
+    columns = columns or {}
     tables: Tables = {}
     heads: list[Row] = [{"level": "instance", "SOPInstanceUID": uid} for uid in uids]
     all_of_them: Row = {"level": "series", "n_instances": len(uids)}
     plain: frozenset[str] = frozenset()
     if any(vrs):
         plain = plain_keys(vrs)
-        for number, row in private_of_series(attributes, vrs):
+        for number, row in private_of_series(attributes, vrs, columns):
             head = all_of_them if number is None else {**heads[number], "n_instances": 1}
             tables.setdefault("private_elements", []).append(row | head)
     # A set has another order in each process.
     for keyword in sorted(may_hold_items(key for key in keys if key not in plain)):
-        _sequence(tables, keyword, [one.get(keyword) for one in attributes], heads, all_of_them)
+        values = columns.get(keyword) or [one.get(keyword) for one in attributes]
+        _sequence(tables, keyword, values, heads, all_of_them)
     _objects(tables, uids, attributes, keys, offsets or [None] * len(uids))
     return tables
 
 
-def _sequence(tables: Tables, keyword: str, values: list[Any], heads: Sequence[Row], all_of_them: Row) -> None:
+def _sequence(tables: Tables, keyword: str, values: Sequence[Any], heads: Sequence[Row], all_of_them: Row) -> None:
     """Add the rows of one attribute of all instances of a series."""
     if len(values) > 1 and alike(values):
         found, notes = walk(keyword, values[0])

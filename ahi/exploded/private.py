@@ -96,7 +96,7 @@ def private_rows(item: Mapping[str, Any], path: str) -> list[Row]:
 
 
 def private_of_series(
-    attributes: Sequence[Mapping[str, Any]], vrs: Sequence[Mapping[str, Any]]
+    attributes: Sequence[Mapping[str, Any]], vrs: Sequence[Mapping[str, Any]], columns: Mapping[str, Sequence[Any]]
 ) -> Iterator[tuple[int | None, Row]]:
     """Rows of `private_elements` of the instances of a series, by number of the instance.
 
@@ -110,11 +110,11 @@ def private_of_series(
         parts = _parts(key) if is_private(key) else None
         if parts is None:
             continue
-        values = _all(key, attributes)
+        values = columns.get(key) or _all(key, attributes)
         if several and told_alike and alike(values):
             block = parts[2]
             if block not in blocks:
-                creators = _all(block, attributes)
+                creators = columns.get(block) or _all(block, attributes)
                 blocks[block] = alike(creators)
             if blocks[block]:
                 if values[0] is not _MISSING:

@@ -13,9 +13,9 @@ as tables far from the isocentre have, cost no digits.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,25 +61,28 @@ def _dot(a: Sequence[float], b: Sequence[float]) -> float:
     return math.fsum(x * y for x, y in zip(a, b, strict=True))
 
 
-def _vector(row: Mapping[str, Any], name: str, size: int) -> list[float] | None:
+def _vector(value: object, size: int) -> list[float] | None:
     """A cell of so many numbers; None when it has another number of them, or one is missing or out of this world."""
-    value = row.get(name)
     if not isinstance(value, list) or len(value) != size or None in value:
         return None
     return value if all(abs(one) <= FARTHEST_MM for one in value) else None
 
 
-def _vectors(slices: Sequence[Row], name: str, size: int) -> list[list[float] | None]:
-    """The cells of all slices; where all share one list, it is looked at once."""
-    first = slices[0].get(name)
-    if all(one.get(name) is first for one in slices):
-        return [_vector(slices[0], name, size)] * len(slices)
-    return [_vector(one, name, size) for one in slices]
+def _vectors(cells: Sequence[Any], size: int) -> list[list[float] | None]:
+    """The cells of all slices; where all are the same or as they should be, they are not looked at one by one."""
+    if cells.count(cells[0]) == len(cells):
+        return [_vector(cells[0], size)] * len(cells)
+    if set(map(type, cells)) == {list} and set(map(len, cells)) == {size}:
+        flat = list(chain.from_iterable(cells))
+        # The sum shows a NaN, which is neither large nor small.
+        if None not in flat and max(flat) <= FARTHEST_MM and min(flat) >= -FARTHEST_MM and math.isfinite(sum(flat)):
+            return list(cells)
+    return [_vector(one, size) for one in cells]
 
 
 def position_along_normal(row: Mapping[str, Any]) -> float | None:
     """ImagePositionPatient along the normal of ImageOrientationPatient, in mm."""
-    plane, point = _vector(row, "ImageOrientationPatient", 6), _vector(row, "ImagePositionPatient", 3)
+    plane, point = _vector(row.get("ImageOrientationPatient"), 6), _vector(row.get("ImagePositionPatient"), 3)
     if plane is None or point is None:
         return None
     along = _dot(normal_of(plane), point)
@@ -95,47 +98,47 @@ def geometry(instances: Rows, frames: Sequence[Row] = (), frame_of_reference: ob
         frame_of_reference: FrameOfReferenceUID of the series; an instance's own counts more.
     """
     slices = _slices(instances, frames)
-    if not slices:
+    n_slices = len(slices["SOPInstanceUID"])
+    if not n_slices:
         return {}
     row: Row = dict.fromkeys(CHECKS)
-    row |= {"n_slices": len(slices)}
-    shapes = {(one.get("Rows"), one.get("Columns")) for one in slices}
+    row |= {"n_slices": n_slices}
+    shapes = set(zip(slices["Rows"], slices["Columns"], strict=True))
     row["one_matrix"] = len(shapes) == 1 and None not in next(iter(shapes))
-    references = {one.get("FrameOfReferenceUID") or frame_of_reference for one in slices}
+    references = {one or frame_of_reference for one in set(slices["FrameOfReferenceUID"])}
     row["one_frame_of_reference"] = len(references) == 1 and None not in references
-    _spacing(row, slices)
-    planes = _vectors(slices, "ImageOrientationPatient", 6)
-    points = [_vector(one, "ImagePositionPatient", 3) for one in slices]
-    found = [(plane, point) for plane, point in zip(planes, points, strict=True) if plane and point]
-    row["has_positions"] = len(found) == len(slices)
+    _spacing(row, slices["PixelSpacing"])
+    planes = _vectors(slices["ImageOrientationPatient"], 6)
+    points = _vectors(slices["ImagePositionPatient"], 3)
+    row["has_positions"] = all(planes) and all(points)
     if row["has_positions"]:
-        _place(row, [plane for plane, _ in found], [point for _, point in found])
+        _place(row, cast("list[list[float]]", planes), cast("list[list[float]]", points))
         if row["one_matrix"] and row.get("n_positions"):
-            row["matrix_ijk"] = [slices[0]["Columns"], slices[0]["Rows"], row["n_positions"]]
+            row["matrix_ijk"] = [slices["Columns"][0], slices["Rows"][0], row["n_positions"]]
     failed = next((check for check in CHECKS if not row[check]), None)
     row["is_regular"], row["reason_not_regular"] = failed is None, failed
     return row
 
 
-def _slices(instances: Rows, frames: Sequence[Row]) -> list[Row]:
-    """What has a place: frames of enhanced objects, and other instances with pixels."""
-    cells = zip(*(instances.values(name) for name in _NEEDED), strict=True)
-    slices: list[Row] = [dict(zip(_NEEDED, one, strict=True)) for one in cells]
-    if not frames:
-        return [one for one in slices if one["Rows"] is not None]
+def _slices(instances: Rows, frames: Sequence[Row]) -> dict[str, Sequence[Any]]:
+    """What has a place, by column: frames of enhanced objects, and other instances with pixels."""
+    cells = {name: instances.values(name) for name in _NEEDED}
+    uids, rows = cells["SOPInstanceUID"], cells["Rows"]
     enhanced = {frame.get("SOPInstanceUID") for frame in frames}
-    by_uid = {one["SOPInstanceUID"]: one for one in slices}
-    whole = [one for one in slices if one["SOPInstanceUID"] not in enhanced and one["Rows"] is not None]
+    if not frames and None not in rows:
+        return cells
+    whole = [n for n, height in enumerate(rows) if height is not None and uids[n] not in enhanced]
+    by_uid = {uid: n for n, uid in enumerate(uids)}
     # A frame has its place in its functional groups, and its matrix from the object.
-    return whole + [
-        {name: above[name] for name in _OF_OBJECT} | {name: frame.get(name) for name in _OF_FRAME}
-        for frame in frames
-        if (above := by_uid.get(frame.get("SOPInstanceUID"))) is not None
-    ]
+    placed = [(n, frame) for frame in frames if (n := by_uid.get(frame.get("SOPInstanceUID"), -1)) >= 0]
+    found = {name: [cells[name][n] for n in (*whole, *(n for n, _ in placed))] for name in _OF_OBJECT}
+    return found | {
+        name: [*(cells[name][n] for n in whole), *(frame.get(name) for _, frame in placed)] for name in _OF_FRAME
+    }
 
 
-def _spacing(row: Row, slices: Sequence[Row]) -> None:
-    spacings = _vectors(slices, "PixelSpacing", 2)
+def _spacing(row: Row, cells: Sequence[Any]) -> None:
+    spacings = _vectors(cells, 2)
     first = spacings[0]
     if first is None or not all(value > 0 for value in first):
         row["one_pixel_spacing"] = False
@@ -145,9 +148,9 @@ def _spacing(row: Row, slices: Sequence[Row]) -> None:
     row["pixel_spacing_mm"] = list(first) if same else None
 
 
-def _all_near(vectors: Sequence[list[float] | None], first: Sequence[float], allowed: Callable[[float], float]) -> bool:
+def _all_near(vectors: Sequence[list[float] | None], first: list[float], allowed: Callable[[float], float]) -> bool:
     # Most slices have the very values of the first.
-    return all(
+    return vectors.count(first) == len(vectors) or all(
         one == first or (one is not None and all(abs(a - b) <= allowed(b) for a, b in zip(one, first, strict=True)))
         for one in vectors
     )

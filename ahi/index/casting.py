@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ahi.index.values import PADDING, RANGES, CastFailure, cast
@@ -43,12 +42,11 @@ class Caster:
         "_remembered",
         "column",
         "name",
-        "pick",
     )
 
     def __init__(self, column: Column) -> None:
         vr = column.vr or ""
-        self.column, self.name, self.pick = column, column.name, itemgetter(column.name)
+        self.column, self.name = column, column.name
         self._is_list = column.vm != "1"
         self._is_decimal = vr in _DECIMAL_VRS
         self._is_text = vr in _TEXT_VRS and not self._is_list

@@ -116,7 +116,7 @@ def _sorted(data: pa.Table, keys: Sequence[str]) -> pa.Table:
     import pyarrow.compute as pc
 
     order = pc.sort_indices(data.select(keys), sort_keys=[(name, "ascending") for name in keys])
-    if order.equals(pa.array(range(len(data)), pa.uint64())):
+    if order.equals(pa.arange(0, len(data)).cast(pa.uint64())):  # type: ignore[attr-defined] # the stubs are older
         return data
     cells = [cells if cells.null_count == len(data) else cells.take(order) for cells in data.columns]
     return pa.Table.from_arrays(cells, schema=data.schema)

@@ -28,28 +28,7 @@ COLUMN = st.one_of(
     st.lists(st.lists(st.sampled_from(["1", "2.5 ", "-3e2"]), min_size=3, max_size=3), min_size=1, max_size=6),
     st.tuples(VALUES, st.integers(1, 5)).map(lambda one: [one[0]] * one[1]),
 )
-VRS = (
-    "AE",
-    "AS",
-    "CS",
-    "DA",
-    "DS",
-    "DT",
-    "FD",
-    "FL",
-    "IS",
-    "LO",
-    "PN",
-    "SH",
-    "SL",
-    "SQ",
-    "SS",
-    "TM",
-    "UI",
-    "UL",
-    "US",
-    "UT",
-)
+VRS = "AE AS CS DA DS DT FD FL IS LO PN SH SL SQ SS TM UI UL US UT".split()
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
