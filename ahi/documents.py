@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ahi.documents_form import DocumentError, mapping, parsed, string
-from ahi.documents_instances import frame_rows, frames_of, instance_rows, metadata_rows, take_apart, vrs_of
+from ahi.documents_instances import (
+    add_hashes,
+    add_references,
+    frame_rows,
+    frames_of,
+    instance_rows,
+    metadata_rows,
+    take_apart,
+    vrs_of,
+)
 from ahi.documents_series import metadata_row, series_row
 from ahi.documents_side import side_row
 from ahi.exploded import explode_level, explode_series
@@ -29,7 +38,7 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 
 # Rises when the same document may give other rows.
-PARSER_VERSION = "documents-3"
+PARSER_VERSION = "documents-4"
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,8 @@ def _add_series(
     for name, level in zip(("patient", "study", "series"), levels, strict=True):
         for table, rows in explode_level(name, level).items():
             exploded.setdefault(table, []).extend(rows)
+    add_hashes(instances, found["instance_metadata"])
+    add_references(instances, exploded.get("object_references", ()))
     functional = exploded.get("frames_functional", ())
     if shape := geometry(instances, functional, source.inherited.get("FrameOfReferenceUID")):
         exploded["series_geometry"] = [shape]

@@ -6,6 +6,7 @@ Does not belong here: the series above them (`ahi.documents_series`), types of v
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ Row = dict[str, object]
 OFFSET = "TimezoneOffsetFromUTC"
 _PLANE, _POINT = 6, 3
 _WIDTH = itemgetter("Width")
+_REFERENCES = {
+    "referenced_sop_instance_uids": "ReferencedSOPInstanceUID",
+    "referenced_series_uids": "referenced_series_uid",
+}
 _CASTERS = [caster(column) for column in INSTANCE if column.name != "SOPInstanceUID"]
 
 
@@ -184,6 +189,24 @@ def metadata_rows(source: Source) -> Rows:
             "vrs_json": [as_json(vrs) if (vrs := vrs_of(entry)) else None for entry in source.entries],
         },
     )
+
+
+def add_hashes(instances: Rows, metadata: Rows) -> None:
+    """Add `dataset_hash`: the document holds no file meta and no pixels, so its text of an instance is what counts."""
+    texts = zip(metadata.values("metadata_json"), metadata.values("vrs_json"), strict=True)
+    instances.columns["dataset_hash"] = [blake2b(own + (vrs or b""), digest_size=16).hexdigest() for own, vrs in texts]
+
+
+def add_references(instances: Rows, references: Sequence[Row]) -> None:
+    """Add what each instance refers to."""
+    uids = instances.columns["SOPInstanceUID"]
+    for name, target in _REFERENCES.items():
+        found: dict[object, set[Any]] = {}
+        for one in references:
+            if one.get(target) is not None:
+                found.setdefault(one.get("SOPInstanceUID"), set()).add(one[target])
+        if found:
+            instances.columns[name] = [sorted(found[uid]) if uid in found else None for uid in uids]
 
 
 def vrs_of(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,8 +83,8 @@ def series(start: int, stop: int, batch_id: str) -> pa.Table:
         "datastore_id": ["0123456789abcdef0123456789abcdef"] * count,
         "image_set_version": [1] * count,
         "is_primary": [True] * count,
-        "schema_version": ["2"] * count,
-        "parser_version": ["documents-3"] * count,
+        "schema_version": ["3"] * count,
+        "parser_version": ["documents-4"] * count,
         "batch_id": [batch_id] * count,
         "indexed_at": (1_750_000_000_000_000 + number * 1_000_000).astype("int64"),
     }

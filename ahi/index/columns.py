@@ -134,9 +134,9 @@ def dicom(
     return Column(keyword, duckdb_type(vr, vm, shape), description, tier, tag, vr, vm, level, shape)
 
 
-def derived(name: str, duckdb_type: str, tier: Tier, description: str) -> Column:
+def derived(name: str, duckdb_type: str, tier: Tier, description: str, *, since: str = "1") -> Column:
     """A column that comes from no attribute of its own."""
-    return Column(name, duckdb_type, description, tier)
+    return Column(name, duckdb_type, description, tier, since=since)
 
 
 def image_set_table(name: str, description: str, columns: tuple[Column, ...], sort_by: tuple[str, ...]) -> Table:

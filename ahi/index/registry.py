@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 # Rises with every change of a table's columns or their meaning.
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 
 COLUMNS: dict[str, Column] = {column.name: column for column in (*PATIENT, *STUDY, *SERIES, *INSTANCE)}
 
@@ -136,6 +136,15 @@ _INSTANCE_DERIVED = (
     derived("checksum_type", "VARCHAR", Tier.DEIDENTIFIED, "What the frame checksums are of, as HealthImaging says."),
     derived("n_elements", "INTEGER", Tier.DEIDENTIFIED, "Attributes of the instance, those of its series left out."),
     derived("n_private_elements", "INTEGER", Tier.DEIDENTIFIED, "Private attributes of the instance."),
+    derived("referenced_sop_instance_uids", "VARCHAR[]", Tier.LIMITED, "Objects that it refers to, sorted.", since="3"),
+    derived("referenced_series_uids", "VARCHAR[]", Tier.LIMITED, "Series that it refers to, sorted.", since="3"),
+    derived(
+        "dataset_hash",
+        "VARCHAR",
+        Tier.LIMITED,
+        "Digest of its own attributes as kept: two objects with one UID and different content have different ones.",
+        since="3",
+    ),
 )
 _SERIES_KEYS = (COLUMNS["StudyInstanceUID"], COLUMNS["SeriesInstanceUID"])
 _INSTANCE_KEYS = (*_SERIES_KEYS, COLUMNS["SOPInstanceUID"])

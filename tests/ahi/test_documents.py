@@ -233,3 +233,15 @@ def test_the_patient_key_is_keyed_and_unambiguous():
     assert len(KEY(None, "B")) == 64
     with pytest.raises(ValueError, match="AHI_PATIENT_KEY_SECRET"):
         patient_key_function(b"")
+
+
+def test_an_instance_names_what_it_refers_to_and_digests_its_own_content():
+    item = {"ReferencedSOPInstanceUID": "1.2.9"}
+    series = [{"SeriesInstanceUID": "1.5", "ReferencedSOPSequence": [item, {"ReferencedSOPInstanceUID": "1.2.8"}]}]
+    one = instance(1, ReferencedSeriesSequence=series)
+    first, second = rows_of(document(one, instance(2))).rows("instances")
+    assert first["referenced_sop_instance_uids"] == ["1.2.8", "1.2.9"]
+    assert first["referenced_series_uids"] == ["1.5"]
+    assert second["referenced_series_uids"] is second["referenced_sop_instance_uids"] is None
+    again, changed = rows_of(document(one, instance(2, ContentDate="20260101"))).rows("instances")
+    assert again["dataset_hash"] == first["dataset_hash"] != second["dataset_hash"] != changed["dataset_hash"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ahi.index.casting import Caster
-from ahi.index.columns import Tier, dicom
+from ahi.index.columns import _SCALAR_TYPES, Tier, dicom
 from ahi.index.values import cast
 
 UTC = dt.UTC
@@ -28,7 +28,8 @@ COLUMN = st.one_of(
     st.lists(st.lists(st.sampled_from(["1", "2.5 ", "-3e2"]), min_size=3, max_size=3), min_size=1, max_size=6),
     st.tuples(VALUES, st.integers(1, 5)).map(lambda one: [one[0]] * one[1]),
 )
-VRS = "AE AS CS DA DS DT FD FL IS LO PN SH SL SQ SS TM UI UL US UT".split()
+# Every VR that a column may have, and sequences.
+VRS = [*sorted(_SCALAR_TYPES.keys() - {"US or SS"}), "SQ"]
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
