@@ -115,8 +115,9 @@ def markdown(pages: Iterable[Page]) -> str:
         "",
         "Any view of image sets, `headers`, `studies` and `patients` can be asked as it was:",
         "`FROM series_as_of(TIMESTAMPTZ '2026-11-21 12:00Z')`, and what changed between two moments:",
-        "`FROM series_diff(TIMESTAMPTZ '2026-11-20', now())`, counted by table `FROM diff(...)` or `ahi diff`. A file",
-        "attached under a name has to be in use for these: `ATTACH 'index.duckdb' AS idx; USE idx`.",
+        "`FROM series_diff(TIMESTAMPTZ '2026-11-20', now())`, counted by table `FROM diff(...)` or `ahi diff`. Where a",
+        "file is attached under a name and not in use, they take the name: `FROM idx.series_as_of(..., db := 'idx')`;",
+        "`diff` needs `USE idx`.",
         "",
         "A column's tier is the lowest one that may show it: `deidentified`, `limited`, `identified`.",
     ]

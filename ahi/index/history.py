@@ -33,6 +33,8 @@ KEYS = {
 }
 # Columns that say how a row was made: a row made anew with the same values has not changed.
 STAMPS = ("batch_id", "indexed_at", "dagster_run_id", "schema_version", "parser_version", "image_set_version")
+# Parameter of the macros: under which name the file is attached, where it is not in use.
+DB = "db := 'main'"
 
 
 def history_table(table: Table) -> Table:
@@ -79,8 +81,8 @@ def macros(tables: Mapping[str, Table], derived: Iterable[View]) -> list[tuple[s
     """
     found = [macro for table in tables.values() for macro in _as_of(table)]
     for view in derived:
-        sql = view.sql.replace("FROM main.series ", "FROM main.series_as_of(moment) ")
-        found.append((f"{view.name}_as_of(moment)", sql, f"The view {view.name} as it was at a moment."))
+        sql = view.sql.replace("FROM main.series ", f"FROM ({_as_of(tables['series'])[0][1]}) ")
+        found.append((f"{view.name}_as_of(moment, {DB})", sql, f"The view {view.name} as it was at a moment."))
     found += [_diff(table) for table in tables.values()]
     counts = " UNION ALL ".join(
         f"SELECT {text(name)} AS table_name, change, count(*) AS n_rows "
@@ -91,19 +93,24 @@ def macros(tables: Mapping[str, Table], derived: Iterable[View]) -> list[tuple[s
     return [*found, ("diff(from_moment, to_moment)", counts, comment)]
 
 
+def _history(table: Table) -> str:
+    """The history of a table inside a macro. DuckDB finds what a macro names in the database in use only."""
+    return f"query_table(db || {text(f'.{table.name}{SUFFIX}')})"
+
+
 def _as_of(table: Table) -> list[tuple[str, str, str]]:
     columns = {column.name for column in table.columns}
     source = f", 'document' AS {ROW_SOURCE}" if table.name in SHOWN else ""
     sql = (
-        f"SELECT * EXCLUDE (valid_from, valid_to){source} FROM main.{quoted(table.name + SUFFIX)} "
+        f"SELECT * EXCLUDE (valid_from, valid_to){source} FROM {_history(table)} "
         "WHERE valid_from <= moment::TIMESTAMPTZ AND (valid_to IS NULL OR valid_to > moment::TIMESTAMPTZ)"
     )
     of = "as it was at a moment; rows of headers stand in headers_as_of only." if source else "as it was at a moment."
     if "is_primary" not in columns:
-        return [(f"{table.name}_as_of(moment)", sql, f"The view {table.name} {of}")]
+        return [(f"{table.name}_as_of(moment, {DB})", sql, f"The view {table.name} {of}")]
     return [
-        (f"{table.name}_as_of(moment)", f"{sql} AND is_primary", f"The view {table.name} {of}"),
-        (f"{table.name}_all_as_of(moment)", sql, f"The view {table.name}_all {of}"),
+        (f"{table.name}_as_of(moment, {DB})", f"{sql} AND is_primary", f"The view {table.name} {of}"),
+        (f"{table.name}_all_as_of(moment, {DB})", sql, f"The view {table.name}_all {of}"),
     ]
 
 
@@ -117,8 +124,7 @@ def _diff(table: Table) -> tuple[str, str, str]:
     # Where a key is not unique, rows of equal keys are paired in their order.
     number = f"row_number() OVER (PARTITION BY {names(list(keys))} ORDER BY {names(list(table.sort_by))})"
     hidden = names([*keys, *(name for name in STAMPS if name in columns), *(column.name for column in VALIDITY)])
-    history = f"main.{quoted(table.name + SUFFIX)}"
-    states = f"SELECT struct_pack({packed}) AS k, {number} AS n, * EXCLUDE ({hidden}) FROM {history}"
+    states = f"SELECT struct_pack({packed}) AS k, {number} AS n, * EXCLUDE ({hidden}) FROM {_history(table)}"
     first, last = "from_moment::TIMESTAMPTZ", "to_moment::TIMESTAMPTZ"
     before = f"valid_from <= {first} AND valid_to > {first} AND valid_to <= {last}"
     after = f"valid_from > {first} AND valid_from <= {last} AND (valid_to IS NULL OR valid_to > {last})"
@@ -136,4 +142,4 @@ def _diff(table: Table) -> tuple[str, str, str]:
         "LEFT JOIN c USING (k, n) WHERE change <> 'changed' OR changes IS NOT NULL"
     )
     comment = f"Rows of {table.name} added, changed (with what changed) and deleted between two moments."
-    return f"{table.name}_diff(from_moment, to_moment)", sql, comment
+    return f"{table.name}_diff(from_moment, to_moment, {DB})", sql, comment

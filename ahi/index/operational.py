@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ahi.index import catalog as c
+from ahi.index.account import account_views
 from ahi.index.catalog import IN_FLIGHT, ObjectState
 from ahi.index.mirror import STAMPS
 from ahi.index.sql import quoted, text
@@ -90,13 +91,15 @@ def operational_views() -> list[View]:
     buried |= {"deleted_at", "delete_reason", "deleted_version", "erased_at"}
     settled = (ObjectState.IMPORTED, ObjectState.FAILED, ObjectState.SET_ASIDE)
     counts = ", ".join(f"count(*) FILTER (state = {text(state)}) AS {state}" for state in [*settled, *IN_FLIGHT])
+    objects = View(
+        "objects",
+        f"SELECT * REPLACE ({published}) FROM internal.objects",
+        "The ledger: one row for each object that arrived, none left out, with the state it is in.",
+        _catalog_comments(c.objects),
+    )
     return [
-        View(
-            "objects",
-            f"SELECT * REPLACE ({published}) FROM internal.objects",
-            "The ledger: one row for each object that arrived, none left out, with the state it is in.",
-            _catalog_comments(c.objects),
-        ),
+        objects,
+        *account_views(objects),
         View(
             "freshness",
             f"SELECT object_id, state, day, Modality, {hops} FROM main.objects",

@@ -155,6 +155,12 @@ def test_summaries_and_headers_as_of(index: Index, put) -> None:
     assert index.query(f"SELECT n_series FROM patients_as_of({at})").rows == [(1,)]
     assert index.query(f"SELECT object_id FROM headers_as_of({at})").rows == [("o",)]
     assert index.query("FROM studies_as_of(now())").rows == []
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{index.path}' AS idx (READ_ONLY)")
+        asked = "SELECT NumberOfStudyRelatedInstances FROM idx.studies_as_of({}, db := 'idx')"
+        assert connection.execute(asked.format(at)).fetchall() == [(2,)]
+        changed = f"SELECT count(*) FROM idx.series_diff({at}, now(), db := 'idx')"
+        assert connection.execute(changed).fetchall() == [(1,)]
     counts = index.query(f"SELECT table_name, change, n_rows FROM diff({at}, now()) ORDER BY 1").rows
     assert counts == [("instances", "deleted", 2), ("series", "deleted", 1)]
 

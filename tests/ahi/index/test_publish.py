@@ -21,6 +21,7 @@ VIEWS = {
     *(f"{name}_history" for name in TABLES),
     *("patients", "studies", "headers", "index_versions"),
     *("objects", "import_jobs", "image_sets", "quarantine", "events", "freshness", "closure", "index_info"),
+    *("ledger", "uploads", "study_closure"),
     *("conflicts", "tombstones", "image_set_versions", "differences", "tag_registry"),
 }
 
@@ -207,6 +208,32 @@ def test_the_ledger_adds_up_and_gets_its_publishing_times_once(index: Index, lan
     hops = index.query("SELECT arrival_to_header_queryable_s FROM freshness WHERE object_id = 'a'").rows[0][0]
     assert isinstance(hops, float)
     assert 0 < hops < 60
+
+
+def test_studies_and_uploads_add_up_in_the_ledger(index: Index, land) -> None:
+    land("a", "b", state="imported")
+    land("c", state="failed")
+    land("d", state="held")
+    land("e", state="imported")
+    with index.transaction() as connection:
+        for object_id, study in {"a": "1.1", "b": "1.2", "c": "1.2", "d": "1.3"}.items():
+            own = c.objects.update().where(c.objects.c.object_id == object_id)
+            connection.execute(own.values(StudyInstanceUID=study, SOPInstanceUID=f"{study}.{object_id}", batch_id="x"))
+        connection.execute(c.objects.update().where(c.objects.c.object_id == "a").values(association_prefix="in/1/"))
+    index.publish()
+    counts = "landed, imported, failed, in_flight, closes, verdict"
+    assert index.query(f"SELECT StudyInstanceUID, {counts}, missing_uids FROM study_closure ORDER BY 1").rows == [
+        ("1.1", 1, 1, 0, 0, True, "closed", None),
+        ("1.2", 2, 1, 1, 0, True, "failed", ["1.2.c"]),
+        ("1.3", 1, 0, 0, 1, True, "open", ["1.3.d"]),
+    ]
+    assert index.query(
+        f"SELECT upload_id, prefix, n_studies, {counts} FROM uploads WHERE n_studies > 0 ORDER BY 1"
+    ).rows == [
+        ("in/1/", "in/1/", 1, 1, 1, 0, 0, True, "closed"),
+        ("x", None, 2, 3, 1, 1, 1, True, "open"),
+    ]
+    assert index.query("SELECT object_id FROM ledger").rows == index.query("SELECT object_id FROM objects").rows
 
 
 def test_a_state_that_nobody_knows_does_not_close(index: Index, land) -> None:
