@@ -52,7 +52,7 @@ def shown(made: Plan, taken: Estimate) -> Mapping[str, dg.RawMetadataValue]:
         "prices": f"{taken.prices_region}, {taken.prices_as_of}. {taken.note}",
         "time": dg.MetadataValue.table([dg.TableRecord(row) for row in steps]),
         "time as a picture": stacked(
-            f"Hours of each step, side by side: {taken.longest} decides",
+            f"Hours of each step; they go on side by side, and {taken.longest} is the longest",
             {step.name: {"": step.seconds / 3_600} for step in taken.steps},
             " h",
         ),

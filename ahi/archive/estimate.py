@@ -150,8 +150,12 @@ def _steps(pipeline: Pipeline, plan: Plan, table: PriceTable, n_image_sets: int)
             f"jobs at least max({plan.n_objects:,} / {limits.max_files:,} files, {plan.n_bytes / 1e9:,.3g} GB / "
             f"{limits.max_bytes / 1e9:g} GB) = {max(by_files, by_bytes):,} / {rate:g} starts a second",
         ),
-        Step("copies", copies / limits.copies_per_second, f"{copies:,} copies / {limits.copies_per_second:g} a second"),
-        Step("header reads", plan.n_objects / headers, f"{plan.n_objects:,} objects / {headers:g} a second"),
+        Step(
+            "copies",
+            copies / limits.copies_per_second,
+            f"{copies:,} copies / {limits.copies_per_second:g} a second in one run",
+        ),
+        Step("header reads", plan.n_objects / headers, f"{plan.n_objects:,} objects / {headers:g} a second in one run"),
         Step("image set looks", n_image_sets / looks, f"{sets} image sets / {looks:g} GetImageSet a second"),
         Step("documents", n_image_sets / reads, f"{sets} image sets / {reads:g} GetImageSetMetadata a second"),
     ]

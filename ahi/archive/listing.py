@@ -11,6 +11,7 @@ objects all lie in one folder is one range.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
@@ -30,8 +31,11 @@ ENTRIES = "AhiEntries"
 FOLDER_PAGES = 64
 """Requests spent on looking for folders to cut at."""
 
-RANGES_PER_THREAD = 8
+RANGES_PER_THREAD = 4
 """Ranges are of unequal size: with several for each thread no thread is long without work."""
+
+SMALL_PAGES = 10
+"""An archive of so few pages is listed in one go: each range ends with a page that is mostly thrown away."""
 
 _FIELDS = ("Key", "ETag", "Size", "LastModified", "StorageClass")
 
@@ -46,17 +50,20 @@ class KeyRange:
 
 def cut(pipeline: Pipeline, archive: Archive) -> list[KeyRange]:
     """Cut an archive into ranges of keys at its folders, in order; together they are all of it."""
+    whole = KeyRange("", "")
+    if sum(1 for _ in islice(pages(pipeline, archive, whole), SMALL_PAGES)) < SMALL_PAGES:
+        return [whole]
     wanted = pipeline.settings.archive_list_threads * RANGES_PER_THREAD
-    folders, pages = [archive.prefix], 0
-    while folders and len(folders) < wanted and pages < FOLDER_PAGES:
+    folders, n_pages = [archive.prefix], 0
+    while folders and len(folders) < wanted and n_pages < FOLDER_PAGES:
         below: list[str] = []
         for folder in folders:
             for page in _folder_pages(pipeline, archive.bucket, folder):
                 below += page
-                pages += 1
-                if pages >= FOLDER_PAGES:
+                n_pages += 1
+                if n_pages >= FOLDER_PAGES:
                     break
-            if pages >= FOLDER_PAGES:
+            if n_pages >= FOLDER_PAGES:
                 # What was not looked into is cut where it begins.
                 below += [other for other in folders if other > folder]
                 break

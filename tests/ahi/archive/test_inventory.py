@@ -25,7 +25,8 @@ def keys_of(pipeline, archive, tmp_path, found=None) -> list[str]:
 
 
 @pytest.fixture
-def filled(holding: Holding) -> Holding:
+def filled(holding: Holding, monkeypatch: pytest.MonkeyPatch) -> Holding:
+    monkeypatch.setattr(listing, "SMALL_PAGES", 0)
     holding.put({key: key.encode() for key in KEYS} | {"other/1.dcm": b"not in it"})
     return holding
 
@@ -44,6 +45,13 @@ def test_a_listing_finds_every_key_once_and_in_order(site, filled: Holding, tmp_
     assert (found.n_objects, found.n_bytes) == (len(KEYS), sum(len(key.encode()) for key in KEYS))
     assert sum(seen) == len(KEYS)
     assert (found.generation, found.n_added, found.n_changed, found.n_vanished) == (1, len(KEYS), 0, 0)
+
+
+def test_a_small_archive_is_listed_in_one_go(site, filled: Holding, monkeypatch) -> None:
+    monkeypatch.setattr(listing, "SMALL_PAGES", 2)
+    archive = archives.add(site.pipeline, f"s3://{filled.bucket}/pacs")
+    assert listing.cut(site.pipeline, archive) == [KeyRange("", "")]
+    assert inventory.look(site.pipeline, archive).n_objects == len(KEYS)
 
 
 @pytest.mark.parametrize("kind", ["CSV", "Parquet"])

@@ -21,6 +21,7 @@ from ahi.index.catalog_archives import ShardState
 from ahi.proof import prove
 from ahi.reasons import Reason
 from tests.ahi.archive.conftest import Holding
+from tests.postgresql_fixtures import new_schema
 from tests.site_fixtures import SAMPLES, Site
 
 CT = (SAMPLES / "pydicom/CT2/17106").read_bytes()
@@ -28,8 +29,11 @@ MR = (SAMPLES / "pydicom/MR2/15970").read_bytes()
 
 
 @pytest.fixture
-def archive_site(make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Site:
-    site = make_site(max_files_per_job=6, copies_per_second=4, job_starts_per_second=1)
+def archive_site(
+    request: pytest.FixtureRequest, make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> Site:
+    catalog = {"catalog_url": new_schema(request.getfixturevalue("postgresql"))} if hasattr(request, "param") else {}
+    site = make_site(max_files_per_job=6, copies_per_second=4, job_starts_per_second=1, **catalog)
     monkeypatch.setenv("AHI_ARCHIVE_LIST_THREADS", "2")
     return site
 
@@ -105,6 +109,11 @@ def test_a_series_begins_where_neighbours_differ(archive_site: Site, filled: Hol
 def test_which_headers_are_read_is_a_choice(archive_site: Site, filled: Holding, screening, n_read, n_aside) -> None:
     made = look_and_plan(archive_site, filled, screening=screening, sampling=False)
     assert (made.n_headers_read, sum(some.n_objects for some in made.set_aside.values())) == (n_read, n_aside)
+
+
+@pytest.mark.parametrize("archive_site", ["postgresql"], indirect=True)
+def test_plans_are_kept_in_postgresql_too(archive_site: Site, filled: Holding) -> None:
+    test_growth_adds_shards_and_moves_nothing(archive_site, filled)
 
 
 def test_growth_adds_shards_and_moves_nothing(archive_site: Site, filled: Holding) -> None:
