@@ -4,14 +4,15 @@ Belongs here: cutting an archive into ranges of keys, and listing one range. Doe
 listed (`inventory`).
 
 A listing gives 1,000 keys a request and the next request needs the answer of the one before. So the archive is cut into
-ranges, at folders, which are listed side by side. Ranges leave no gap whatever is added meanwhile; an archive whose
-objects all lie in one folder is one range.
+ranges, which are listed side by side: at the characters in which its keys begin to differ, be that in names of folders
+or of objects. Ranges leave no gap whatever is added meanwhile.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
 ENTRIES = "AhiEntries"
 """Where an answer carries the columns of its entries, read by us."""
 
-FOLDER_PAGES = 64
-"""Requests spent on looking for folders to cut at."""
+HIGHEST = "\U0010ffff"
+"""Behind a start of keys, this is beyond every key with it."""
+
+MOST_BRANCHES = 64
+"""Characters looked for at one place of a key; names in figures have ten or so."""
 
 RANGES_PER_THREAD = 4
 """Ranges are of unequal size: with several for each thread no thread is long without work."""
@@ -49,41 +53,44 @@ class KeyRange:
 
 
 def cut(pipeline: Pipeline, archive: Archive) -> list[KeyRange]:
-    """Cut an archive into ranges of keys at its folders, in order; together they are all of it."""
+    """Cut an archive into ranges of keys, in order; together they are all of it."""
     whole = KeyRange("", "")
     if sum(1 for _ in islice(pages(pipeline, archive, whole), SMALL_PAGES)) < SMALL_PAGES:
         return [whole]
-    wanted = pipeline.settings.archive_list_threads * RANGES_PER_THREAD
-    folders, n_pages = [archive.prefix], 0
-    while folders and len(folders) < wanted and n_pages < FOLDER_PAGES:
-        below: list[str] = []
-        for folder in folders:
-            for page in _folder_pages(pipeline, archive.bucket, folder):
-                below += page
-                n_pages += 1
-                if n_pages >= FOLDER_PAGES:
-                    break
-            if n_pages >= FOLDER_PAGES:
-                # What was not looked into is cut where it begins.
-                below += [other for other in folders if other > folder]
-                break
-        if not below:
-            break
-        folders = below
-    step = max(1, len(folders) // wanted)
-    starts = [""] + [_before(folder) for folder in sorted(folders)[step::step]]
-    return [KeyRange(after, last) for after, last in zip(starts, [*starts[1:], ""], strict=True)]
+    threads = pipeline.settings.archive_list_threads
+    wanted, starts, growing = threads * RANGES_PER_THREAD, [archive.prefix], True
+    with ThreadPoolExecutor(threads) as pool:
+        while growing and len(starts) < wanted:
+            found = list(pool.map(lambda start: _branches(pipeline, archive.bucket, start), starts))
+            growing = any(len(some) > 1 for some in found)
+            starts = sorted(start for some in found for start in some)
+    step = max(1, len(starts) // wanted)
+    bounds = ["", *starts[step::step], ""]
+    return [KeyRange(after, last) for after, last in pairwise(bounds)]
 
 
-def _before(folder: str) -> str:
-    """The greatest text below every key of a folder that a key may well be: its name without the slash."""
-    return folder[:-1]
+def _branches(pipeline: Pipeline, bucket: str, start: str) -> list[str]:
+    """The longer starts that the keys with a start divide into, at the first character in which they differ."""
 
+    def first(after: str) -> str | None:
+        answer = pipeline.aws.s3.list_objects_v2(Bucket=bucket, Prefix=start, StartAfter=after, MaxKeys=1)
+        return next((entry["Key"] for entry in answer.get("Contents", [])), None)
 
-def _folder_pages(pipeline: Pipeline, bucket: str, folder: str) -> Iterator[list[str]]:
-    s3 = pipeline.aws.s3
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder, Delimiter="/"):
-        yield [entry["Prefix"] for entry in page.get("CommonPrefixes", [])]
+    key = first(start)
+    if key is None:
+        return [start]
+    # All keys have as much in common with the first as nothing lies beyond.
+    at, longest = len(start), len(key)
+    while at < longest:
+        middle = (at + longest + 1) // 2
+        at, longest = (middle, longest) if first(key[:middle] + HIGHEST) is None else (at, middle - 1)
+    if at == len(key):
+        key = first(key)
+    found = list[str]()
+    while key is not None and len(found) < MOST_BRANCHES:
+        found.append(key[: at + 1])
+        key = first(found[-1] + HIGHEST)
+    return found or [start]
 
 
 def pages(pipeline: Pipeline, archive: Archive, keys: KeyRange) -> Iterator[tuple[pa.Table, str]]:

@@ -47,6 +47,16 @@ def test_a_listing_finds_every_key_once_and_in_order(site, filled: Holding, tmp_
     assert (found.generation, found.n_added, found.n_changed, found.n_vanished) == (1, len(KEYS), 0, 0)
 
 
+def test_keys_in_one_folder_are_cut_too(site, holding: Holding, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(listing, "SMALL_PAGES", 0)
+    keys = [f"pacs/1.2.840.113619.{n}" for n in [*range(30), "1.9", "1/x"]]
+    holding.put(dict.fromkeys(keys, b"x"))
+    archive = archives.add(site.pipeline, f"s3://{holding.bucket}/pacs")
+    assert len(listing.cut(site.pipeline, archive)) > 20
+    inventory.look(site.pipeline, archive)
+    assert keys_of(site.pipeline, archive, tmp_path) == sorted(keys)
+
+
 def test_a_small_archive_is_listed_in_one_go(site, filled: Holding, monkeypatch) -> None:
     monkeypatch.setattr(listing, "SMALL_PAGES", 2)
     archive = archives.add(site.pipeline, f"s3://{filled.bucket}/pacs")
