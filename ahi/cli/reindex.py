@@ -38,11 +38,12 @@ def reindex(
 ) -> None:
     """Write the index's rows anew from the documents in the lake bucket, as after an upgrade that reads them better.
 
-    Asks HealthImaging nothing. Analysts see the old rows until the new ones are there. In the Dagster UI the same is a
-    backfill of `instances` over days.
+    Asks HealthImaging nothing. Analysts see the old rows until the new ones are there. Rows of headers, of any day, get
+    the present patient key. In the Dagster UI the same is a backfill of `instances` over days, but for those keys.
 
     Examples: `ahi reindex`, `ahi reindex --from 2026-11-01 --to 2026-11-07`
     """
+    from ahi.header_keys import remake_header_keys
     from ahi.indexing import IndexReport, index_again
     from ahi.pipeline import connect
 
@@ -57,8 +58,11 @@ def reindex(
             for day in days:
                 report += index_again(pipeline, day)
                 advance()
+        # Rows of headers have no day of a document, and need not be read again but for their key.
+        remade = remake_header_keys(pipeline)
         pipeline.index.publish()
     done = {"days": len(days), "documents": report.documents, "quarantined": report.quarantined}
+    done["header_keys"] = remade
     done |= {"cast_failures": report.cast_failures, **dict(report.rows)}
     if as_json:
         common.print_json(done)
