@@ -20,8 +20,11 @@ First steps, in another shell:
       --data-access-role-arn arn:aws:iam::123456789012:role/any \\
       --input-s3-uri s3://mine/in/ --output-s3-uri s3://mine/out/
   aws medical-imaging search-image-sets --datastore-id $AHI_DATASTORE_ID
+  aws healthlake start-fhir-import-job --datastore-id $AHI_FHIR_DATASTORE_ID \\
+      --input-data-config S3Uri=s3://mine/fhir/ --data-access-role-arn arn:aws:iam::123456789012:role/any \\
+      --job-output-data-config 'S3Configuration={S3Uri=s3://mine/out/,KmsKeyId=alias/any}'
 
-Switches, as variables (all of them: docs/emulator.md, or GET /_local_aws/ of a running server):
+Switches, as variables (all of them: docs/emulator*.md, or GET /_local_aws/ of a running server):
   LOCAL_AWS_RATE_LIMITS=off     no ThrottlingException
   LOCAL_AWS_IMPORT_SECONDS=30   how long an import job takes
   LOCAL_AWS_FAULTS='[{"kind": "fail_call", "operation": "GetImageFrame", "n": 3}]'
@@ -31,7 +34,7 @@ Trouble and time, while it runs:
   curl localhost:4566/_local_aws/faults -d '{"kind": "drop_events", "times": 1}'
   curl localhost:4566/_local_aws/clock -d '{"advance": 86400}'
 
-In pytest: pytest_plugins = ["local_aws.pytest_plugin"], then the fixture health_imaging.
+In pytest: pytest_plugins = ["local_aws.pytest_plugin"], then the fixtures health_imaging and health_lake.
 """
 
 
@@ -39,7 +42,7 @@ def main() -> int:
     """Parse the arguments and serve. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m local_aws",
-        description="Serve AWS HealthImaging, S3, SQS, EventBridge and more on one port of 127.0.0.1.",
+        description="Serve AWS HealthImaging, HealthLake, S3, SQS, EventBridge and more on one port of 127.0.0.1.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

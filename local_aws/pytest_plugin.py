@@ -6,6 +6,10 @@
         outcome = health_imaging.import_files({"a.dcm": Path("a.dcm").read_bytes()})
         assert outcome["numberOfImportedFiles"] == 1
 
+    def test_my_chain(health_lake):
+        job = health_lake.import_files({"Patient.ndjson": b'{"resourceType": "Patient", "id": "a"}'})
+        assert health_lake.search("Patient", _id="a") == [{"resourceType": "Patient", "id": "a", "meta": ANY}]
+
 Belongs here: fixtures. Does not belong here: starting a server without pytest (`stack.py`).
 """
 
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Tests call faster than the documented rates, and each has a data store of its own.
-DEFAULTS = {"rate_limits": "off", "max_datastores": "1000000"}
+DEFAULTS = {"rate_limits": "off", "max_datastores": "1000000", "fhir_max_datastores": "1000000"}
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,6 @@ class HealthImaging:
         """
         from botocore.exceptions import ClientError
 
-        objects = self.stack.client("s3")
-        for page in objects.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
-            for item in page.get("Contents", []):
-                objects.delete_object(Bucket=self.bucket, Key=item["Key"])
-
         def gone() -> bool:
             for image_set in self.image_set_ids():
                 with suppress(ClientError):
@@ -100,10 +99,82 @@ class HealthImaging:
                 return True
             return False
 
-        with suppress(ClientError, TimeoutError):
-            objects.delete_bucket(Bucket=self.bucket)
+        _drop(self.stack, self.bucket)
         with suppress(ClientError, TimeoutError):
             wait_for(gone, seconds=seconds, what="the removal of the data store")
+
+
+@dataclass(frozen=True)
+class HealthLake:
+    """A FHIR data store of a test's own.
+
+    Attributes:
+        stack: The server: faults, clock, log of calls, clients of other services.
+        client: boto3's `healthlake`.
+        datastore_id: The data store, empty and ACTIVE.
+        endpoint: Where its FHIR REST is.
+        bucket: An S3 bucket for input and output of jobs.
+    """
+
+    stack: Stack
+    client: Any
+    datastore_id: str
+    endpoint: str
+    bucket: str
+
+    def start_import(self, files: dict[str, bytes], **more: Any) -> str:
+        """Put files into S3 and start an import job over them; `more` are members of the request. Returns its id."""
+        s3, prefix = self.stack.client("s3"), uuid.uuid4().hex
+        for name, body in files.items():
+            s3.put_object(Bucket=self.bucket, Key=f"{prefix}/{name}", Body=body)
+        output = {"S3Uri": f"s3://{self.bucket}/results/", "KmsKeyId": "alias/any"}
+        request = {
+            "DatastoreId": self.datastore_id,
+            "InputDataConfig": {"S3Uri": f"s3://{self.bucket}/{prefix}/"},
+            "JobOutputDataConfig": {"S3Configuration": output},
+            "DataAccessRoleArn": f"arn:aws:iam::{self.stack.env['AWS_ACCESS_KEY_ID']}:role/any",
+        }
+        return str(self.client.start_fhir_import_job(**request | more)["JobId"])
+
+    def wait_for_job(self, job_id: str) -> dict[str, Any]:
+        """Properties of an import job, once it has ended."""
+
+        def ended() -> Any:
+            answer = self.client.describe_fhir_import_job(DatastoreId=self.datastore_id, JobId=job_id)
+            return answer["ImportJobProperties"] if "EndTime" in answer["ImportJobProperties"] else None
+
+        return dict(wait_for(ended, seconds=60.0, what=f"import job {job_id}"))
+
+    def import_files(self, files: dict[str, bytes]) -> dict[str, Any]:
+        """Import files and wait; returns the properties of the job."""
+        return self.wait_for_job(self.start_import(files))
+
+    def search(self, kind: str, **parameters: str) -> list[dict[str, Any]]:
+        """Resources of all pages of a search; `:` of a modifier is two underscores in the middle of a name."""
+        from urllib.parse import urlencode
+
+        pairs = {name[:1] + name[1:].replace("__", ":"): value for name, value in parameters.items()}
+        url, found = f"{self.endpoint}{kind}?{urlencode(pairs)}", []
+        while url:
+            bundle = self._get(url)
+            found += [entry["resource"] for entry in bundle["entry"]]
+            url = next((link["url"] for link in bundle["link"] if link["relation"] == "next"), "")
+        return found
+
+    def _get(self, url: str) -> Any:
+        """One signed GET."""
+        import urllib.request
+
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+        from botocore.credentials import Credentials
+
+        request = AWSRequest("GET", url)
+        signer = Credentials(self.stack.env["AWS_ACCESS_KEY_ID"], self.stack.env["AWS_SECRET_ACCESS_KEY"])
+        SigV4Auth(signer, "healthlake", self.stack.env["AWS_REGION"]).add_auth(request)
+        http = urllib.request.Request(url, headers=dict(request.headers.items()))  # noqa: S310 -- our own server
+        with urllib.request.urlopen(http, timeout=30) as answer:  # noqa: S310
+            return json.loads(answer.read())
 
 
 @pytest.fixture(scope="session")
@@ -137,12 +208,52 @@ def _for_one_test(stack: Stack) -> HealthImaging:
         return bool(answer["datastoreStatus"] == "ACTIVE")
 
     wait_for(active, what="the data store")
-    bucket = f"test-{datastore_id[:12]}"
+    return HealthImaging(stack, client, datastore_id, _bucket(stack, datastore_id))
+
+
+def _bucket(stack: Stack, datastore_id: str) -> str:
+    name = f"test-{datastore_id[:12]}"
     region = stack.env["AWS_REGION"]
     # S3 wants no constraint in its first region, and one in all others.
     place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-    stack.client("s3").create_bucket(Bucket=bucket, **place)
-    return HealthImaging(stack, client, datastore_id, bucket)
+    stack.client("s3").create_bucket(Bucket=name, **place)
+    return name
+
+
+def _drop(stack: Stack, bucket: str) -> None:
+    """Remove a bucket with what is in it."""
+    from botocore.exceptions import ClientError
+
+    objects = stack.client("s3")
+    for page in objects.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        for item in page.get("Contents", []):
+            objects.delete_object(Bucket=bucket, Key=item["Key"])
+    with suppress(ClientError):
+        objects.delete_bucket(Bucket=bucket)
+
+
+@pytest.fixture
+def health_lake(local_aws_stack: Stack, local_aws_environment: None) -> Iterator[HealthLake]:  # noqa: ARG001
+    """An empty FHIR data store for one test; it goes with the test, and so do faults. The clock is the session's."""
+    stack = local_aws_stack
+    stack.reset()
+    client = stack.client("healthlake")
+    made = client.create_fhir_datastore(DatastoreTypeVersion="R4", DatastoreName="test")
+    here = {"DatastoreId": made["DatastoreId"]}
+
+    def active() -> bool:
+        answer = client.describe_fhir_datastore(**here)["DatastoreProperties"]
+        return bool(answer["DatastoreStatus"] == "ACTIVE")
+
+    wait_for(active, what="the data store")
+    bucket = _bucket(stack, made["DatastoreId"])
+    yield HealthLake(stack, client, made["DatastoreId"], made["DatastoreEndpoint"], bucket)
+    stack.reset()
+    stack.control("POST", "rate-limits", {"enabled": False})
+    _drop(stack, bucket)
+    # A job that still works keeps it; the next test has another.
+    with suppress(client.exceptions.ConflictException):
+        client.delete_fhir_datastore(**here)
 
 
 @pytest.fixture

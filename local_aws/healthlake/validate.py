@@ -15,16 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from local_aws.healthlake.elements import (
+    CHOICES,
+    CODES,
+    ELEMENTS,
+    ID,
+    LISTS,
+    LISTS_OF,
+    PROFILES,
+    REQUIRED,
+    VALUES,
+)
 from local_aws.healthlake.terms import values
 from local_aws.healthlake.types import TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
-_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _NAME = re.compile(r"_?[A-Za-z][A-Za-z0-9]*")
 # What an empty value is written with; blanks inside brackets may hide one.
-_EMPTY = (b'""', b"null", b"{}", b"[]", b"[[", b"{ ", b"[ ", b"],[", b"], [", b"{	", b"[	")
+_EMPTY = (b'""', b"null", b"{}", b"[]", b"[[", b"{ ", b"[ ", b"],[", b"], [", b"{\t", b"[\t")
 BOM = b"\xef\xbb\xbf"
 
 INVALID_JSON = "Invalid JSON found in input file"
@@ -33,78 +43,6 @@ NO_TYPE = f"Value at 'resourceType' {_FAILS} [A-Za-z]{{1,256}}"
 TOO_FEW = "minimum required = 1, but only found 0"
 NO_ID = "Missing required id field in resource json"
 BAD_ID = f"Value at 'resourceId' {_FAILS} [A-Za-z0-9-.]{{1,64}}"
-
-_STUDY = frozenset({"registered", "available", "cancelled", "entered-in-error", "unknown"})
-_GENDER = frozenset({"male", "female", "other", "unknown"})
-_OBSERVATION = frozenset(
-    {"registered", "preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error", "unknown"}
-)
-# Required elements, by path below the type.
-REQUIRED: dict[str, tuple[str, ...]] = {
-    "ImagingStudy": (
-        *("status", "subject", "series.uid", "series.modality"),
-        *("series.instance.uid", "series.instance.sopClass"),
-    ),
-    "Observation": ("status", "code"),
-    "DiagnosticReport": ("status", "code"),
-    "Encounter": ("status", "class"),
-    "Endpoint": ("status", "connectionType", "payloadType", "address"),
-    "ServiceRequest": ("status", "intent", "subject"),
-    "Condition": ("subject",),
-    "Procedure": ("status", "subject"),
-}
-# Required bindings.
-CODES: dict[str, dict[str, frozenset[str]]] = {
-    "ImagingStudy": {"status": _STUDY},
-    "Patient": {"gender": _GENDER},
-    "Practitioner": {"gender": _GENDER},
-    "Observation": {"status": _OBSERVATION},
-}
-# Elements that are lists, in all types and in some.
-LISTS = ("extension", "contained", "modifierExtension")
-LISTS_OF: dict[str, tuple[str, ...]] = {
-    "Patient": ("identifier", "name", "telecom", "address", "contact", "communication", "photo", "link"),
-    "ImagingStudy": ("identifier", "modality", "basedOn", "endpoint", "series", "note", "reasonCode", "procedureCode"),
-    "Observation": ("identifier", "category", "component", "performer", "interpretation", "note"),
-    "Endpoint": ("identifier", "payloadType", "contact", "header"),
-}
-_DAY = r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?"
-_TIMES = re.compile(_DAY + r"|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
-_DATES = re.compile(_DAY)
-_MOST = 2**31 - 1
-
-
-def _text(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
-
-
-def _coding(value: Any) -> bool:
-    return isinstance(value, dict) and "coding" not in value
-
-
-_DATE, _TIME, _UID = ("date", _text(_DATES)), ("dateTime", _text(_TIMES)), ("id", _text(_ID))
-_NUMBER = ("decimal", lambda value: isinstance(value, int | float) and not isinstance(value, bool))
-_INTEGER = ("integer", lambda value: isinstance(value, int) and not isinstance(value, bool))
-_FLAG = ("boolean", lambda value: isinstance(value, bool))
-# Primitive elements: name of the type and its test (R4, "Data Types").
-VALUES: dict[str, dict[str, tuple[str, Callable[[Any], bool]]]] = {
-    "Patient": {"birthDate": _DATE, "active": _FLAG},
-    "ImagingStudy": {
-        "started": _TIME,
-        "modality": ("Coding", _coding),
-        "series.uid": _UID,
-        "series.modality": ("Coding", _coding),
-        "series.instance.uid": _UID,
-        **dict.fromkeys(("numberOfSeries", "numberOfInstances"), ("unsignedInt", _count)),
-    },
-    "Observation": {"effectiveDateTime": _TIME, "valueQuantity.value": _NUMBER, "valueInteger": _INTEGER},
-}
-# What a profile that HealthLake knows requires beyond R4.
-PROFILES = {"us-core-patient": ("identifier", "name", "gender")}
 
 
 @dataclass(frozen=True)
@@ -156,7 +94,7 @@ def read(line: bytes, level: str = "strict", *, needs_id: bool = True) -> Resour
     kind, resource_id = body.get("resourceType"), body.get("id")
     if not isinstance(kind, str) or kind not in TYPES:
         return Refused((NO_TYPE,), id=resource_id if isinstance(resource_id, str) else "")
-    good = _ID.fullmatch(resource_id) if isinstance(resource_id, str) else resource_id is None and not needs_id
+    good = ID.fullmatch(resource_id) if isinstance(resource_id, str) else resource_id is None and not needs_id
     if not good:
         return Refused((NO_ID if resource_id is None else BAD_ID,), kind)
     wrong = tuple(_structure(kind, body, line, profiles=level == "strict"))
@@ -166,25 +104,49 @@ def read(line: bytes, level: str = "strict", *, needs_id: bool = True) -> Resour
 
 
 def _structure(kind: str, body: dict[str, Any], line: bytes, *, profiles: bool) -> list[str]:
-    wrong = [f"{kind}: Unrecognised property '{name}'" for name in body if not _NAME.fullmatch(name)]
+    wrong: list[str] = []
+    if b'"@' in line:
+        _names(body, kind, wrong)
+    if kind in ELEMENTS:
+        unknown = sorted(name for name in body.keys() - ELEMENTS[kind] if name[:1] != "_")
+        wrong += [f"{kind}: Unrecognised property '{name[:64]}'" for name in unknown]
     # A line without these bytes holds nothing empty, and most lines are so.
     if any(sign in line for sign in _EMPTY):
         _empty(body, kind, wrong)
     for path in REQUIRED.get(kind, ()):
         wrong += [f"{kind}.{where}: {TOO_FEW}" for where in _missing(body, path.split("."))]
-    for path, (name, test) in VALUES.get(kind, {}).items():
-        if not all(test(value) for value in values(body, path.split("."))):
-            wrong.append(f"{kind}.{path}: Not a valid {name}")
-    for name, codes in CODES.get(kind, {}).items():
-        value = body.get(name)
-        if value is not None and (not isinstance(value, str) or value not in codes):
-            wrong.append(f"{kind}.{name}: The value provided is not in the value set")
-    for name in (*LISTS, *LISTS_OF.get(kind, ())):
-        if name in body and not isinstance(body[name], list):
-            wrong.append(f"{kind}.{name}: This property must be an Array")
+    wrong += _values(kind, body)
     if profiles and isinstance(meta := body.get("meta"), dict):
         wrong += _profiles(kind, body, meta.get("profile"))
     return wrong
+
+
+def _values(kind: str, body: dict[str, Any]) -> Iterator[str]:
+    """Types of primitive elements, codes, lists, choices."""
+    for path, (name, test) in VALUES.get(kind, {}).items():
+        if not all(test(value) for value in values(body, path.split("."))):
+            yield f"{kind}.{path}: Not a valid {name}"
+    for name, codes in CODES.get(kind, {}).items():
+        value = body.get(name)
+        if value is not None and (not isinstance(value, str) or value not in codes):
+            yield f"{kind}.{name}: The value provided is not in the value set"
+    for name in (*LISTS, *LISTS_OF.get(kind, ())):
+        if name in body and not isinstance(body[name], list):
+            yield f"{kind}.{name}: This property must be an Array"
+    if kind in CHOICES:
+        stem, known = CHOICES[kind]
+        there = [name for name in body if name.startswith(stem)]
+        if len(there) > 1 or not known.issuperset(there):
+            yield f"{kind}.{stem}[x]: one value of a known type is allowed"
+
+
+def _names(value: Any, where: str, wrong: list[str]) -> None:
+    """Names that no element has. Unknown ones of letters pass: only the definitions of R4 tell them."""
+    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(name, str) and not _NAME.fullmatch(name):
+            wrong.append(f"{where}: Unrecognised property '{name[:64]}'")
+        if isinstance(inner, dict | list):
+            _names(inner, where, wrong)
 
 
 def _empty(value: Any, where: str, wrong: list[str]) -> None:

@@ -57,6 +57,14 @@ def test_trouble_and_time(health_imaging):
     stack.control("POST", "rate-limits", {"enabled": True})
 
 
+def test_resources_are_imported_and_found(health_lake):
+    job = health_lake.import_files({"Patient.ndjson": b'{"resourceType": "Patient", "id": "a", "gender": "other"}'})
+    assert job["JobStatus"] == "COMPLETED"
+    assert [r["id"] for r in health_lake.search("Patient", gender="other")] == ["a"]
+    endpoint = boto3.client("healthlake").describe_fhir_datastore(DatastoreId=health_lake.datastore_id)
+    assert endpoint["DatastoreProperties"]["DatastoreEndpoint"] == health_lake.endpoint
+
+
 def test_nothing_of_the_tests_before_is_left_but_the_time(health_imaging):
     stack = health_imaging.stack
     assert [b["Name"] for b in stack.client("s3").list_buckets()["Buckets"]] == [health_imaging.bucket]
@@ -91,7 +99,7 @@ def test_another_project_tests_against_it(tmp_path):
         timeout=120,
         check=False,
     )
-    assert "5 passed" in ended.stdout, ended.stdout + ended.stderr
+    assert "6 passed" in ended.stdout, ended.stdout + ended.stderr
 
 
 def test_help_teaches():
