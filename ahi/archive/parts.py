@@ -6,14 +6,14 @@ Belongs here: their columns, writing one, fetching some to local disk. Does not 
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import shutil
 import tempfile
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 NOTE = b"ahi"
 """Name of our own entry in a part's Parquet metadata."""
 
-LEFT_OVER_SECONDS = 86_400
-"""Local files of a process that was killed are removed after this."""
+LOCK = ".lock"
+"""File of a local folder that its process holds a lock on."""
 
 
 def schema() -> pa.Schema:
@@ -94,11 +94,14 @@ def fetch(pipeline: Pipeline, keys: Sequence[str], folder: Path) -> list[Path]:
 
 @contextmanager
 def scratch(pipeline: Pipeline) -> Iterator[Path]:
-    """A local folder that is gone afterwards; those of killed processes go after a day."""
+    """A local folder that is gone afterwards. What killed processes left is removed: nobody holds its lock any more."""
     root = pipeline.settings.home.resolve() / "scratch"
     root.mkdir(parents=True, exist_ok=True)
-    for old in root.iterdir():
-        if time.time() - old.stat().st_mtime > LEFT_OVER_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="archive-", dir=root) as folder:
+    for left in root.iterdir():
+        # One just made may not be locked yet.
+        with suppress(OSError), (left / LOCK).open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix="archive-", dir=root) as folder, (Path(folder) / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield Path(folder)
