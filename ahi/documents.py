@@ -174,5 +174,5 @@ def _add_series(
     found |= {table: Rows.of(rows, source.base) for table, rows in exploded.items()}
     for table, part in found.items():
         if part.n_rows:
-            tables[table] = tables[table] + part if table in tables else part
+            tables[table] = tables[table] + part if table in tables else part.settled()
     return row

@@ -160,8 +160,10 @@ def index_documents(
 
 def _count(report: IndexReport, document: DocumentRows) -> None:
     report.documents += 1
-    report.rows.update({table: rows.n_rows for table, rows in document.tables.items()})
-    report.modalities.update(map(str, document.tables["series"].values("Modality")))
+    for table, rows in document.tables.items():
+        report.rows[table] += rows.n_rows
+    for modality in document.tables["series"].values("Modality"):
+        report.modalities[str(modality)] += 1
     if "instances" in document.tables:
         report.cast_failures += sum(map(bool, document.tables["instances"].values("cast_failures")))
 

@@ -1,4 +1,4 @@
-"""An index made again from kept documents: `python benchmarks/bench_rebuild.py [--documents N] [--s3 N]`.
+"""An index made again from kept documents: `python benchmarks/bench_rebuild.py [--documents N] [--s3 N] [--only-s3]`.
 
 Documents of 100 instances each, of one day, are given to `ahi.indexing.index_again` beside a ledger of all their
 objects, and the index is published and compacted. They come from files, by which the work of the pipeline alone is
@@ -95,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=1_000)
     parser.add_argument("--s3", type=int, default=200, help="documents that are read from S3 as well")
+    parser.add_argument("--only-s3", action="store_true", help="leave out the round from files")
     wanted = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="ahi-bench-"))
     try:
@@ -105,7 +106,8 @@ def main() -> None:
             sizes.append((kept / name).write_bytes(content))
         print(f"{len(sizes)} documents of {sum(sizes) / len(sizes) / 1024:.0f} KiB, gzip")
         print(f"{'':50} {'wall s':>9} {'CPU s':>9} {'MiB':>9}")
-        rebuild(folder / "files", Folder(kept), "", sizes, "documents from files")
+        if not wanted.only_s3:
+            rebuild(folder / "files", Folder(kept), "", sizes, "documents from files")
         if wanted.s3:
             (folder / "aws").mkdir()
             server = Server(folder / "aws")

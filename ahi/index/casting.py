@@ -80,6 +80,12 @@ class Caster:
         """
         n_values = len(values)
         first: Any = values[0]
+        if n_values == 1:
+            only: list[CastFailure] = []
+            typed = self.one(first, only, offsets[0])
+            if only:
+                failures.setdefault(0, []).extend(only)
+            return True, typed
         kind = type(first)
         # Text is equal to text only; a 1 is also equal to 1.0 and True, which are cast in other ways.
         is_plain = kind is str or first is None or (kind is list and set(map(type, first)) == _TEXT)

@@ -71,6 +71,12 @@ class Rows(Sequence[Row]):
         cells = self.columns.get(name)
         return [self.constants.get(name)] * self.n_rows if cells is None else cells
 
+    def settled(self) -> Rows:
+        """The rows as they are kept best once they are complete: one row has constants only."""
+        if self.n_rows != 1 or not self.columns:
+            return self
+        return Rows(1, self.constants | {name: cells[0] for name, cells in self.columns.items()})
+
     def put(self, name: str, cells: tuple[bool, Any]) -> None:
         """Set a column: (True, the one value) or (False, a list)."""
         is_constant, found = cells
@@ -88,6 +94,8 @@ class Rows(Sequence[Row]):
     @staticmethod
     def of(rows: Sequence[Mapping[str, object]], constants: Row) -> Rows:
         """Dicts as columns, with what they all share."""
+        if len(rows) == 1:
+            return Rows(1, {**constants, **rows[0]})
         names = dict.fromkeys(name for row in rows for name in row)
         return Rows(len(rows), constants, {name: [row.get(name) for row in rows] for name in names})
 

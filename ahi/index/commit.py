@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi.index import catalog as c
-from ahi.index.engine import insert_missing
+from ahi.index.engine import insert_many, insert_missing
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -234,8 +234,7 @@ class Commit:
         return found
 
     def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            self.connection.execute(table.insert(), rows)
+        insert_many(self.connection, table, rows)
 
     def _update_heads(self, rows: list[dict[str, Any]]) -> None:
         if not rows:
