@@ -166,7 +166,7 @@ def settle(pipeline: Pipeline, job: chain.Job) -> tuple[Counter[str], str | None
             raise ResultsPendingError(job.job_key)
         lines, unreadable = failure_lines(pipeline, folder)
         owed = manifest.failed if manifest else 0
-        if len(lines) + unreadable < owed and _is_patient(pipeline, job):
+        if len(lines) + unreadable < owed and _waited(job) < pipeline.settings.failed_job_seconds:
             raise ResultsPendingError(job.job_key)
         found = failures_of(pipeline, job.input_uri, lines)
     with pipeline.index.transaction() as connection:
@@ -185,9 +185,13 @@ def settle(pipeline: Pipeline, job: chain.Job) -> tuple[Counter[str], str | None
 
 
 def _is_patient(pipeline: Pipeline, job: chain.Job) -> bool:
-    waited = (now() - job.ended_at).total_seconds() if job.ended_at else 0.0
     settings = pipeline.settings
-    return waited < (settings.manifest_seconds if job.status in GOOD else settings.failed_job_seconds)
+    return _waited(job) < (settings.manifest_seconds if job.status in GOOD else settings.failed_job_seconds)
+
+
+def _waited(job: chain.Job) -> float:
+    """Seconds since a job's end. The manifest is what its results end with: lines that lack then may be cut off."""
+    return (now() - job.ended_at).total_seconds() if job.ended_at else 0.0
 
 
 def _with_results(

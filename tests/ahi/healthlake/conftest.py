@@ -23,6 +23,7 @@ from ahi.index.catalog import JobState
 from ahi.index.catalog_fhir import fhir_batches
 from ahi.pipeline import Pipeline, connect
 from ahi.settings import Settings
+from dagster_project.demo_fhir import get
 from tests.conftest import AwsStack
 
 
@@ -85,11 +86,23 @@ class Chain:
 
         self.stack.wait_for(at_rest, seconds=seconds, what="the end of the chain")
 
+    def all_jobs(self) -> list[dict[str, Any]]:
+        """Every import job that HealthLake knows of this data store, whoever started it."""
+        lake, found, more = self.stack.client("healthlake"), [], {}
+        while True:
+            page = lake.list_fhir_import_jobs(DatastoreId=self.datastore_id, MaxResults=100, **more)
+            found += page["ImportJobPropertiesList"]
+            if not page.get("NextToken"):
+                return found
+            more = {"NextToken": page["NextToken"]}
+
     def starts(self) -> list[str]:
-        """Names of the jobs that the emulator was asked to start for this data store, and did."""
-        found = self.stack.client("healthlake").list_fhir_import_jobs(DatastoreId=self.datastore_id)
-        ordered = sorted(found["ImportJobPropertiesList"], key=lambda job: job["SubmitTime"])
-        return [job["JobName"] for job in ordered]
+        """Names of the jobs that HealthLake started, in order."""
+        return [job["JobName"] for job in sorted(self.all_jobs(), key=lambda job: job["SubmitTime"])]
+
+    def get(self, path: str) -> dict[str, Any]:
+        """A read or a search over FHIR REST."""
+        return get(self.stack.env | {"AHI_FHIR_DATASTORE_ID": self.datastore_id}, path)
 
 
 @pytest.fixture

@@ -1,0 +1,62 @@
+"""Results of a job in every form they were seen in."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ahi.healthlake.failures import diagnostic, template
+from ahi.healthlake.output import FailureLine, Manifest, _base, parse_failure
+
+OUTCOME = {
+    "resourceType": "OperationOutcome",
+    "issue": [
+        {"severity": "information", "diagnostics": "fine"},
+        {"severity": "error", "diagnostics": "id 'abc' does not match [A-Za-z0-9-.]{1,64}"},
+    ],
+}
+WHY = "id … does not match [A-Za-…-.]{…}"
+
+
+def line(**more: object) -> bytes:
+    return json.dumps(more).encode()
+
+
+@pytest.mark.parametrize("blob", [OUTCOME, json.dumps(OUTCOME)], ids=["object", "text"])
+def test_a_line_with_all_it_may_have(blob):
+    response = {"jsonBlob": blob, "statusCode": 400}
+    found = parse_failure(line(lineId=3, resourceId="p1", resourceType="Patient", UpdateResourceResponse=response), "a")
+    assert found is not None
+    assert (found.line_id, found.resource_type, found.resource_id, found.status) == (3, "Patient", "p1", 400)
+    assert "abc" not in found.diagnostic
+    assert found.diagnostic.startswith("id … does not match")
+
+
+def test_the_sample_of_the_guide_which_is_no_json():
+    found = parse_failure(b'{"lineId":3, UpdateResourceResponse:{"jsonBlob":{"issue":[]},"statusCode":400}}', "a")
+    assert found == FailureLine("a", 3, "", None, 400, "HealthLake does not say why")
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"1", b'{"lineId": 1, "UpdateRes', b'{"UpdateResourceResponse": 3}'])
+def test_a_line_that_is_cut_off_or_no_failure(body):
+    assert parse_failure(body, "a") is None
+
+
+@pytest.mark.parametrize("base", [0, 1])
+def test_lines_count_from_what_fits(base):
+    sent = [f"Patient/p{n}" for n in range(5)]
+    named = [FailureLine("a", n + base, "Patient", f"p{n}", 400, "") for n in (1, 3)]
+    assert _base(sent, named) == base
+
+
+def test_a_manifest_adds_up_or_not():
+    assert Manifest(3, 2, 1, 0).adds_up
+    assert not Manifest(3, 2, 0, 0).adds_up
+    assert not Manifest(None, None, None, None).adds_up
+
+
+def test_reasons_hold_no_values_and_are_the_same_for_alike_faults():
+    assert template("Value 'Jane Doe' of born 1970-01-01 is wrong") == "Value … of born … is wrong"
+    one = diagnostic([("required", "ImagingStudy.series[0].uid", "is required")])
+    assert one == diagnostic([("required", "ImagingStudy.series[7].uid", "is required")])
