@@ -134,7 +134,9 @@ def _steps(pipeline: Pipeline, plan: Plan, table: PriceTable, n_image_sets: int)
     settings, limits, n_jobs = pipeline.settings, plan.limits, len(plan.shards)
     duration = _duration(pipeline, table)
     busy = sum(duration.of(shard.n_objects) for shard in plan.shards)
-    rate, flying, copies = limits.starts_per_second, settings.max_jobs_in_flight, plan.copied.n_objects
+    rate, copies = limits.starts_per_second, plan.copied.n_objects
+    # The rest of the slots is kept for uploads.
+    flying = max(1, int(settings.max_jobs_in_flight * settings.archive_share))
     headers = table.values["headers_a_second"]
     looks, reads, sets = settings.image_set_looks_per_second, settings.metadata_reads_per_second, f"{n_image_sets:,}"
     by_files, by_bytes = ceil(plan.n_objects / limits.max_files), ceil(plan.n_bytes / limits.max_bytes)

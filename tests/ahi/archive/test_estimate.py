@@ -60,7 +60,7 @@ def test_by_hand(pipeline: Any) -> None:
     assert found.n_image_sets == 59_500
     assert {step.name: round(step.seconds, 1) for step in found.steps} == {
         "start rate": 200,
-        "jobs in flight": 200 * (100 + 250) / 100,
+        "jobs in flight": 200 * (100 + 250) / 80,
         "one job": 350,
         "bytes and files a job": 200,
         "copies": 1_250,
