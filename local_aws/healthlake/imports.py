@@ -14,7 +14,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from local_aws.fault_kinds import LateManifest, SlowJobs
+from local_aws.fault_kinds import FailFiles, LateManifest, SlowJobs
 from local_aws.fault_kinds_lake import CutFailures, FailLines
 from local_aws.healthlake.jobs import split_uri
 from local_aws.healthlake.queue import SERVICE, JobFailedError
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What of a file is in memory at a time; a line may be longer.
+# What of a file is read at a time, and what of it is worked on at a time; a line may be longer. ministack reads the
+# whole object for each range.
+FETCH_BYTES = 16 * 2**20
 PART_BYTES = 2 * 2**20
 # Number of the line, what it is, its bytes; or whether it failed by a fault.
 Good = tuple[int, Resource, bytes]
@@ -67,9 +69,10 @@ class Imports:
         end = (job.started or 0.0) + self._seconds(job)
         failing = self._faults.take(FailLines)
         cut = self._faults.take(CutFailures)
+        every = 1 if self._faults.take(FailFiles, lambda fault: fault.serves(SERVICE)) else 0
         for item in files:
             if item.key >= job.progress.key:
-                _File(self, job, item, failing.every if failing else 0).run(cut.kept if cut else 1.0)
+                _File(self, job, item, failing.every if failing else every).run(cut.kept if cut else 1.0)
             if self._closing.is_set():
                 return None
         self._clock.wait_until(end, self._closing)
@@ -201,15 +204,20 @@ class _File:
         """Whole lines, a bounded number of bytes at a time, and whether they are the last."""
         rest = b""
         while True:
-            data = self._imports.get(self._job, self._item.key, start, PART_BYTES) if start < self._item.size else b""
+            data = self._imports.get(self._job, self._item.key, start, FETCH_BYTES) if start < self._item.size else b""
             start += len(data)
-            last = not data or start >= self._item.size
-            whole, newline, rest = (rest + data).rpartition(b"\n")
-            if last:
-                yield [*(whole.split(b"\n") if newline else ()), *([rest] if rest else ())], True
+            ends = not data or start >= self._item.size
+            buffer, at = rest + data, 0
+            while (cut := _cut(buffer, at)) >= 0:
+                last = ends and cut + 1 == len(buffer)
+                yield buffer[at:cut].split(b"\n"), last
+                if last:
+                    return
+                at = cut + 1
+            rest = buffer[at:]
+            if ends:
+                yield [rest] if rest else [], True
                 return
-            if newline:
-                yield whole.split(b"\n"), False
 
     def _part(self, lines: list[bytes], *, last: bool, kept: float) -> None:
         job, done = self._job, self._job.progress
@@ -290,3 +298,9 @@ class _File:
         for folder, body in bodies.items():
             part = body[: int(len(body) * kept)] if folder == FAILURE else body
             self._imports.put(self._job, f"{folder}/{name}", part)
+
+
+def _cut(buffer: bytes, at: int) -> int:
+    """Where a part ends that begins at `at`: at its last newline, or the first one of a line that is longer; or -1."""
+    found = buffer.rfind(b"\n", at, at + PART_BYTES)
+    return found if found >= 0 else buffer.find(b"\n", at)

@@ -166,7 +166,8 @@ class Queue:
         if job.seconds is not None:  # somebody else's
             self._clock.wait_until((job.started or 0.0) + job.seconds, self.closing)
             return "COMPLETED"
-        broken = self._faults.take(FailJob, lambda fault: fault.serves(SERVICE))
+        # What names bytes of a file is for files of HealthImaging.
+        broken = self._faults.take(FailJob, lambda fault: fault.serves(SERVICE) and not fault.holding)
         if broken:
             raise JobFailedError(broken.message)
         return self._runners[job.kind](job)
