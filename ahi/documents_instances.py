@@ -6,7 +6,7 @@ Does not belong here: the series above them (`ahi.documents_series`), types of v
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import sha256
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ Row = dict[str, object]
 
 OFFSET = "TimezoneOffsetFromUTC"
 _PLANE, _POINT = 6, 3
+# Of a digest; 128 bits tell the instances of any archive apart.
+_DIGITS = 32
 _WIDTH = itemgetter("Width")
 _REFERENCES = {
     "referenced_sop_instance_uids": "ReferencedSOPInstanceUID",
@@ -194,7 +196,7 @@ def metadata_rows(source: Source) -> Rows:
 def add_hashes(instances: Rows, metadata: Rows) -> None:
     """Add `dataset_hash`: the document holds no file meta and no pixels, so its text of an instance is what counts."""
     texts = zip(metadata.values("metadata_json"), metadata.values("vrs_json"), strict=True)
-    instances.columns["dataset_hash"] = [blake2b(own + (vrs or b""), digest_size=16).hexdigest() for own, vrs in texts]
+    instances.columns["dataset_hash"] = [sha256(own + (vrs or b"")).hexdigest()[:_DIGITS] for own, vrs in texts]
 
 
 def add_references(instances: Rows, references: Sequence[Row]) -> None:

@@ -94,7 +94,7 @@ def _show(side: Side, values: list[Any], row: Row, mixed: list[str]) -> None:
         row[f"{name}_min"], row[f"{name}_max"] = min(values), max(values)
     elif side.rule is DISTINCT:
         row[name] = _sorted(values, flat=side.attribute.is_list and side.attribute.vm == "1-n")
-    elif all(value == values[0] for value in values):
+    elif values.count(values[0]) == len(values):
         row[name] = values[0]
     else:
         mixed.append(name)
