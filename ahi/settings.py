@@ -14,6 +14,9 @@ from dotenv import load_dotenv
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+CATALOG_SCHEMA = "ahi"
+"""Schema of the catalog in a database that it shares with Dagster."""
+
 
 class Settings(BaseSettings):
     """Settings of one deployment, from environment variables with the prefix `AHI_`."""
@@ -38,7 +41,10 @@ class Settings(BaseSettings):
     fhir_role_arn: str = Field("", description="Role that HealthLake assumes to read batches and write outputs.")
     fhir_key_arn: str = Field("", description="KMS key of job outputs, which HealthLake requires.")
 
-    catalog_url: str = Field("", repr=False, description="SQLAlchemy URL of the catalog; empty: SQLite under `home`.")
+    database_url: str = Field(
+        "", repr=False, description="PostgreSQL for the catalog and, with `make up`, Dagster; empty: SQLite."
+    )
+    catalog_url: str = Field("", repr=False, description="SQLAlchemy URL of the catalog alone; wins.")
 
     # HealthImaging quotas ("Endpoints and quotas" and "Throttling limits" of its developer guide).
     max_files_per_job: int = Field(5_000, ge=1, le=5_000, description="Objects in one import job.")
@@ -165,7 +171,18 @@ class Settings(BaseSettings):
     @property
     def catalog(self) -> str:
         """SQLAlchemy URL of the catalog."""
-        return self.catalog_url or f"sqlite:///{self.index_dir / 'catalog.sqlite'}"
+        if self.catalog_url:
+            return self.catalog_url
+        if self.database_url:
+            return in_schema(self.database_url, CATALOG_SCHEMA)
+        return f"sqlite:///{self.index_dir / 'catalog.sqlite'}"
+
+
+def in_schema(url: str, schema: str) -> str:
+    """URL of a PostgreSQL database whose tables are made and found in one schema."""
+    from sqlalchemy import make_url
+
+    return make_url(url).update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(hide_password=False)
 
 
 @cache

@@ -81,6 +81,12 @@ fhir_from_index = dg.define_asset_job(
     description="FHIR of what changed in the index, planned as a batch.",
 )
 
+archive_shards = dg.define_asset_job(
+    "archive_shards",
+    selection=_only("archive_imports"),
+    description="Shards of archives; a backfill in the UI does the same.",
+)
+
 ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     uploads,
     import_events,
@@ -90,6 +96,7 @@ ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     index_upkeep,
     index_tiers,
     archive_planning,
+    archive_shards,
     healthlake,
     fhir_from_index,
     run_retention,

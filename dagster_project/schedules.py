@@ -2,9 +2,10 @@
 
 import dagster as dg
 
+from ahi.archive.progress import continuous_archives
 from ahi.clock import day_of
 from ahi.pipeline import Pipeline
-from dagster_project.jobs import fhir_from_index, index_checks, index_tiers, index_upkeep, sweep
+from dagster_project.jobs import archive_planning, fhir_from_index, index_checks, index_tiers, index_upkeep, sweep
 from dagster_project.retention import run_retention
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
@@ -28,7 +29,20 @@ def every_5_minutes_fhir(pipeline: dg.ResourceParam[Pipeline]) -> dg.RunRequest 
     return dg.RunRequest()
 
 
+@dg.schedule(cron_schedule="17 * * * *", job=archive_planning, default_status=RUNNING, execution_timezone="UTC")
+def archives_hourly(pipeline: dg.ResourceParam[Pipeline]) -> list[dg.RunRequest]:
+    """Looks at continuous archives and plans what was added; the sensor `archive_shards` imports those shards."""
+    return [
+        dg.RunRequest(
+            run_config={"ops": {step: {"config": {"archive": name}} for step in ("archive_inventory", "archive_plan")}},
+            tags={"ahi/archive": name},
+        )
+        for name in continuous_archives(pipeline.index)
+    ]
+
+
 ALL_SCHEDULES = [
+    archives_hourly,
     every_5_minutes_fhir,
     every_minute_sweep,
     dg.ScheduleDefinition(

@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
+
+from dagster_project import database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,6 +90,8 @@ class Stack:
     home: Path
     ui_port: int = 3000
     aws_port: int = 4566
+    database_url: str = ""
+    """PostgreSQL for Dagster and the catalog; empty: SQLite."""
 
     @classmethod
     def from_environment(cls) -> Stack:
@@ -99,7 +104,7 @@ class Stack:
             ports = int(os.environ.get("AHI_UI_PORT") or 3000), int(os.environ.get("AHI_AWS_PORT") or 4566)
         except ValueError as error:
             raise StackError(f"AHI_UI_PORT and AHI_AWS_PORT are port numbers: {error}.") from error
-        return cls(Path(os.environ.get("AHI_HOME") or ".ahi").resolve(), *ports)
+        return cls(Path(os.environ.get("AHI_HOME") or ".ahi").resolve(), *ports, os.environ.get(database.VARIABLE, ""))
 
     @property
     def ui(self) -> str:
@@ -132,6 +137,7 @@ class Stack:
         """Variables of its programs, over those of the caller."""
         # Without compiled files every start compiles Dagster anew, in four processes.
         own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        own |= database.environment(self.database_url) if self.database_url else {}
         return own | {
             MARK: str(self.home),
             "AHI_HOME": str(self.home),
@@ -176,6 +182,8 @@ def up(stack: Stack, say: Callable[[str], None]) -> bool:
             raise StackError(f"Port {port} is taken by another program. Choose a free one: {variable}=... make up")
     write_files(stack)
     try:
+        if stack.database_url:
+            database.make_schemas(stack.database_url)
         start_supervisor(stack)
         wait_until_ready(stack, say)
     except BaseException:
@@ -248,7 +256,10 @@ def write_files(stack: Stack) -> None:
     stack.sockets.mkdir(mode=0o700, exist_ok=True)
     # Its appearance says that the embedded AWS of this start is ready.
     (stack.home / "stack.env").unlink(missing_ok=True)
-    shutil.copyfile(REPOSITORY / "dagster.yaml", stack.home / "dagster" / "dagster.yaml")
+    if stack.database_url:
+        database.write_instance(REPOSITORY / "dagster.yaml", stack.home / "dagster" / "dagster.yaml")
+    else:
+        shutil.copyfile(REPOSITORY / "dagster.yaml", stack.home / "dagster" / "dagster.yaml")
     location = {"grpc_server": {"socket": str(stack.sockets / "code.sock"), "location_name": "ahi"}}
     (stack.home / "run" / "workspace.yaml").write_text(json.dumps({"load_from": [location]}))  # JSON is YAML
     text = SUPERVISOR.format(home=escape(stack.home), sockets=escape(stack.sockets), repository=escape(REPOSITORY))
@@ -283,6 +294,10 @@ def wait_until_ready(stack: Stack, say: Callable[[str], None]) -> None:
                 raise StackError(f"Not ready after {READY_SECONDS:.0f} s: {what}. See {stack.home}/logs.")
             time.sleep(POLL_SECONDS)
         say(f"{name} ready after {time.monotonic() - started:.1f} s")
+    if stack.database_url:
+        # For `ahi`, in whatever shell it is typed: what this home's catalog is.
+        with (stack.home / "stack.env").open("a") as file:
+            file.write(f"{database.VARIABLE}={shlex.quote(stack.database_url)}\n")
 
 
 def failed_program(stack: Stack) -> str | None:

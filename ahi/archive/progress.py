@@ -107,6 +107,32 @@ def shard_keys(index: Index) -> list[str]:
         return list(connection.execute(query).scalars())
 
 
+def continuous_archives(index: Index) -> list[str]:
+    """Archives that are looked at again by a schedule."""
+    table = c.archives
+    with index.engine.connect() as connection:
+        query = sa.select(table.c.archive_id).where(table.c.is_continuous, table.c.paused_at.is_(None))
+        return list(connection.execute(query.order_by(table.c.archive_id)).scalars())
+
+
+def grown_shards(index: Index, *, most: int) -> list[str]:
+    """Shards that later looks at continuous archives added and that no run has had, oldest first.
+
+    Those of the first look wait for a person, who says when a large import may begin.
+    """
+    table, archives = c.archive_shards, c.archives
+    query = sa.select(table.c.shard_key).where(
+        table.c.archive_id == archives.c.archive_id,
+        archives.c.is_continuous,
+        archives.c.paused_at.is_(None),
+        table.c.state == ShardState.PLANNED,
+        table.c.run_id.is_(None),
+        table.c.generation > 1,
+    )
+    with index.engine.connect() as connection:
+        return list(connection.execute(query.order_by(table.c.planned_at, table.c.shard_key).limit(most)).scalars())
+
+
 def _progress(connection: sa.Connection, archive: sa.Row[tuple[object, ...]]) -> Progress:
     archive_id = archive.archive_id
     counted = counts(connection, archive_id)

@@ -93,7 +93,7 @@ def open_index(settings: Settings) -> Index:
     """The index and its catalog; looking at it must not make one."""
     from ahi.index.store import Index
 
-    if not settings.catalog_url and not (settings.index_dir / "catalog.sqlite").exists():
+    if settings.catalog.startswith("sqlite") and not (settings.index_dir / "catalog.sqlite").exists():
         fail(f"Nothing has run in {settings.home} yet. Start the stack with `make up`, then send: `ahi send PATH`.")
     return Index(settings.index_dir, settings.catalog, datastore_id=settings.datastore_id)
 

@@ -1,0 +1,85 @@
+"""What an archive costs uploads: arrival to queryable of single uploads, first idle, then while a backfill runs.
+
+    python benchmarks/bench_archive.py [OBJECTS] [UPLOADS]
+
+Target: the 95th percentile during the backfill is at most twice the idle one. Also says how far off the forecast at a
+quarter of the archive was; target 15 %.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from pathlib import Path
+
+from bench_freshness import one_object
+from live_stack import live_stack
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import sqlalchemy as sa
+
+from ahi.archive.progress import progress
+from ahi.clock import now
+from ahi.index import catalog
+from tests.archive_fixtures import planned, small_objects
+from tests.dagster_project.archive_stack import launch
+
+SHARDS = 40
+WORST, ETA_ERROR = 2.0, 0.15
+PATIENCE_SECONDS = 300.0
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 4_000
+    uploads = int(sys.argv[2]) if len(sys.argv) > 2 else 15
+    luck = random.Random(2)
+    with live_stack() as (stack, pipeline):
+        table, engine, bucket = catalog.objects, pipeline.index.engine, pipeline.settings.landing_bucket
+
+        def upload(name: str) -> float:
+            """Seconds from the upload to the publication that shows it."""
+            pipeline.aws.s3.put_object(Bucket=bucket, Key=name, Body=one_object())
+            begun, query = time.time(), sa.select(table.c.published_at).where(table.c.key == name)
+            while time.time() < begun + PATIENCE_SECONDS:
+                with engine.connect() as connection:
+                    at = connection.execute(query).scalar_one_or_none()
+                if at:
+                    return float(at.timestamp() - begun)
+                time.sleep(0.2)
+            raise SystemExit(f"{name} did not come through")
+
+        upload("warm.dcm")
+        idle = []
+        for number in range(uploads):
+            time.sleep(luck.uniform(0.5, 4))
+            idle.append(upload(f"idle-{number}.dcm"))
+        objects = sorted(small_objects(count, bad_every=100).items())
+        size = -(-count // SHARDS)
+        launch(stack, planned(pipeline, [dict(objects[at : at + size]) for at in range(0, count, size)]))
+        while not progress(pipeline.index, "old").entered:
+            time.sleep(0.5)
+        busy, forecast, begun = list[float](), None, now()
+        while not (seen := progress(pipeline.index, "old")).ended_at:
+            busy.append(upload(f"busy-{len(busy)}.dcm"))
+            if seen.share >= 0.25 and forecast is None:
+                forecast = progress(pipeline.index, "old").ends_at
+            time.sleep(luck.uniform(0.5, 4))
+    took = (seen.ended_at - begun).total_seconds()
+    first, second = (sorted(times)[max(0, -(-95 * len(times) // 100) - 1)] for times in (idle, busy))
+    error = abs((seen.ended_at - forecast).total_seconds()) / took if forecast else 1.0
+    met = second <= WORST * first
+    print(f"\n{count} objects in {took:.0f} s, {seen.states}")
+    print(
+        f"upload to queryable p95: idle {first:.1f} s (n {len(idle)}), in the backfill {second:.1f} s (n {len(busy)})"
+    )
+    print(f"ratio {second / first:.2f}, target {WORST} {'met' if met else 'MISSED'}")
+    print(
+        f"forecast at a quarter off by {error:.0%}, target {ETA_ERROR:.0%} {'met' if error <= ETA_ERROR else 'MISSED'}"
+    )
+    sys.exit(0 if met else 1)
+
+
+if __name__ == "__main__":
+    main()

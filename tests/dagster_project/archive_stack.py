@@ -1,0 +1,82 @@
+"""Backfills of archives on a whole stack, for tests and benchmarks. Belongs here: launching, watching, killing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING, Any
+
+from dotenv import dotenv_values
+
+from ahi.archive.progress import progress
+from ahi.closure import closure
+from ahi.pipeline import connect
+from ahi.settings import Settings
+from dagster_project.stack import ask_dagster
+from tests.conftest import wait_for
+from tests.dagster_project.test_killed_processes import processes, runs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ahi.pipeline import Pipeline
+    from dagster_project.stack import Stack
+
+ASSET = '{path: ["archive_imports"]}'
+PARTITIONS = f"{{ assetNodeOrError(assetKey: {ASSET}) {{ ... on AssetNode {{ partitionKeys }} }} }}"
+LAUNCH = (
+    "mutation { launchPartitionBackfill(backfillParams: {partitionNames: %s, assetSelection: [" + ASSET + "]}) "
+    "{ __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"
+)
+
+
+def pipeline_of(stack: Stack, patch: Any) -> Pipeline:
+    """A pipeline of this process that looks at a stack. `patch` sets environment variables."""
+    patch.setenv("AHI_HOME", str(stack.home))
+    for name, value in dotenv_values(stack.home / "stack.env").items():
+        patch.setenv(name, value or "")
+    return connect(Settings())
+
+
+def launch(stack: Stack, keys: Sequence[str]) -> str:
+    """Launch a backfill as the dialog of the UI does, once the sensor has made the partitions. Returns its id."""
+
+    def there() -> bool:
+        return set(keys) <= set(ask_dagster(stack, PARTITIONS)["assetNodeOrError"]["partitionKeys"])
+
+    wait_for(there, seconds=120, what="the partitions")
+    answer = ask_dagster(stack, LAUNCH % json.dumps(list(keys)))["launchPartitionBackfill"]
+    return str(answer["backfillId"])
+
+
+def status(stack: Stack, backfill: str) -> str:
+    """Status of a backfill in the UI."""
+    query = f'{{ partitionBackfillOrError(backfillId: "{backfill}") {{ ... on PartitionBackfill {{ status }} }} }}'
+    return str(ask_dagster(stack, query)["partitionBackfillOrError"]["status"])
+
+
+def is_through(pipeline: Pipeline, archive_id: str = "old") -> bool:
+    """Whether every object of an archive is through, indexed, and nothing else is on its way."""
+    seen = progress(pipeline.index, archive_id)
+    return seen.share == 1.0 and closure(pipeline.index.engine).at_rest
+
+
+def kill_workers(stack: Stack) -> int:
+    """SIGKILL for every run at work and for the daemon, which its supervisor starts again. Returns how many."""
+    daemons = processes(stack, "dagster_project.program daemon")
+    victims = [*runs(stack), *daemons]
+    for process in victims:
+        process.send_signal(signal.SIGKILL)
+    before = {process.pid for process in daemons}
+    wait_for(lambda: [p for p in processes(stack, "dagster_project.program daemon") if p.pid not in before], seconds=60)
+    return len(victims)
+
+
+def most_at_once(spans: Sequence[tuple[float, float]]) -> int:
+    """The most of some spans of time that overlap."""
+    edges = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    most = running = 0
+    for _, step in edges:
+        running += step
+        most = max(most, running)
+    return most

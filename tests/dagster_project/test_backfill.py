@@ -1,0 +1,130 @@
+"""Archives imported in backfills on the whole stack: killed at work, and on PostgreSQL.
+
+AHI_DRILL_OBJECTS is how many objects the drill imports, in shards of a fiftieth of them; 20,000 takes half an hour.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from ahi.archive import report
+from ahi.archive.progress import progress
+from ahi.index import catalog
+from dagster_project.demo import free_port
+from dagster_project.stack import Stack, down, up
+from tests.archive_fixtures import planned, shard_rows, small_objects
+from tests.conftest import wait_for
+from tests.dagster_project.archive_stack import (
+    is_through,
+    kill_workers,
+    launch,
+    most_at_once,
+    pipeline_of,
+    status,
+)
+
+OBJECTS = int(os.environ.get("AHI_DRILL_OBJECTS", "500"))
+SHARDS = 50 if OBJECTS >= 5_000 else 10
+LIMITS = {"AHI_MAX_JOBS_IN_FLIGHT": "10", "AHI_JOB_STARTS_PER_SECOND": "1"}
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in LIMITS.items():
+        monkeypatch.setenv(name, value)
+    made = Stack(tmp_path / "home", ui_port=free_port(), aws_port=free_port())
+    up(made, lambda line: None)
+    yield made
+    down(made)
+
+
+def shards_of(count: int, shards: int) -> list[dict[str, bytes]]:
+    """Small objects, 1 % of them bad, in so many shards."""
+    objects = sorted(small_objects(count, bad_every=100).items())
+    size = -(-len(objects) // shards)
+    return [dict(objects[start : start + size]) for start in range(0, len(objects), size)]
+
+
+@pytest.mark.drill
+def test_a_backfill_killed_three_times_loses_nothing_and_imports_nothing_twice(stack, monkeypatch, capsys):
+    pipeline, luck = pipeline_of(stack, monkeypatch), random.Random(4)
+    keys = planned(pipeline, shards_of(OBJECTS, SHARDS))
+    begun = time.monotonic()
+    backfills = [launch(stack, keys)]
+    deadline = begun + 60 + OBJECTS / 5
+    for share in sorted(luck.uniform(0.05, 0.8) for _ in range(3)):
+        wait_for(
+            lambda share=share: progress(pipeline.index, "old").share >= share, seconds=deadline - time.monotonic()
+        )
+        assert kill_workers(stack) > 0
+    forecasts = []
+
+    def through() -> bool:
+        seen = progress(pipeline.index, "old")
+        forecasts.append((seen.share, seen.ends_at, seen.ended_at))
+        if status(stack, backfills[-1]) in ("COMPLETED_FAILED", "FAILED"):
+            # Retries are for lost workers and are two: what was killed oftener is launched again, as a person would.
+            backfills.append(
+                launch(stack, [row["shard_key"] for row in shard_rows(pipeline) if row["state"] != "done"])
+            )
+        return is_through(pipeline)
+
+    wait_for(through, seconds=deadline - time.monotonic(), what="the archive")
+    took = time.monotonic() - begun
+    seen = progress(pipeline.index, "old")
+    assert seen.final == seen.objects == OBJECTS
+    assert seen.states == {"imported": OBJECTS - OBJECTS // 100, "failed": OBJECTS // 100}
+    assert [one.open for one in report.studies(pipeline, "old") if one.open] == []
+    with pipeline.index.engine.connect() as connection:
+        attempts = Counter(
+            connection.exec_driver_sql("SELECT attempts FROM objects WHERE state = 'imported'").scalars()
+        )
+        job_columns = (catalog.jobs.c.submitted_at, catalog.jobs.c.ended_at, catalog.jobs.c.job_id)
+        jobs = connection.execute(catalog.jobs.select().with_only_columns(*job_columns)).all()
+    assert attempts == {1: OBJECTS - OBJECTS // 100}  # nothing was imported twice
+    imaging = pipeline.aws.imaging
+    listed = [
+        one
+        for page in imaging.get_paginator("list_dicom_import_jobs").paginate(datastoreId=pipeline.settings.datastore_id)
+        for one in page["jobSummaries"]
+    ]
+    assert {one["jobId"] for one in listed} == {job.job_id for job in jobs}
+    assert most_at_once([(one["submittedAt"].timestamp(), one["endedAt"].timestamp()) for one in listed]) <= 10
+    starts = sorted(one["submittedAt"].timestamp() for one in listed)
+    gaps = [later - earlier for earlier, later in pairwise(starts)]
+    assert all(starts[n + 10] - starts[n] > 9 for n in range(len(starts) - 10))  # a second each, less one call's lag
+    numbers = (
+        f"{len(listed)} jobs, {took:.0f} s, {len(backfills)} backfills, least time between starts {min(gaps):.2f} s"
+    )
+    quarter = next((ends for share, ends, _ in forecasts if share >= 0.25 and ends), None)
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{OBJECTS} objects, {numbers}; at a quarter the end was expected at {quarter}, is {seen.ended_at}\n"
+        )
+
+
+@pytest.mark.drill
+def test_the_stack_runs_on_postgresql(tmp_path, monkeypatch, postgresql):
+    made = Stack(tmp_path / "home", ui_port=free_port(), aws_port=free_port(), database_url=postgresql)
+    try:
+        up(made, lambda line: None)
+        pipeline = pipeline_of(made, monkeypatch)
+        assert pipeline.index.engine.dialect.name == "postgresql"
+        backfill = launch(made, planned(pipeline, shards_of(200, 4)))
+        wait_for(lambda: is_through(pipeline), seconds=300, what="the archive")
+        wait_for(lambda: status(made, backfill) == "COMPLETED_SUCCESS", seconds=60, what="green")
+        with pipeline.index.engine.connect() as connection:
+            (runs,) = connection.exec_driver_sql("SELECT count(*) FROM dagster.runs").one()
+        assert runs > 0
+        assert not list(made.home.rglob("*.db"))
+        assert not list(made.home.rglob("catalog.sqlite"))
+    finally:
+        down(made)
