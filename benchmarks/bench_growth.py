@@ -6,7 +6,8 @@ one after the other so that the machine's moods fall on all alike. A turn is
 - the files alone: every Parquet file that the rows of 100 instances make, written and synced, and nothing else;
 - a commit of them, as `ahi.indexing` does it: the same files, heads, sightings, and objects of the ledger indexed;
 - a publication;
-- two queries of it: one study's instances, and one patient's series.
+- three queries of it: one study's instances and one patient's series, opening the file included as `ahi query` does,
+  and the study again in a connection that has it open.
 
 Every other commit replaces image sets of the turn before. CPU is the mean, wall-clock time the median of all turns;
 `ratio` is to the files alone.
@@ -33,6 +34,7 @@ from ahi.clock import now
 from ahi.documents import flatten, patient_key_function
 from ahi.index import catalog
 from ahi.index.columnar import TableWriter
+from ahi.index.query import open_index
 from ahi.index.store import Head, Index
 from ahi.index.writer import sync_files
 
@@ -172,6 +174,9 @@ def turn(subject: Subject, parts: Any) -> None:
     study = f"SELECT * FROM instances WHERE StudyInstanceUID = '1.2.826.0.1.{some}'"
     found = subject.time("one study's 100 instances", lambda: index.query(study))
     assert len(found.rows) == PER_SET, len(found.rows)
+    with open_index(index.path) as connection:
+        connection.execute(study).fetchall()
+        subject.time("the same, file open", lambda: connection.execute(study).fetchall())
     patient = f"SELECT * FROM series WHERE PatientID = 'P{some}'"
     assert len(subject.time("one patient's series", lambda: index.query(patient)).rows) == 1
 

@@ -1,7 +1,9 @@
-"""The published index at 1 M series: `python benchmarks/bench_published.py [--series N] [--instances N]`.
+"""The published index at 1 M series: `python benchmarks/bench_published.py [--series N] [--instances N] [--tier]`.
 
 Rows go through the writer in commits of 50,000, are published, compacted and exported; each form is opened and asked.
-Wall-clock time and CPU of one DuckDB thread. A lookup is every column of the series of one study; p95 of 60 studies.
+Wall-clock time and CPU of one DuckDB thread. A lookup is every column of the series of one study; p95 of 60 studies, in
+a connection that has the file open. 1 M of both take about five minutes of CPU; with the de-identified tier, whose rows
+are made one by one, an hour.
 """
 
 from __future__ import annotations
@@ -40,17 +42,24 @@ def fill(index: Index, table: str, make: object, n_rows: int, rows: int = 50_000
             pass
 
 
-def times(connection: duckdb.DuckDBPyConnection, sql: str, values: list[str | None]) -> str:
-    walls, cpus = [], []
+def times(connection: duckdb.DuckDBPyConnection, sql: str, values: list[str | None]) -> list[tuple[float, float]]:
+    took = []
     for value in values:
         wall, cpu = time.perf_counter(), time.process_time()
         connection.execute(sql, [value] if value else None).fetchall()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    at = min(len(walls) - 1, int(len(walls) * 0.95))
-    return (
-        f"p50 {sorted(walls)[len(walls) // 2] * 1e3:7.1f} p95 {sorted(walls)[at] * 1e3:7.1f} ms wall, "
-        f"p50 {sorted(cpus)[len(cpus) // 2] * 1e3:7.1f} p95 {sorted(cpus)[at] * 1e3:7.1f} ms CPU"
+        took.append((time.perf_counter() - wall, time.process_time() - cpu))
+    return took
+
+
+def show(name: str, took: list[tuple[float, float]], target: float) -> None:
+    """Percentiles of wall-clock time, by which the target counts, and of CPU, which a busy machine does not change."""
+    middle, at = len(took) // 2, min(len(took) - 1, int(len(took) * 0.95))
+    walls, cpus = (sorted(one * 1e3 for one in times) for times in zip(*took, strict=True))
+    mark = "met" if walls[at] <= target else "met by CPU" if cpus[at] <= target else "MISSED"
+    print(
+        f"  {name:26} {walls[middle]:8.1f} {walls[at]:8.1f} {'':7} {cpus[middle]:8.1f} {cpus[at]:8.1f} "
+        f"       target {target:,.0f} {mark}",
+        flush=True,
     )
 
 
@@ -65,15 +74,15 @@ def asked(label: str, path: Path, folder: Path) -> None:
         "SELECT DISTINCT StudyInstanceUID FROM series WHERE hash(StudyInstanceUID) % 1000 = 7 LIMIT 62"
     ).fetchall()
     studies: list[str | None] = [str(row[0]) for row in found]
-    print(f"\n{label}")
-    print(f"  cold attach and count      {wall * 1e3:7.1f} ms wall, {cpu * 1e3:7.1f} ms CPU")
-    for name, sql, values in (
-        ("one study, every column", LOOKUP, studies),
-        ("one study, four columns", NARROW, studies),
-        ("group by modality", GROUP, [None] * 10),
+    print(f"\n{label}\n  {'':26} {'p50':>8} {'p95':>8} ms wall {'p50':>8} {'p95':>8} ms CPU")
+    show("cold attach and count", [(wall, cpu)], TARGETS["cold"])
+    for name, sql, values, target in (
+        ("one study, every column", LOOKUP, studies, TARGETS["lookup"]),
+        ("one study, four columns", NARROW, studies, TARGETS["lookup"]),
+        ("group by modality", GROUP, [None] * 10, TARGETS["group"]),
     ):
         connection.execute(sql, [values[0]] if values[0] else None).fetchall()
-        print(f"  {name:26} {times(connection, sql, values[2:])}", flush=True)
+        show(name, times(connection, sql, values[2:]), target)
     connection.close()
 
 
@@ -85,14 +94,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=1_000_000)
     parser.add_argument("--instances", type=int, default=1_000_000)
+    parser.add_argument("--tier", action="store_true", help="build and ask the de-identified tier, too")
     wanted = parser.parse_args()
     print(f"targets at 1 M series, ms: {TARGETS}; {wanted.series:,} series, {SERIES_OF_STUDY} for each study")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "index"
         index = Index(root, f"sqlite:///{root / 'catalog.sqlite'}", grace_seconds=0, compact_files=2)
+        cpu = time.process_time()
         fill(index, "series", series, wanted.series)
         fill(index, "instances", instances, wanted.instances, 100_000)
         index.publish()
+        print(f"filled and published: {time.process_time() - cpu:.1f} s CPU", flush=True)
         asked("live index, as written", index.path, root)
         cpu = time.process_time()
         index.compact()
@@ -110,6 +122,8 @@ def main() -> None:
         for table, rows in (("series", wanted.series), ("instances", wanted.instances)):
             print(f"  {table}: {size(copy, f'{table}.parquet') / max(rows, 1):.1f} bytes a row")
         print(f"  index.duckdb: {size(copy, 'index.duckdb') / max(wanted.series, 1):.1f} bytes a series")
+        if not wanted.tier:
+            return
         cpu = time.process_time()
         build_tier(index, Tier.DEIDENTIFIED, b"of the benchmark")
         print(f"\nde-identified tier: {time.process_time() - cpu:.1f} s CPU")

@@ -196,8 +196,10 @@ class Commit:
 
     def close(self) -> None:
         """Number the rows that were written without a number. `Index.commit` calls it last."""
-        for table in STAMPED:
-            self.connection.execute(table.update().where(table.c.seq.is_(None)).values(seq=self.seq))
+        some = (sa.exists().where(table.c.seq.is_(None)).label(table.name) for table in STAMPED)
+        for table, has_some in zip(STAMPED, self.connection.execute(sa.select(*some)).one(), strict=True):
+            if has_some:
+                self.connection.execute(table.update().where(table.c.seq.is_(None)).values(seq=self.seq))
 
     def _head_row(self, head: Head) -> dict[str, Any]:
         return {

@@ -1,7 +1,8 @@
-"""A large index under live runs: `python benchmarks/bench_scale.py [--objects N] [--jobs N] [--events N]`.
+"""A large ledger under live runs: `python benchmarks/bench_ledger.py [--objects N] [--jobs N] [--events N]`.
 
-One day of objects, jobs and events is committed at once, published, changed once more and folded. Between these steps
-runs commit 100 rows and publish. Wall-clock time and CPU of this process; memory is the peak since the step began.
+What `bench_growth` is to the tables of DICOM attributes, this is to those of the pipeline's own account. One day of
+objects, jobs and events is committed at once, published, changed once more and folded. Between these steps runs
+commit 100 rows and publish. Wall-clock time and CPU of this process; memory is the peak since the step began.
 """
 
 from __future__ import annotations

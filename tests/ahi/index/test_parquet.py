@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from ahi.index import parquet
+
+
+def test_a_spare_connection_is_taken_again_until_work_on_it_fails(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(parquet, "_SPARE", [])
+    parquet.keep_spare()
+    (spare,) = parquet._SPARE
+    for _ in range(2):
+        with parquet.spilling(tmp_path) as connection:
+            assert connection is spare
+            assert parquet._SPARE == []
+            with parquet.spilling(tmp_path) as another:
+                assert another is not spare
+    with pytest.raises(duckdb.Error), parquet.spilling(tmp_path) as connection:
+        connection.execute("SELECT broken")
+    assert parquet._SPARE == []
