@@ -15,6 +15,7 @@ ERRORS = {
     "ResourceNotFoundException": 404,
     "NotAcceptableException": 406,
     "ConflictException": 409,
+    "FailedDependencyException": 424,
     "ThrottlingException": 429,
     "InternalServerException": 500,
     "UnrecognizedClientException": 403,

@@ -90,7 +90,8 @@ class Queue:
 
     def add(self, job: Job) -> None:
         """Take a job in. Inside a transaction; `advance` comes after it."""
-        job.submitted = self._clock.now()
+        # In milliseconds, as answers and events have it: what is told can be compared with what is asked.
+        job.submitted = round(self._clock.now(), 3)
         waits = self._must_wait(job) or self._settings.fhir_always_queued
         entries = [self._events.job_entry(job)]
         if waits:

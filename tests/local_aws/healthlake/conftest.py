@@ -167,14 +167,19 @@ def lake(_lake: Lake) -> Iterator[Lake]:
         _lake.api.delete_fhir_datastore(DatastoreId=datastore)
 
 
-@pytest.fixture(scope="session")
-def _events(aws_stack: Any) -> Events:
-    events, sqs = aws_stack.client("events"), aws_stack.client("sqs")
+def listen(stack: Any) -> Events:
+    """Hear all that HealthLake of a stack tells."""
+    events, sqs = stack.client("events"), stack.client("sqs")
     url = sqs.create_queue(QueueName="all-of-healthlake")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     events.put_rule(Name="all-of-healthlake", EventPattern=json.dumps({"source": ["aws.healthlake"]}))
     events.put_targets(Rule="all-of-healthlake", Targets=[{"Id": "1", "Arn": arn}])
-    return Events(aws_stack, url)
+    return Events(stack, url)
+
+
+@pytest.fixture(scope="session")
+def _events(aws_stack: Any) -> Events:
+    return listen(aws_stack)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import AwsStack, wait_for
-from tests.local_aws.healthlake.conftest import Lake, make_lake, ndjson, patient, study
+from tests.local_aws.healthlake.conftest import Lake, listen, make_lake, ndjson, patient, study
 from tests.local_aws.healthlake.fhir import Fhir
 
 
@@ -100,6 +100,7 @@ def advanced(lake: Lake, job_id: str) -> dict:
 
 
 def test_the_other_choices(other):
+    told = listen(other.stack)
     body = ndjson(patient("a", gender="male"), b"{", patient("a", gender="female"), patient("b"), patient("c"))
     request = other.request(other.upload({"a.ndjson": body}), ClientToken="one")
     job_id = other.api.start_fhir_import_job(**request)["JobId"]
@@ -109,6 +110,9 @@ def test_the_other_choices(other):
         other.start(request["InputDataConfig"]["S3Uri"])
     job = advanced(other, job_id)
     assert (job["EndTime"] - job["SubmitTime"]).total_seconds() >= 32
+    assert told.types(job_id, 4)[:2] == ["Import Job Submitted", "Import Job Queued"]
+    calls = [e["detail"]["eventName"] for e in told.read() if e["detail-type"] == "AWS API Call via CloudTrail"]
+    assert calls == ["StartFHIRImportJob"] * 2
     assert {"Manifest.json", "manifest.json"} < set(other.results(job))
     [failure] = other.lines(job, "FAILURE/a.ndjson")
     assert failure["lineId"] == 1

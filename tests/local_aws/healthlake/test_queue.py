@@ -109,8 +109,10 @@ def test_lists_filter_and_turn_pages(lake):
     assert ids(MaxResults=1) == jobs[::-1]
     assert ids(JobName="two") == jobs[:0:-1]
     assert ids(JobStatus="FAILED") == []
-    last = lake.job(jobs[-1])["SubmitTime"]
-    assert set(ids(SubmittedAfter=last)) == {jobs[-1]}
+    first, last = (lake.job(job)["SubmitTime"] for job in (jobs[0], jobs[-1]))
+    assert jobs[-1] in ids(SubmittedAfter=last)
+    assert jobs[0] in ids(SubmittedBefore=first)
+    assert set(ids(SubmittedAfter=first, SubmittedBefore=last)) == set(jobs)
     token = lake.api.list_fhir_import_jobs(**here, MaxResults=1)["NextToken"]
     with pytest.raises(lake.api.exceptions.ValidationException):
         lake.api.list_fhir_import_jobs(**here, JobName="two", NextToken=token)

@@ -164,9 +164,6 @@ def test_every_modelled_error_comes_when_it_is_provoked(lake, name):
     """Typed and with the status of awsJson: 400, or 500 for an internal error."""
     with closing(lake.stack.client("healthlake", retries={"max_attempts": 0}, parameter_validation=False)) as client:
         for shape in MODEL.operation_model(name).error_shapes:
-            # Faults have the names that the services share; the others are the same code path.
-            if shape.name == "FailedDependencyException":
-                continue
             lake.stack.fault("fail_call", operation=name, error=shape.name)
             with pytest.raises(getattr(client.exceptions, shape.name)) as caught:
                 getattr(client, xform_name(name))()
