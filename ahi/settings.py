@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     copies_per_second: float = Field(
         200.0, gt=0, description="Server-side copies that one run makes; it weighs a copy against a job start."
     )
+    archive_max_shards: int = Field(
+        40_000, ge=1, description="Shards of an archive, about; each is a partition, of which Dagster takes 100,000."
+    )
     archive_share: float = Field(0.8, gt=0, le=1, description="Share of jobs in flight that archives may take.")
     archive_backlog: int = Field(
         2_000,

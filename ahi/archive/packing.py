@@ -10,13 +10,14 @@ packed when the part of a start that this saves takes longer than its copies:
 
     (1 - s) / starts a second  >  n / copies a second
 
+and so is a folder with a smaller share than keeps the number of shards within what a person can look through.
 Folders come in the order of their names, in which everything below a folder stands together. So one pass with a stack
 as deep as the tree finds the largest folders that fit; memory holds what may still become one job.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,13 @@ class Limits:
     max_bytes: int
     starts_per_second: float
     copies_per_second: float
+    smallest_share: float = 0.0
+    """Of what a job holds: a folder with less is packed, or there would be more shards than can be looked through."""
+
+    def within(self, most_shards: int, n_objects: int, n_bytes: int) -> Limits:
+        """The same limits for an archive of this size that should not become more shards than some."""
+        fewest = max(n_objects / self.max_files, n_bytes / self.max_bytes)
+        return replace(self, smallest_share=min(1.0, fewest / most_shards))
 
     def hold(self, n_objects: int, n_bytes: int) -> bool:
         """Whether one job may hold so much."""
@@ -42,7 +50,8 @@ class Limits:
     def better_packed(self, n_objects: int, n_bytes: int) -> bool:
         """Whether copying a folder saves more time at the starts than the copies take."""
         share = max(n_objects / self.max_files, n_bytes / self.max_bytes)
-        return (1 - share) / self.starts_per_second > n_objects / self.copies_per_second
+        saves = (1 - share) / self.starts_per_second > n_objects / self.copies_per_second
+        return saves or share < self.smallest_share
 
 
 @dataclass(frozen=True)

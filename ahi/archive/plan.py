@@ -119,6 +119,8 @@ def make_plan(
     before = _before(pipeline, archive)
     with open_keys(pipeline, of, before.manifests) as keys:
         n_read = screen(pipeline, archive.bucket, keys, screening)
+        new = keys.totals().get(None, Totals(0, 0))
+        limits = limits.within(settings.archive_max_shards, new.n_objects, new.n_bytes)
         packer = Packer(
             limits, lambda folder: keys.cut(folder, limits), root=archive.prefix, watched=before.unstarted_folders
         )

@@ -61,6 +61,16 @@ def test_shapes(folders: list[Folder], expected: list[tuple[str | None, list[str
     assert shapes(packed(folders)[0]) == expected
 
 
+def test_a_huge_archive_is_packed_further_so_that_its_shards_can_be_counted() -> None:
+    limits = Limits(5_000, 10**10, 1, 200)
+    assert not limits.better_packed(400, 400)
+    assert not limits.within(40_000, 1_000_000, 10**9).better_packed(400, 400)
+    # 100 M objects are 20,000 jobs at least: a folder in place is half of one, or there would be 250,000 of them.
+    huge = limits.within(40_000, 100_000_000, 10**9)
+    assert huge.better_packed(400, 400)
+    assert not huge.better_packed(2_500, 2_500)
+
+
 def test_no_folder_above_the_root_is_used() -> None:
     assert shapes(packed([folder("old/pacs/a/", 4), folder("old/pacs/b/", 5)], root="old/pacs/")[0]) == [
         ("old/pacs/", ["old/pacs/a/", "old/pacs/b/"])
