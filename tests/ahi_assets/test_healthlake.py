@@ -22,9 +22,10 @@ def instance(tmp_path):
         yield made
 
 
-def tick(chain: Chain, instance: dg.DagsterInstance, cursor: str | None) -> tuple[int, str | None]:
+def tick(
+    chain: Chain, defs: dg.Definitions, instance: dg.DagsterInstance, cursor: str | None
+) -> tuple[int, str | None]:
     """One tick of the sensor, and the runs that it asks for."""
-    defs = build_defs(chain.pipeline.settings)
     context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"pipeline": chain.pipeline})
     result = healthlake_queue.healthlake_queue(context)
     requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
@@ -41,24 +42,23 @@ def told(instance: dg.DagsterInstance, asset: str) -> set[str]:
 
 def test_the_sensor_moves_the_chain_and_each_batch_is_shown(make_chain, instance):
     chain = make_chain(listen_seconds=0)
-    for number in range(3):
+    for number in range(2):
         chain.put(f"history/{number}.ndjson", lines(patient(f"p{number}")))
     batches = set(chain.plan(files_per_batch=1).batch_ids)
-    cursor = None
+    cursor, defs = None, build_defs(chain.pipeline.settings)
 
     def is_settled() -> bool:
         nonlocal cursor
-        _, cursor = tick(chain, instance, cursor)
+        _, cursor = tick(chain, defs, instance, cursor)
         return {batch["state"] for batch in chain.batches()} == {"settled"}
 
-    chain.stack.wait_for(is_settled, what="the chain")
+    chain.stack.wait_for(is_settled, seconds=120, what="the chain")
     assert set(instance.get_dynamic_partitions(PARTITIONS)) == batches
     for asset in ("fhir_resources", "healthlake_import_jobs", "healthlake_import_results"):
         assert told(instance, asset) == batches, asset
-    assert tick(chain, instance, cursor)[0] <= 1, "nothing but the last events is left"
+    assert tick(chain, defs, instance, cursor)[0] <= 1, "nothing but the last events is left"
 
     first = min(batches)
-    defs = build_defs(chain.pipeline.settings)
     selection = dg.AssetSelection.assets("fhir_resources", "healthlake_import_jobs", "healthlake_import_results")
     assets = [a for a in defs.assets or () if isinstance(a, dg.AssetsDefinition)]
     resources = {"pipeline": chain.pipeline}
