@@ -71,6 +71,8 @@ class _Part:
 def look(pipeline: Pipeline, archive: Archive, *, progress: Callable[[int], None] | None = None) -> Look:
     """Read all keys of an archive, or go on with a look that broke off. Returns the complete look.
 
+    A report that the newest look has read already is not read again.
+
     Args:
         pipeline: The pipeline.
         archive: The archive.
@@ -81,6 +83,8 @@ def look(pipeline: Pipeline, archive: Archive, *, progress: Callable[[int], None
         ClientError: The bucket cannot be listed. What was read is kept.
     """
     row = _begin(pipeline, archive)
+    if row["ended_at"] is not None:
+        return _look(row)
     units = cast("list[Unit]", parts.get_json(pipeline, row["units_key"]))
     done = _chains(pipeline, row, units)
     for part in (part for chain in done.values() for part in chain):
@@ -109,8 +113,10 @@ def newest(pipeline: Pipeline, archive: Archive) -> Look | None:
     with pipeline.index.engine.connect() as connection:
         query = sa.select(table).where(*where).order_by(table.c.generation.desc()).limit(1)
         row = connection.execute(query).mappings().first()
-    if row is None:
-        return None
+    return _look(dict(row)) if row is not None else None
+
+
+def _look(row: Mapping[str, Any]) -> Look:
     return Look(**({name: row[name] for name in Look.__dataclass_fields__} | {"source": Source(row["source"])}))
 
 
@@ -120,7 +126,7 @@ def part_keys(pipeline: Pipeline, of: Look) -> list[str]:
 
 
 def _begin(pipeline: Pipeline, archive: Archive) -> Mapping[str, Any]:
-    """The catalog's row of the look to work on: one that broke off not long ago, or a new one."""
+    """The catalog's row of the look to work on: one that broke off not long ago, or a new one; or one that ended."""
     table, moment = c.archive_looks, now()
     oldest = moment - dt.timedelta(hours=pipeline.settings.archive_resume_hours)
     mine = table.c.archive_id == archive.archive_id
@@ -131,6 +137,8 @@ def _begin(pipeline: Pipeline, archive: Archive) -> Mapping[str, Any]:
         return dict(row)
     generation = (row["generation"] if row else 0) + 1
     report = s3_inventory.newest_report(pipeline, archive) if archive.source is Source.S3_INVENTORY else None
+    if report and row and row["ended_at"] is not None and row["report_key"] == report.key:
+        return dict(row)
     found = report.files if report else listing.cut(pipeline, archive)
     units = [vars(unit) for unit in found]
     units_key = f"{_folder(archive, generation)}units-{uuid.uuid4().hex}.json"
@@ -248,7 +256,25 @@ def _finish(pipeline: Pipeline, archive: Archive, row: Mapping[str, Any], keys: 
     found = newest(pipeline, archive)
     if found is None:
         raise PermanentError(f"The archive {archive.archive_id} was removed while it was looked at")
+    _prune(pipeline, archive, found.generation)
     return found
+
+
+def _prune(pipeline: Pipeline, archive: Archive, newest_generation: int) -> None:
+    """Delete the parts of looks before the last two: what differed from one to the next stays in their differences."""
+    table, s3, bucket = c.archive_looks, pipeline.aws.s3, pipeline.settings.lake_bucket
+    old = (table.c.archive_id == archive.archive_id, table.c.generation < newest_generation - 1)
+    kept = sa.or_(table.c.parts_key.is_not(None), table.c.ended_at.is_(None))
+    with pipeline.index.engine.connect() as connection:
+        generations = connection.execute(sa.select(table.c.generation).where(*old, kept)).scalars().all()
+    for generation in generations:
+        for key in parts.lake_keys(pipeline, _folder(archive, generation), ""):
+            if "/differences-" not in key:
+                s3.delete_object(Bucket=bucket, Key=key)
+    with pipeline.index.transaction() as connection:
+        # One that broke off and was begun anew has nothing to tell.
+        connection.execute(table.delete().where(*old, table.c.ended_at.is_(None)))
+        connection.execute(table.update().where(*old).values(parts_key=None))
 
 
 def _compare(mine: Sequence[Path], theirs: Sequence[Path], local: Path) -> tuple[dict[str, int], Path]:

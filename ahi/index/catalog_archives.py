@@ -63,7 +63,7 @@ archive_looks = sa.Table(
     sa.Column("source", sa.String, nullable=False, comment="listing or s3_inventory"),
     sa.Column("report_key", sa.String, comment="S3 Inventory: the manifest that was read"),
     sa.Column("units_key", sa.String, nullable=False, comment="Lake object with the pieces that the look is made in"),
-    sa.Column("parts_key", sa.String, comment="Lake object that names the Parquet parts; null: it has not ended"),
+    sa.Column("parts_key", sa.String, comment="Lake object that names the Parquet parts; null: none are kept"),
     sa.Column("differences_key", sa.String, comment="Parquet in the lake: keys added, changed, vanished since before"),
     sa.Column("as_of", Instant, comment="What the look shows: its own start, or the report's"),
     sa.Column("started_at", Instant, nullable=False, comment="When it began"),

@@ -164,6 +164,23 @@ def test_a_second_look_names_what_changed_and_what_vanished(site, filled: Holdin
     }
 
 
+def test_the_parts_of_the_last_two_looks_are_kept_and_all_differences(site, filled: Holding, tmp_path) -> None:
+    archive = archives.add(site.pipeline, f"s3://{filled.bucket}/pacs")
+    for _ in range(4):
+        inventory.look(site.pipeline, archive)
+    keys = parts.lake_keys(site.pipeline, f"{archive.folder}inventory/", "")
+    kinds = {generation: {key.split("/")[4].partition("-")[0] for key in keys if f"/0000{generation}/" in key}
+             for generation in range(1, 5)}  # fmt: skip
+    assert kinds[1] == kinds[2] == {"differences"}
+    assert {"units", "parts", "differences", "000000"} <= kinds[3]
+    assert keys_of(site.pipeline, archive, tmp_path) == sorted(KEYS)
+
+
+def test_a_report_is_read_once(site, filled: Holding) -> None:
+    archive = archives.add(site.pipeline, f"s3://{filled.bucket}/pacs", report_uri=filled.report("CSV"))
+    assert inventory.look(site.pipeline, archive) == inventory.look(site.pipeline, archive)
+
+
 @pytest.mark.parametrize("uri", ["http://x/y", "s3://", "old-pacs/2019"])
 def test_what_is_no_archive_is_said_so(site, uri: str) -> None:
     with pytest.raises(PermanentError, match="s3://bucket"):
