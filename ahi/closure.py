@@ -96,7 +96,9 @@ def overdue(engine: sa.Engine, *, after_seconds: float, limit: int = 1_000) -> l
     columns = (table.c.object_id, table.c.state, table.c.SOPInstanceUID, table.c.state_since)
     oldest = sa.select(*columns).where(table.c.state_since <= cutoff).order_by(table.c.state_since).limit(limit)
     verdict = explained_image_sets()
-    stuck = oldest.where(table.c.state.in_(IN_FLIGHT))
+    # What is ready in a shard waits for a person as much as for us: its archive is paused, or its run was cancelled.
+    waits_for_launch = sa.and_(table.c.state == ObjectState.READY, table.c.shard_key.is_not(None))
+    stuck = oldest.where(table.c.state.in_(IN_FLIGHT), sa.not_(waits_for_launch))
     unseen = oldest.where(not_indexed(), sa.not_(is_explained(verdict)))
     unseen = unseen.select_from(table.outerjoin(verdict, verdict.c.image_set_id == table.c.image_set_id))
     with snapshot(engine) as connection:
