@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def pictures(index: Index, seen: Progress) -> Mapping[str, dg.MetadataValue]:
     """Percent, rate, expected end with its error so far, states, and the way there."""
     from ahi.archive.progress import course
+    from ahi.archive.trouble import trouble
 
     found: dict[str, dg.MetadataValue] = {
         "archive: percent": dg.MetadataValue.float(round(100 * seen.share, 1)),
@@ -29,6 +30,11 @@ def pictures(index: Index, seen: Progress) -> Mapping[str, dg.MetadataValue]:
         found["archive: expected end"] = dg.MetadataValue.timestamp(seen.ends_at)
     if seen.eta_error is not None:
         found["archive: error of that so far, percent"] = dg.MetadataValue.float(round(100 * seen.eta_error, 1))
+    failed: dict[str, dict[str, float]] = {}
+    for one in trouble(index, seen.archive_id):
+        failed.setdefault(one.reason_code, {})[one.manufacturer or "unknown"] = one.objects
+    if failed:
+        found["archive: failures"] = stacked("Failed objects by reason and maker", failed)
     points = course(index, seen.archive_id)
     if len(points) > 1:
         found["archive: course"] = line("Objects through, by minutes since the start", points, most=seen.objects)
