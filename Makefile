@@ -11,13 +11,16 @@ READY := .venv/.ready
 # Four programs start at once and each imports Dagster: without compiled files that is minutes on a small machine.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test up down lint drill bench lock
+.PHONY: help demo demo-fhir test up down lint drill bench lock
 
 help: ## This list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 11
 
 demo: $(READY) ## See real DICOM files arrive, go through HealthImaging and come out as rows; leaves nothing running
 	@$(BIN)/python -m dagster_project.demo
+
+demo-fhir: $(READY) ## The same for HealthLake: FHIR of synthetic patients and of the DICOM samples, imported and searched
+	@$(BIN)/python -m dagster_project.demo_fhir
 
 test: lint ## All checks and tests
 	$(BIN)/pytest -q -n auto --dist loadgroup -m "not drill"
