@@ -47,7 +47,7 @@ def opened(*, create: bool = False) -> Iterator[Pipeline]:
 def import_(
     source: Annotated[str, typer.Argument(help="s3://bucket/prefix/, or a file or folder of this machine.")],
     policy: Annotated[str, typer.Option(help="After a batch with errors: stop, continue, or ratio.")] = "stop",
-    ratio: Annotated[float, typer.Option(help="With --policy ratio: the share of failed resources that stops.")] = 0.01,
+    ratio: Annotated[float, typer.Option(help="With --policy ratio: a larger share of failed resources stops.")] = 0.01,
     ordered: Annotated[bool, typer.Option(help="Whether each batch waits for the one before it.")] = True,
     priority: Annotated[int, typer.Option(help="Higher goes before other imports.")] = 0,
     files_per_batch: Annotated[int | None, typer.Option(help="Fewer than AHI_FHIR_FILES_PER_JOB.")] = None,

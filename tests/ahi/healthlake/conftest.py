@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from botocore.exceptions import ClientError
 
 from ahi import inbox
 from ahi.healthlake import events, results
@@ -48,6 +50,13 @@ class Chain:
     def put(self, key: str, body: bytes) -> None:
         self.stack.client("s3").put_object(Bucket=self.bucket, Key=key, Body=body)
 
+    def put_each(self, *files: bytes) -> str:
+        """Put files under a prefix that nothing else is under, which is returned."""
+        prefix = f"{uuid.uuid4().hex[:8]}/"
+        for number, body in enumerate(files, 1):
+            self.put(f"{prefix}{number}.ndjson", body)
+        return prefix
+
     def plan(self, prefix: str = "history/", **terms: Any) -> Planned:
         return plan_import(self.pipeline, f"s3://{self.bucket}/{prefix}", Terms(**terms))
 
@@ -66,11 +75,13 @@ class Chain:
         self.progress.append(done)
         return done
 
-    def jobs(self) -> list[dict[str, Any]]:
-        return self.rows(sa.select(catalog.jobs).where(catalog.jobs.c.service == "healthlake"))
+    def jobs(self, of: Planned | None = None) -> list[dict[str, Any]]:
+        query = sa.select(catalog.jobs).where(catalog.jobs.c.service == "healthlake")
+        return self.rows(query.where(catalog.jobs.c.job_key.startswith(of.import_id if of else "")))
 
-    def batches(self) -> list[dict[str, Any]]:
-        return self.rows(sa.select(fhir_batches).order_by(fhir_batches.c.batch_id))
+    def batches(self, of: Planned | None = None) -> list[dict[str, Any]]:
+        query = sa.select(fhir_batches).order_by(fhir_batches.c.batch_id)
+        return self.rows(query.where(fhir_batches.c.batch_id.startswith(of.import_id if of else "")))
 
     def rows(self, query: Any) -> list[dict[str, Any]]:
         with self.pipeline.index.engine.connect() as connection:
@@ -96,44 +107,75 @@ class Chain:
                 return found
             more = {"NextToken": page["NextToken"]}
 
-    def starts(self) -> list[str]:
+    def starts(self, of: Planned | None = None) -> list[str]:
         """Names of the jobs that HealthLake started, in order."""
-        return [job["JobName"] for job in sorted(self.all_jobs(), key=lambda job: job["SubmitTime"])]
+        names = [job["JobName"] for job in sorted(self.all_jobs(), key=lambda job: job["SubmitTime"])]
+        return [name for name in names if name.startswith(of.import_id if of else "")]
 
     def get(self, path: str) -> dict[str, Any]:
         """A read or a search over FHIR REST."""
         return get(self.stack.env | {"AHI_FHIR_DATASTORE_ID": self.datastore_id}, path)
 
 
-@pytest.fixture
-def make_chain(
-    aws_stack: AwsStack, index_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Chain]]:
-    """Makes deployments, each with a data store and a bucket of its own."""
+def deploy(stack: AwsStack, home: Path, patch: pytest.MonkeyPatch, **overrides: Any) -> Chain:
+    """Make a deployment with a data store and a bucket of its own."""
+    name = f"chain-{uuid.uuid4().hex[:8]}"
+    lake = stack.client("healthlake")
+    store = lake.create_fhir_datastore(DatastoreName=name, DatastoreTypeVersion="R4")["DatastoreId"]
+    s3 = stack.client("s3")
+    s3.create_bucket(Bucket=name)
+    s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    quick = {"linger_seconds": 0, "claim_seconds": 1, "failed_job_seconds": 1, "fhir_look_seconds": 3_600}
+    quick |= {"fhir_starts_per_second": 1_000, "fhir_slot_scope": "datastore", "fhir_datastore_id": store}
+    for variable, value in stack.env.items():
+        patch.setenv(variable, value)
+    for option, value in (quick | overrides).items():
+        patch.setenv(f"AHI_{option.upper()}", str(value))
+    patch.setenv("AHI_HOME", str(home / name))
+    return Chain(stack, connect(Settings(), run_id=f"run-{name}"), store, name)
+
+
+@contextmanager
+def deployments(stack: AwsStack, home: Path) -> Iterator[Callable[..., Chain]]:
+    """Makes deployments. An account has few data stores, so theirs are deleted in the end."""
+    made = list[Chain]()
 
     def make(**overrides: Any) -> Chain:
-        aws_stack.reset()
-        name = f"chain-{uuid.uuid4().hex[:8]}"
-        lake = aws_stack.client("healthlake")
-        store = lake.create_fhir_datastore(DatastoreName=name, DatastoreTypeVersion="R4")["DatastoreId"]
-        s3 = aws_stack.client("s3")
-        s3.create_bucket(Bucket=name)
-        s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-        quick = {"linger_seconds": 0, "claim_seconds": 1, "failed_job_seconds": 1, "fhir_look_seconds": 3_600}
-        quick |= {"fhir_starts_per_second": 1_000, "fhir_slot_scope": "datastore", "fhir_datastore_id": store}
-        for variable, value in aws_stack.env.items():
-            monkeypatch.setenv(variable, value)
-        for option, value in (quick | overrides).items():
-            monkeypatch.setenv(f"AHI_{option.upper()}", str(value))
-        monkeypatch.setenv("AHI_HOME", str(tmp_path / name))
-        pipeline = connect(Settings(), run_id=f"run-{name}")
-        return Chain(aws_stack, pipeline, store, name)
+        stack.reset()
+        made.append(deploy(stack, home, patch, **overrides))
+        return made[-1]
 
-    yield make
-    aws_stack.reset()
+    with pytest.MonkeyPatch.context() as patch:
+        yield make
+    stack.reset()
+    for chain in made:
+        # One that a job still works on stays.
+        with suppress(ClientError):
+            stack.client("healthlake").delete_fhir_datastore(DatastoreId=chain.datastore_id)
+
+
+@pytest.fixture
+def make_chain(aws_stack: AwsStack, tmp_path: Path) -> Iterator[Callable[..., Chain]]:
+    """Makes deployments of a test's own."""
+    with deployments(aws_stack, tmp_path) as make:
+        yield make
 
 
 @pytest.fixture
 def chain(make_chain: Callable[..., Chain]) -> Chain:
     """One deployment."""
     return make_chain()
+
+
+@pytest.fixture(scope="module")
+def shared_deployment(aws_stack: AwsStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """One deployment for the tests of a module: each looks at its own imports only."""
+    with deployments(aws_stack, tmp_path_factory.mktemp("chain")) as make:
+        yield make()
+
+
+@pytest.fixture
+def shared(shared_deployment: Chain) -> Chain:
+    """The same, without the faults and calls of the test before."""
+    shared_deployment.stack.reset()
+    return shared_deployment
