@@ -199,7 +199,7 @@ def failures(
 @app.command()
 def resubmit(
     batch: Annotated[str, typer.Argument(help="Batch in which the lines failed.")],
-    file: Annotated[Path | None, typer.Argument(help="Corrected lines.")] = None,
+    file: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False, help="Corrected lines.")] = None,
     server_errors: Annotated[bool, typer.Option(help="The lines HealthLake itself failed on, unchanged.")] = False,
 ) -> None:
     """Send corrected lines, and only those, in a batch of their own that goes next in the chain."""
