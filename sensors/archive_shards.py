@@ -15,6 +15,9 @@ from ahi.pipeline import Pipeline
 PARTITIONS = catalog_archives.archive_shards.name
 """Name of the partitions in Dagster's list, as `ahi_assets.common.ARCHIVE_SHARDS` has it."""
 
+PLAN = "archive_plan"
+"""The asset that plans shards; those that it did not plan itself are told as its materialization."""
+
 JOB = "archive_shards"
 ARCHIVE_TAGS = {"ahi/archive": "grown"}
 """For the limit in `dagster.yaml`: what grows is imported beside backfills, behind live runs."""
@@ -32,6 +35,11 @@ def archive_shards(
     missing = sorted(set(shard_keys(pipeline.index)) - set(context.instance.get_dynamic_partitions(PARTITIONS)))
     if missing:
         context.instance.add_dynamic_partitions(PARTITIONS, missing)
+        # The launch dialog asks "are you sure" while what comes before the shards was never made in Dagster's eyes.
+        planned = dg.AssetMaterialization(
+            PLAN, description="Planned outside Dagster, as by `ahi archive plan`.", metadata={"shards": len(missing)}
+        )
+        context.instance.report_runless_asset_event(planned)
     grown = grown_shards(pipeline.index, most=REQUESTS)
     if not grown:
         return dg.SkipReason(f"{len(missing)} partitions added" if missing else "Every shard has its partition")

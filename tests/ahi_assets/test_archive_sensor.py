@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from ahi.archive.progress import continuous_archives
 from ahi.index import catalog_archives as c
-from sensors.archive_shards import PARTITIONS, archive_shards
+from sensors.archive_shards import PARTITIONS, PLAN, archive_shards
 from tests.archive_fixtures import planned
 
 
@@ -21,6 +21,9 @@ def test_every_shard_gets_a_partition_and_only_later_looks_are_imported_by_thems
     with dg.DagsterInstance.ephemeral() as instance:
         assert isinstance(tick(instance), dg.SkipReason)
         assert set(instance.get_dynamic_partitions(PARTITIONS)) == set(keys)
+        # What the command line planned counts as planned, so that the launch dialog asks for no confirmation.
+        told = instance.get_latest_materialization_event(dg.AssetKey(PLAN))
+        assert told.asset_materialization.metadata["shards"].value == 2
         assert continuous_archives(site.pipeline.index) == []
         with site.pipeline.index.transaction() as connection:
             connection.execute(sa.update(c.archives).values(is_continuous=True))

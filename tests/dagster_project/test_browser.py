@@ -50,10 +50,9 @@ def test_a_backfill_is_launched_in_the_ui_and_turns_green(stack, monkeypatch, tm
         page.goto(f"{stack.ui}/assets/archive_imports?view=partitions")
         page.get_by_text(keys[0]).first.wait_for()
         page.get_by_role("button", name="Materialize").first.click()
-        # These shards were planned without the asset archive_plan, and the UI asks whether that is meant.
-        page.get_by_role("button", name="Confirm").click()
         page.get_by_role("button", name="Missing", exact=True).click()
         expect(page.get_by_text(f"{len(keys)} partitions").first).to_be_visible(timeout=WAIT_MS)
+        expect(page.get_by_text("Loading pipeline and partition sets")).to_have_count(0, timeout=WAIT_MS)
         page.screenshot(path=folder / "archive-launch.png")
         page.get_by_role("button", name="Launch backfill").click()
         wait_for(lambda: is_through(pipeline), seconds=300, what="the archive")
