@@ -5,8 +5,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,18 +19,8 @@ from ahi.clock import now
 from ahi.index import catalog
 from ahi.index.store import Index
 from ahi.settings import Settings
+from tests.command_line import ahi
 from tests.conftest import AwsStack
-
-
-def ahi(
-    home: Path, *arguments: str, env: dict[str, str] | None = None, stdin: str = ""
-) -> subprocess.CompletedProcess[str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("AHI_", "AWS_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "ahi.cli.main", *arguments],
-        env=own | {"AHI_HOME": str(home), "COLUMNS": "160"} | (env or {}),
-        capture_output=True, text=True, check=False, input=stdin, timeout=60,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

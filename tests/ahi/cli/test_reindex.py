@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
+from tests.command_line import ahi
 from tests.site_fixtures import make_site, site
 
 __all__ = ["make_site", "site"]
 
 
 def reindex(site, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "ahi.cli.main", "reindex", *arguments],
-        env=os.environ | site.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return ahi(site.home, "reindex", *arguments, env=site.environment)
 
 
 def test_the_rows_come_out_the_same_without_asking_healthimaging(site):
