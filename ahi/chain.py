@@ -10,6 +10,7 @@ has gone silent is taken over by looking for the job by its name first, and only
 from __future__ import annotations
 
 import datetime as dt
+import time
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +25,12 @@ from ahi.index.catalog import JobState
 
 if TYPE_CHECKING:
     from ahi.index.store import Index
+
+
+CALL_SECONDS = 2.0
+"""How long a start under way keeps others waiting for its answer; only a process that dies in it uses it up."""
+
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -168,17 +175,38 @@ def is_due(moment: dt.datetime) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.state == JobState.PLANNED, ready)
 
 
-def renew(index: Index, job: Job) -> Job | None:
-    """Make sure of a claim before the start: another may have taken over one that was silent for long."""
-    table, moment = catalog.jobs, now()
-    with index.transaction() as connection:
-        if connection.execute(table.update().where(_held(job)).values(claimed_at=moment)).rowcount == 0:
-            return None
-    return replace(job, claimed_at=moment)
+def renew(index: Index, job: Job, limits: Limits | None = None) -> Job | None:
+    """Make sure of a claim before the start, and wait for the service's pace where limits are given.
+
+    Another may have taken over a claim that was silent for long: None. Between claim and start a job is staged, for
+    times of any length, so starts that were claimed a second apart may stand here together.
+    """
+    table = catalog.jobs
+    while True:
+        moment, wait = now(), 0.0
+        with index.transaction() as connection:
+            if connection.execute(table.update().where(_held(job)).values(claimed_at=moment)).rowcount == 0:
+                return None
+            if limits:
+                want = pacing.Want(_door(job.service), limits.starts_per_second, limits.burst)
+                wait = pacing.take_all(connection, [want])
+                if not wait:
+                    pacing.restart(connection, want.bucket, in_seconds=CALL_SECONDS)
+        if not wait:
+            return replace(job, claimed_at=moment)
+        time.sleep(max(wait, POLL_SECONDS))
 
 
-def submitted(index: Index, job: Job, job_id: str) -> None:
+def _door(service: str) -> str:
+    """The bucket of tokens that are taken just before a call; those of `claim` keep work from piling up behind it."""
+    return f"{service}:call"
+
+
+def submitted(index: Index, job: Job, job_id: str, *, paced: bool = False) -> None:
     """Record the job id the service gave, and the hop of every object in it.
+
+    `paced`: the next start keeps its distance from this moment, not from the call's. When exactly the service took it
+    in between is not known, and by the service's clock two starts must not be closer than its rate.
 
     Also for a job that was given back meanwhile: the service has it, and must not be asked for it again.
     """
@@ -189,6 +217,8 @@ def submitted(index: Index, job: Job, job_id: str) -> None:
         commit.connection.execute(update.values(state=JobState.SUBMITTED, job_id=job_id, submitted_at=moment))
         of_job = catalog.objects.update().where(catalog.objects.c.job_key == job.job_key)
         commit.connection.execute(of_job.values(submitted_at=moment, changed_seq=commit.seq))
+        if paced:
+            pacing.restart(commit.connection, _door(job.service))
 
 
 def give_back(index: Index, job: Job, *, after_seconds: float, message: str | None = None) -> None:
@@ -227,21 +257,27 @@ def ended(index: Index, job: Job, report: Report) -> bool:
         return connection.execute(change.values(values)).rowcount > 0
 
 
-def start(index: Index, service: Service, job: Job) -> str | None:
-    """Start a claimed job and record it. Returns its job id; None when another has taken over the claim.
+def start(index: Index, service: Service, job: Job, limits: Limits | None = None) -> str | None:
+    """Start a claimed job and record it, at the pace of `limits` if there are any.
+
+    Returns its job id; None when another has taken over the claim.
 
     Raises BackPressureError with the job given back, RejectedError with it still claimed: its owner decides what
     becomes of the contents. Any other error leaves the claim standing, since the service may have the job.
     """
-    held = renew(index, job)
+    held = renew(index, job, limits)
     if held is None:
         return None
     try:
         job_id = service.start(held)
-    except BackPressureError:
-        give_back(index, held, after_seconds=back_off(held))
+    except Exception as error:
+        if limits:
+            with index.transaction() as connection:
+                pacing.restart(connection, _door(held.service))
+        if isinstance(error, BackPressureError):
+            give_back(index, held, after_seconds=back_off(held))
         raise
-    submitted(index, held, job_id)
+    submitted(index, held, job_id, paced=limits is not None)
     return job_id
 
 

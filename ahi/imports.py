@@ -251,7 +251,7 @@ def start_planned(
             time.sleep(job)
             continue
         try:
-            outcome = _start_one(pipeline, service, job)
+            outcome = _start_one(pipeline, service, job, limits)
         except (BotoCoreError, ClientError) as error:
             trouble, outcome = trouble or error, "trouble"
         counts[outcome] += 1
@@ -262,7 +262,7 @@ def start_planned(
     return counts
 
 
-def _start_one(pipeline: Pipeline, service: HealthImaging, job: chain.Job) -> str:
+def _start_one(pipeline: Pipeline, service: HealthImaging, job: chain.Job, limits: chain.Limits) -> str:
     """Stage and start one claimed job. Returns what became of it.
 
     Raises what AWS raised, with the job given back to wait, or still claimed when the service may have it.
@@ -272,7 +272,7 @@ def _start_one(pipeline: Pipeline, service: HealthImaging, job: chain.Job) -> st
         if not job.in_place and stage(pipeline, job) == job.n_objects:
             _reject(pipeline, job, "none of its objects is in its bucket any more")
             return "rejected"
-        return "started" if chain.start(index, service, job) else "taken_over"
+        return "started" if chain.start(index, service, job, limits) else "taken_over"
     except chain.RejectedError as error:
         _reject(pipeline, job, str(error))
         return "rejected"

@@ -5,6 +5,7 @@ Belongs here: taking a token. Does not belong here: which call needs one.
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 import time
 from dataclasses import dataclass
@@ -60,6 +61,12 @@ def take(connection: sa.Connection, bucket: str, *, rate: float, burst: float, t
         return float((tokens_wanted - tokens) / rate)
     _set(connection, bucket, tokens - tokens_wanted, is_new=is_new)
     return 0.0
+
+
+def restart(connection: sa.Connection, bucket: str, *, in_seconds: float = 0.0) -> None:
+    """Fill a bucket from now on, or from a later moment. The caller holds a write transaction."""
+    table, moment = catalog.pacing, now() + dt.timedelta(seconds=in_seconds)
+    connection.execute(table.update().where(table.c.bucket == bucket).values(updated_at=moment))
 
 
 def _level(connection: sa.Connection, bucket: str, rate: float, burst: float) -> tuple[float, bool]:

@@ -101,7 +101,7 @@ def start_due(pipeline: Pipeline) -> Counter[str]:
         if not isinstance(job, chain.Job):
             break
         try:
-            counts[_start_one(pipeline, service, job)] += 1
+            counts[_start_one(pipeline, service, job, limits)] += 1
         except (BotoCoreError, ClientError) as error:
             trouble = trouble or error
             counts["unanswered"] += 1
@@ -140,11 +140,11 @@ def _limits(pipeline: Pipeline, service: HealthLake, counts: Counter[str]) -> ch
     return chain.Limits(settings.fhir_jobs_in_service - foreign, settings.fhir_starts_per_second)
 
 
-def _start_one(pipeline: Pipeline, service: HealthLake, job: chain.Job) -> str:
+def _start_one(pipeline: Pipeline, service: HealthLake, job: chain.Job, limits: chain.Limits | None) -> str:
     """Start one claimed job. Returns what became of it; raises what leaves the claim standing."""
     index = pipeline.index
     try:
-        job_id = chain.start(index, service, job)
+        job_id = chain.start(index, service, job, limits)
     except chain.RejectedError as error:
         report = chain.Report("", "REJECTED", ended=True, ended_at=None, message=str(error), output_folder=None)
         chain.ended(index, job, report)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -25,8 +29,16 @@ class Service:
     script: list[str] = field(default_factory=list)
     most_running: int = 0
     over: set[str] = field(default_factory=set)
+    lags: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
 
     def start(self, job: Job) -> str:
+        if self.lags:
+            # Some way there, some way back.
+            lag = self.lags.pop()
+            threading.Event().wait(lag)
+            self.times.append(time.monotonic())
+            threading.Event().wait(0.03 - lag)
         step = self.script.pop(0) if self.script else "ok"
         if step == "push back":
             raise BackPressureError("full")
@@ -124,6 +136,24 @@ def test_whatever_happens_each_job_is_started_once_within_the_limits(tmp_path_fa
     assert states(index) == [JobState.ENDED] * 4
     assert sorted(service.started) == ["k0", "k1", "k2", "k3"]
     assert service.most_running <= room
+
+
+@given(st.lists(st.floats(0, 0.03), min_size=6, max_size=6), st.lists(st.floats(0, 0.1), min_size=6, max_size=6))
+@settings(max_examples=3, deadline=None)
+def test_starts_keep_the_rate_by_the_services_clock(tmp_path_factory, lags, staging):
+    index = make_index(tmp_path_factory.mktemp("pace"), 6)
+    service, limits = Service(lags=list(lags)), Limits(in_flight=9, starts_per_second=20)
+
+    def run(who: str) -> None:
+        while (job := chain.claim(index, "test", limits, who)) is not None:
+            threading.Event().wait(job if isinstance(job, float) else staging[int(job.job_key[1:])])
+            if isinstance(job, Job):
+                chain.start(index, service, job, limits)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(run, ["a", "b", "c"]))
+    assert len(service.times) == 6
+    assert min(later - earlier for earlier, later in pairwise(sorted(service.times))) >= 0.05
 
 
 def test_a_claim_that_was_taken_over_is_not_started(tmp_path):

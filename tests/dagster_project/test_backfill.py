@@ -101,7 +101,7 @@ def test_a_backfill_killed_three_times_loses_nothing_and_imports_nothing_twice(s
     assert most_at_once([(one["submittedAt"].timestamp(), one["endedAt"].timestamp()) for one in listed]) <= 10
     starts = sorted(one["submittedAt"].timestamp() for one in listed)
     gaps = [later - earlier for earlier, later in pairwise(starts)]
-    assert all(starts[n + 10] - starts[n] > 9 for n in range(len(starts) - 10))  # a second each, less one call's lag
+    assert min(gaps) > 0.99  # the rate is one a second, by the service's own clock
     numbers = (
         f"{len(listed)} jobs, {took:.0f} s, {len(backfills)} backfills, least time between starts {min(gaps):.2f} s"
     )
