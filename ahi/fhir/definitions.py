@@ -54,6 +54,12 @@ class Definitions:
     value_sets: Mapping[str, Mapping[str, frozenset[str]]]
     _rows: Mapping[str, Any]
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all types, their parts and elements."""
+        types = {part for name in self._rows for part in name.split(".")}
+        return frozenset(types | {e[0].removesuffix("[x]") for row in self._rows.values() for e in row["elements"]})
+
     def elements(self, type_name: str) -> tuple[Element, ...]:
         """Elements of a type or of a part of one, those that it inherits first."""
         row = self._rows[type_name]

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi.clock import now
+from ahi.healthlake.diagnostics import LONGEST
 from ahi.index.catalog_fhir import fhir_failures
 from ahi.index.engine import insert_missing
 
@@ -62,8 +63,6 @@ class Group:
 
 
 _INDEX = re.compile(r"\[\d+\]")
-_VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|\b[\w.-]*\d[\w.:/+-]*")
-_LONGEST = 300
 
 
 def diagnostic(findings: Sequence[tuple[str, str, str]]) -> str:
@@ -71,12 +70,7 @@ def diagnostic(findings: Sequence[tuple[str, str, str]]) -> str:
     texts = dict.fromkeys(
         f"{code}: {_INDEX.sub('[]', path)} {text}".replace(":  ", ": ") for code, path, text in findings
     )
-    return "; ".join(texts)[:_LONGEST]
-
-
-def template(text: str) -> str:
-    """A diagnostic of HealthLake without what it quotes and without numbers: those may be of a patient."""
-    return _VALUES.sub("…", " ".join(text.split()))[:_LONGEST]
+    return "; ".join(texts)[:LONGEST]
 
 
 def enter(connection: sa.Connection, batch_id: str, failures: Iterable[Failure], *, limit: int) -> None:

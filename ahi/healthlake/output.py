@@ -14,7 +14,8 @@ import orjson
 from botocore.exceptions import ClientError
 
 from ahi.aws import GONE, error_code
-from ahi.healthlake.failures import Failure, Stage, template
+from ahi.healthlake.diagnostics import template
+from ahi.healthlake.failures import Failure, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -162,6 +162,17 @@ def test_archives_are_read_by_the_import_role_and_the_pipeline_and_written_by_no
         assert template["Resources"][name]["Properties"]["Roles"] == [{"Ref": "ImportRole"}]
 
 
+def test_buckets_with_fhir_are_read_by_the_pipeline_alone(template):
+    arns = json.dumps({"Ref": "FhirBucketArns"})
+    below = json.dumps({"Split": [",", {"Join": ["", [{"Join": ["/*,", {"Ref": "FhirBucketArns"}]}, "/*"]]}]})
+    lists = {("s3:ListBucket", arns), ("s3:ListBucketVersions", arns)}
+    assert set(allowed(template, "FhirReadPolicy")) == {*lists, ("s3:GetObject", below), ("s3:GetObjectVersion", below)}
+    assert allowed(template, "FhirKeyPolicy") == [("kms:Decrypt", json.dumps({"Ref": "FhirKeyArns"}))]
+    for name, condition in (("FhirReadPolicy", "HasFhirBuckets"), ("FhirKeyPolicy", "HasFhirKeys")):
+        assert template["Resources"][name]["Condition"] == condition
+        assert "Roles" not in template["Resources"][name]["Properties"]
+
+
 def test_queues_may_be_looked_at_with_their_dead_letters(template):
     queues = {json.dumps({"GetAtt": f"{name}.Arn"}) for name in of_type(template, "AWS::SQS::Queue")}
     for action in ("sqs:GetQueueUrl", "sqs:GetQueueAttributes"):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ahi.healthlake.failures import diagnostic, template
+from ahi.healthlake.diagnostics import _WORDS, _schema, template
+from ahi.healthlake.failures import diagnostic
 from ahi.healthlake.output import FailureLine, Manifest, _base, parse_failure
 
 OUTCOME = {
@@ -16,7 +20,6 @@ OUTCOME = {
         {"severity": "error", "diagnostics": "id 'abc' does not match [A-Za-z0-9-.]{1,64}"},
     ],
 }
-WHY = "id … does not match [A-Za-…-.]{…}"
 
 
 def line(**more: object) -> bytes:
@@ -56,7 +59,50 @@ def test_a_manifest_adds_up_or_not():
     assert not Manifest(None, None, None, None).adds_up
 
 
-def test_reasons_hold_no_values_and_are_the_same_for_alike_faults():
-    assert template("Value 'Jane Doe' of born 1970-01-01 is wrong") == "Value … of born … is wrong"
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Value 'Jane Doe' of born 1970-01-01 is wrong", "Value … of born … is wrong"),
+        ("Invalid JSON found in input file", "Invalid JSON found in input file"),
+        ("Missing required id field in resource json", "Missing required id field in resource json"),
+        (
+            "Value at 'resourceType' failed to satisfy constraint: regular expression pattern: [A-Za-z]{1,256}",
+            "Value at … failed to satisfy constraint: regular expression pattern: […]{…}",
+        ),
+        ("Patient.name[0].given: Not a valid string", "Patient.name[].given: Not a valid string"),
+        ("Patient.name[3].given: Not a valid string", "Patient.name[].given: Not a valid string"),
+        (
+            "ImagingStudy.series.uid: minimum required = 1, but only found 0",
+            "ImagingStudy.series.uid: minimum required = …, but only found …",
+        ),
+        ("Patient: Unrecognised property '@telecom'", "Patient: Unrecognised property …"),
+    ],
+)
+def test_a_diagnostic_is_shown_in_known_words(text, shown):
+    assert template(text) == shown
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("Doe", "Jane Doe", "Doe^Jane", "O'Brien", 'd\'Arc "Joan"', "Smith-Jones", "Müller", "Иванов", "山田^太郎"),
+        *("MRN0042", "12 34 56", "jane.doe@example.org", "Patient/doe-jane", "s3://b/Doe/1.ndjson", "Will", "May"),
+        *("1.2.840.113619", "1970-01-01T00:00:00", "doe_jane", "<Doe>", "(Doe)", "[Doe]", "Patient.Doe", "doe:jane"),
+    ],
+)
+@pytest.mark.parametrize("around", ["Value {} is not valid", "{}: Unknown value", "Could not parse '{}' in id={},{}"])
+def test_a_diagnostic_shows_no_name_and_no_id(value, around):
+    shown = template(around.replace("{}", value))
+    for part in re.findall(r"\w+", value):
+        if part not in {"s", "Patient"}:
+            assert part not in re.findall(r"\w+", shown), shown
+
+
+@given(st.text())
+def test_a_diagnostic_of_any_text_holds_known_words_alone(text):
+    assert all(word in _schema() or word.lower() in _WORDS for word in re.findall(r"\w+", template(text)))
+
+
+def test_reasons_are_the_same_for_alike_faults():
     one = diagnostic([("required", "ImagingStudy.series[0].uid", "is required")])
     assert one == diagnostic([("required", "ImagingStudy.series[7].uid", "is required")])
