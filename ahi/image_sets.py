@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ahi import pacing
-from ahi.aws import THROTTLED, error_code
+from ahi.aws import FORBIDDEN, GONE, THROTTLED, error_code
 from ahi.clock import day_of, now
 from ahi.errors import PermanentError
 from ahi.index import catalog
@@ -140,8 +140,7 @@ def _keep_once(pipeline: Pipeline, looks: _Looks, sighting: Sighting) -> int:
                 # Another may have kept it and let go between our look and our lease.
                 if _kept(pipeline, sighting.image_set_id, sighting.version):
                     return 0
-                looks.read.wait()
-                return _keep(pipeline, sighting)
+                return _keep(pipeline, looks, sighting)
             finally:
                 _release(pipeline, name)
         time.sleep(0.1)
@@ -188,19 +187,15 @@ def document_key(pipeline: Pipeline, image_set_id: str, version: int) -> str:
     return f"documents/{datastore_id}/{image_set_id[:2]}/{image_set_id}/{version}.json.gz"
 
 
-def _keep(pipeline: Pipeline, sighting: Sighting) -> int:
-    """GetImageSetMetadata, once, into the lake. Returns the bytes kept."""
+def _keep(pipeline: Pipeline, looks: _Looks, sighting: Sighting) -> int:
+    """The document into lake and catalog. Returns the bytes read from HealthImaging, none when the lake has it."""
     settings = pipeline.settings
-    answer = _patiently(
-        lambda: pipeline.aws.imaging.get_image_set_metadata(
-            datastoreId=settings.datastore_id, imageSetId=sighting.image_set_id, versionId=str(sighting.version)
-        )
-    )
-    blob = answer["imageSetMetadataBlob"].read()
-    if not blob.startswith(b"\x1f\x8b"):
-        blob = gzip.compress(blob, mtime=0)
     key = document_key(pipeline, sighting.image_set_id, sighting.version)
-    pipeline.aws.s3.put_object(Bucket=settings.lake_bucket, Key=key, Body=blob, ContentType="application/gzip")
+    kept = blob = _kept_before(pipeline, sighting, key)
+    if blob is None:
+        looks.read.wait()
+        blob = _read(pipeline, sighting)
+        pipeline.aws.s3.put_object(Bucket=settings.lake_bucket, Key=key, Body=blob, ContentType="application/gzip")
     moment = now()
     row = {
         "datastore_id": settings.datastore_id,
@@ -218,7 +213,37 @@ def _keep(pipeline: Pipeline, sighting: Sighting) -> int:
     with pipeline.index.transaction() as connection:
         if not _document(connection, settings.datastore_id, sighting.image_set_id, sighting.version):
             connection.execute(catalog.documents.insert().values(row))
-    return len(blob)
+    return 0 if kept else len(blob)
+
+
+def _kept_before(pipeline: Pipeline, sighting: Sighting, key: str) -> bytes | None:
+    """What the lake has of a version under a key, although the catalog, lost or restored, does not know it.
+
+    Only of versions old enough: the lake has nothing of fresh ones, and asking for each would cost a request.
+    """
+    age = (now() - sighting.updated_at).total_seconds() if sighting.updated_at else 0.0
+    if age < pipeline.settings.kept_before_seconds:
+        return None
+    try:
+        return pipeline.aws.s3.get_object(Bucket=pipeline.settings.lake_bucket, Key=key)["Body"].read()
+    except ClientError as error:
+        # Who may not list a bucket is refused what is not in it.
+        if error_code(error) not in GONE | FORBIDDEN:
+            raise
+        return None
+
+
+def _read(pipeline: Pipeline, sighting: Sighting) -> bytes:
+    """GetImageSetMetadata, compressed."""
+    answer = _patiently(
+        lambda: pipeline.aws.imaging.get_image_set_metadata(
+            datastoreId=pipeline.settings.datastore_id,
+            imageSetId=sighting.image_set_id,
+            versionId=str(sighting.version),
+        )
+    )
+    blob = answer["imageSetMetadataBlob"].read()
+    return blob if blob.startswith(b"\x1f\x8b") else gzip.compress(blob, mtime=0)
 
 
 def _kept(pipeline: Pipeline, image_set_id: str, version: int) -> bool:

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     job_starts_per_second: float = Field(1.0, gt=0, description="Sustained rate of StartDICOMImportJob.")
     image_set_looks_per_second: float = Field(25.0, gt=0, description="Sustained rate of GetImageSet.")
     metadata_reads_per_second: float = Field(50.0, gt=0, description="Sustained rate of GetImageSetMetadata.")
+    kept_before_seconds: float = Field(
+        900.0, ge=0, description="A version older than this is looked for in the lake before HealthImaging is asked."
+    )
 
     # HealthLake quotas have moved each year ("Quotas" of its developer guide): 1 job runs, 25 wait in a data store.
     fhir_jobs_in_service: int = Field(
