@@ -1,7 +1,8 @@
 """Erasure of what was deleted in HealthImaging. Belongs here: when it is time, and the documents in the lake.
 
 Does not belong here: rows and files of the index (`ahi.index.erasure`), showing that nothing is left (`ahi.proof`).
-Inbox batches and job outputs hold many objects each: lifecycle rules of infra/template.yaml remove those.
+Inbox batches, job outputs and FHIR batches hold many objects each: lifecycle rules of infra/template.yaml remove those.
+What HealthLake has of a deleted study is taken back, and its row emptied, by the next batch (`ahi.healthlake`).
 """
 
 from __future__ import annotations

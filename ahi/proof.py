@@ -38,6 +38,7 @@ LAKE = {
     "documents/": "kept documents",
     "inbox/": "inbox batches; a lifecycle rule of the lake bucket removes them",
     "jobs/": "job outputs; a lifecycle rule of the lake bucket removes them",
+    "fhir/": "FHIR batches and job outputs; a lifecycle rule of the lake bucket removes them",
     "archives/": "keys of archives; `ahi archive remove` removes them with the archive",
 }
 

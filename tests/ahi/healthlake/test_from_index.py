@@ -14,6 +14,8 @@ from ahi.healthlake.from_index import plan_changes
 from ahi.inbox import Queue
 from ahi.index import catalog
 from ahi.index.catalog_fhir import fhir_batches, fhir_sent
+from ahi.patients import secret_of
+from ahi.proof import prove
 from tests.site_fixtures import make_site
 
 __all__ = ["make_site"]
@@ -81,3 +83,9 @@ def test_studies_go_in_once_and_come_back_when_deleted(site):
     with site.pipeline.index.engine.connect() as connection:
         kept = connection.execute(sa.select(fhir_sent).where(fhir_sent.c.state == "retracted")).mappings().one()
     assert (kept["study_uid"], kept["subject"]) == (None, None)
+    left = prove(site.pipeline.index, gone, secret=secret_of(site.pipeline), pipeline=site.pipeline)
+    found_in = {place.name for place in left if place.n}
+    assert "fhir_sent" not in found_in
+    assert "fhir/" in found_in, (
+        "batches hold many studies each: their bucket's rule removes them, and the proof says so"
+    )
