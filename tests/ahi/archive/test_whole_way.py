@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from ahi.archive import archives, inventory
 from ahi.archive.plan import make_plan
 from tests.ahi.archive.conftest import Holding
@@ -14,6 +16,7 @@ QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5, "max_files_pe
 CT, MR = [n for n in SET if "CT2" in n], [n for n in SET if "MR2" in n]
 
 
+@pytest.mark.drill
 def test_every_key_is_accounted_for_and_growth_imports_nothing_twice(make_site, holding: Holding) -> None:
     site = make_site(**QUICK, job_starts_per_second=20)
     holding.put({f"pacs/{key}": body for key, body in samples([*CT, *MR, "bad/trunc_in_meta.dcm"]).items()})
