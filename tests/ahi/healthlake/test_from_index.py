@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import sqlalchemy as sa
+from botocore.exceptions import ClientError
 
 from ahi import inbox
 from ahi.clock import now
@@ -27,7 +30,9 @@ CT = ("pydicom/CT2/17106", "pydicom/CT2/17136")
 def site(make_site, aws_stack):
     lake = aws_stack.client("healthlake")
     store = lake.create_fhir_datastore(DatastoreName="index", DatastoreTypeVersion="R4")["DatastoreId"]
-    return make_site(fhir_datastore_id=store, fhir_slot_scope="datastore", fhir_starts_per_second=1_000)
+    yield make_site(fhir_datastore_id=store, fhir_slot_scope="datastore", fhir_starts_per_second=1_000)
+    with suppress(ClientError):
+        lake.delete_fhir_datastore(DatastoreId=store)
 
 
 def send_fhir(site) -> None:
