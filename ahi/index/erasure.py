@@ -180,7 +180,9 @@ def _holding(index: Index, table: Table, keys: Sequence[str]) -> list[str]:
     with index.snapshot() as connection:
         live = sa.and_(c.files.c.table_name == table.name, c.files.c.retired_seq.is_(None))
         files = connection.execute(sa.select(c.files).where(live)).fetchall()
-    found = []
+    found: list[str] = []
+    if not files:  # as most tables are here: a connection costs more than all the rest
+        return found
     with spilling(index.root) as duck:
         duck.register("wanted", pa.table({"key": pa.array(keys, pa.string())}))
         for file in files:
