@@ -50,7 +50,7 @@ def _wrong(index: Index, file: sa.Row[Any], key_of: KeyOf) -> Iterator[list[Row]
         wrong = [one for one in wrong if one[2] != one[3]]
         if not wrong:
             return
-        connection.execute("CREATE TEMP TABLE wrong (issuer TEXT, patient TEXT, old TEXT, remade TEXT)")
+        connection.execute("CREATE OR REPLACE TEMP TABLE wrong (issuer TEXT, patient TEXT, old TEXT, remade TEXT)")
         connection.executemany("INSERT INTO wrong VALUES (?, ?, ?, ?)", wrong)
         connection.execute(
             "SELECT held.* REPLACE (remade AS patient_key) FROM held JOIN wrong "

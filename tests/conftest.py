@@ -179,6 +179,14 @@ def aws_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsStack]:
     stack.stop()
 
 
+@pytest.fixture(scope="session")
+def ahead_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsStack]:
+    """A second one, whose clock tests may advance: what it says of times is then ahead of the machine's."""
+    stack = AwsStack(tmp_path_factory.mktemp("ahead") / "home").start()
+    yield stack
+    stack.stop()
+
+
 @pytest.fixture
 def make_aws_stack(tmp_path: Path) -> Iterator[Callable[..., AwsStack]]:
     """Starts servers of a test's own, with settings: `make_aws_stack(LOCAL_AWS_IMPORT_SECONDS="1")`."""

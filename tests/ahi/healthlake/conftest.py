@@ -155,9 +155,9 @@ def deployments(stack: AwsStack, home: Path) -> Iterator[Callable[..., Chain]]:
 
 
 @pytest.fixture
-def make_chain(aws_stack: AwsStack, tmp_path: Path) -> Iterator[Callable[..., Chain]]:
+def make_chain(ahead_stack: AwsStack, tmp_path: Path) -> Iterator[Callable[..., Chain]]:
     """Makes deployments of a test's own."""
-    with deployments(aws_stack, tmp_path) as make:
+    with deployments(ahead_stack, tmp_path) as make:
         yield make
 
 
@@ -168,9 +168,9 @@ def chain(make_chain: Callable[..., Chain]) -> Chain:
 
 
 @pytest.fixture(scope="module")
-def shared_deployment(aws_stack: AwsStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+def shared_deployment(ahead_stack: AwsStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """One deployment for the tests of a module: each looks at its own imports only."""
-    with deployments(aws_stack, tmp_path_factory.mktemp("chain")) as make:
+    with deployments(ahead_stack, tmp_path_factory.mktemp("chain")) as make:
         yield make()
 
 

@@ -152,8 +152,8 @@ def make_lake(stack: Any) -> Lake:
 
 
 @pytest.fixture(scope="session")
-def _lake(aws_stack: Any) -> Lake:
-    return make_lake(aws_stack)
+def _lake(ahead_stack: Any) -> Lake:
+    return make_lake(ahead_stack)
 
 
 @pytest.fixture
@@ -178,8 +178,8 @@ def listen(stack: Any) -> Events:
 
 
 @pytest.fixture(scope="session")
-def _events(aws_stack: Any) -> Events:
-    return listen(aws_stack)
+def _events(ahead_stack: Any) -> Events:
+    return listen(ahead_stack)
 
 
 @pytest.fixture
