@@ -171,8 +171,10 @@ def _xhtml(value: Any) -> bool:
 def _base64(value: Any) -> bool:
     if type(value) is not str:
         return False
-    digits = "".join(value.split())
-    return digits != "" and len(digits) % 4 == 0 and digits.isascii() and digits.translate(_NOT_BASE64) == digits
+    groups = value.split()  # R4 has white space between groups of four, not within one
+    digits = "".join(groups)
+    whole = digits != "" and all(len(group) % 4 == 0 for group in groups)
+    return whole and digits.isascii() and digits.translate(_NOT_BASE64) == digits
 
 
 # Quick test, full test and type.

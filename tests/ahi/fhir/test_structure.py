@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ahi.fhir.definitions import load_definitions
@@ -203,6 +203,7 @@ def test_a_primitive_is_what_the_definitions_match(name: str) -> None:
 
     @settings(max_examples=20, deadline=None)
     @given(texts)
+    @example("00000000000 0")
     def agree(text: str) -> None:
         matches = bool(regex.fullmatch(text)) and text != ""
         if matches and re.match(r"\d{4}-(02-(29|30|31)|(04|06|09|11)-31)", text):
