@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +25,8 @@ from ahi.index import catalog
 from ahi.index.catalog import JobState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ahi.index.store import Index
 
 
@@ -311,6 +314,30 @@ def jobs(index: Index, service: str, where: sa.ColumnElement[bool]) -> list[Job]
     with index.engine.connect() as connection:
         query = sa.select(table).where(table.c.service == service, where).order_by(table.c.planned_at)
         return [_job(row) for row in connection.execute(query).mappings()]
+
+
+def look_at_submitted(index: Index, service: str, older_than: dt.datetime, look: Callable[[Job], str]) -> Counter[str]:
+    """Look at every job that the service took before a moment, whatever becomes of one look.
+
+    Args:
+        index: The index.
+        service: Whose jobs.
+        older_than: The moment.
+        look: Asks the service for one, and says in a word what came of it.
+
+    Returns:
+        How often each word was said.
+
+    Raises:
+        Exception: One that the next job would meet as well, at once; else the first, after all have had their turn.
+    """
+    counts, setbacks, table = Counter[str](), Setbacks(is_transient), catalog.jobs
+    taken = sa.and_(table.c.state == JobState.SUBMITTED, table.c.submitted_at <= older_than)
+    for job in jobs(index, service, taken):
+        with setbacks.spared():
+            counts[look(job)] += 1
+    setbacks.settle()
+    return counts
 
 
 def job_named(index: Index, service: str, job_id: str, job_name: str) -> Job | None:

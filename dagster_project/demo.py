@@ -25,6 +25,7 @@ from dotenv import dotenv_values
 from dagster_project.stack import REPOSITORY, Stack, StackError, down, up
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 SAMPLES = REPOSITORY / "samples" / "dicom"
@@ -167,20 +168,26 @@ def stop(signum: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(128 + signum)
 
 
-def main() -> None:
-    """Tell the story; exit 1 if the counts do not close."""
+def perform(tell: Callable[[Stack], bool], praise: str, blame: str) -> NoReturn:
+    """Start a stack, tell a story on it, and remove it; exit 1 if the story does not end well.
+
+    Args:
+        tell: The story; returns whether it ended well.
+        praise: What to say then.
+        blame: What to say if not.
+    """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
     started = time.monotonic()
     home = Path(tempfile.mkdtemp(prefix="ahi-demo-")).resolve()
     stack = Stack(home, ui_port=free_port(), aws_port=free_port())
-    closes = False
+    good = False
     try:
         say("1. Start the embedded AWS, Dagster and its UI")
         up(stack, lambda line: say(f"   {line}"))
         say(f"   Dagster UI while this runs: {stack.ui}")
-        closes = tell(stack)
-        if not closes:
+        good = tell(stack)
+        if not good:
             say(f"\nThe end of the daemon's log:\n{stack.tail('daemon', 30)}")
     except StackError as error:
         say(f"The stack did not start. {error}")
@@ -189,10 +196,15 @@ def main() -> None:
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
         down(stack)
         shutil.rmtree(home, ignore_errors=True)
-    say(f"\n{'Every object is accounted for' if closes else 'NOT every object is accounted for, or a step failed'}.")
+    say(f"\n{praise if good else blame}.")
     say(f"Took {time.monotonic() - started:.0f} s; everything is stopped and removed.")
     say("Next: `make up` keeps a stack running, Dagster UI on http://127.0.0.1:3000; then `.venv/bin/ahi --help`.")
-    sys.exit(0 if closes else 1)
+    sys.exit(0 if good else 1)
+
+
+def main() -> None:
+    """Tell the story; exit 1 if the counts do not close."""
+    perform(tell, "Every object is accounted for", "NOT every object is accounted for, or a step failed")
 
 
 if __name__ == "__main__":

@@ -7,20 +7,18 @@ for the ImagingStudies of patients of both. Belongs here: the story. Does not be
 from __future__ import annotations
 
 import json
-import shutil
-import signal
 import sys
-import tempfile
-import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagster_project.demo import SAMPLES, Teller, free_port, say, stop
-from dagster_project.stack import REPOSITORY, Stack, StackError, down, up
+from dagster_project.demo import SAMPLES, Teller, perform, say
+from dagster_project.stack import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from dagster_project.stack import Stack
 
 FHIR = REPOSITORY / "samples" / "fhir"
 WAIT_SECONDS = 300
@@ -89,28 +87,7 @@ def get(environment: Mapping[str, str], path: str) -> dict[str, Any]:
 def main() -> None:
     """Tell the story; exit 1 if a search comes back empty or a command fails."""
     folder = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else FHIR
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, stop)
-    started = time.monotonic()
-    home = Path(tempfile.mkdtemp(prefix="ahi-demo-")).resolve()
-    stack = Stack(home, ui_port=free_port(), aws_port=free_port())
-    works = False
-    try:
-        say("1. Start the embedded AWS, Dagster and its UI")
-        up(stack, lambda line: say(f"   {line}"))
-        say(f"   Dagster UI while this runs: {stack.ui}")
-        works = tell(stack, folder)
-        if not works:
-            say(f"\nThe end of the daemon's log:\n{stack.tail('daemon', 30)}")
-    except StackError as error:
-        say(f"The stack did not start. {error}")
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        down(stack)
-        shutil.rmtree(home, ignore_errors=True)
-    say(f"\n{'Both are in HealthLake' if works else 'NOT everything worked'}. Took {time.monotonic() - started:.0f} s.")
-    sys.exit(0 if works else 1)
+    perform(lambda stack: tell(stack, folder), "Both are in HealthLake", "NOT everything worked")
 
 
 if __name__ == "__main__":

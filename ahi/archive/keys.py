@@ -180,7 +180,6 @@ def open_keys(pipeline: Pipeline, of: Look, manifests: Sequence[str]) -> Iterato
     with parts.scratch(pipeline) as folder, spilling(folder) as duck:
         found = parts.fetch(pipeline, inventory.part_keys(pipeline, of), folder / "parts")
         taken = parts.fetch(pipeline, manifests, folder / "manifests")
-        duck.execute("DETACH DATABASE IF EXISTS work")  # of a block that was broken off on a connection that is kept
         duck.execute(f"ATTACH {text(str(folder / 'work.duckdb'))} AS work")
         duck.execute("CREATE TABLE work.judged (key VARCHAR, hindrance VARCHAR)")
         duck.execute("CREATE TABLE work.pieces (number BIGINT, path VARCHAR, first_key VARCHAR, last_key VARCHAR)")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ahi.aws import Aws
+    from ahi.index.query import QueryResult
     from ahi.index.store import Index
     from ahi.settings import Settings
 
@@ -26,6 +27,8 @@ NO = 1
 """Exit code: the answer is no. Something is open, or could not be sent."""
 CANNOT = 2
 """Exit code: the question cannot be answered, as when no stack is running."""
+SHOWN_ROWS = 200
+"""Rows of an answer that a person is shown."""
 
 
 def fail(text: str, code: int = CANNOT) -> NoReturn:
@@ -168,6 +171,34 @@ def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in rows:
         nested = (json.dumps(v, default=plain, ensure_ascii=False) if isinstance(v, (list, dict)) else v for v in row)
         writer.writerow(["" if value is None else value for value in nested])
+
+
+def print_answer(
+    answer: QueryResult,
+    *,
+    as_json: bool,
+    as_csv: bool,
+    row: str = "row",
+    for_eyes: Callable[[tuple[object, ...]], Sequence[object]] = tuple,
+) -> None:
+    """Print the answer of a query as JSON or CSV, or the first rows of it as a table.
+
+    Args:
+        answer: The answer.
+        as_json: Print JSON.
+        as_csv: Print CSV.
+        row: What a row of it is called.
+        for_eyes: Makes a row readable in the table.
+    """
+    if as_json:
+        print_json(answer.dicts())
+    elif as_csv:
+        print_csv(answer.columns, answer.rows)
+    else:
+        print_table(answer.columns, [for_eyes(one) for one in answer.rows[:SHOWN_ROWS]])
+        rest = len(answer.rows) - SHOWN_ROWS
+        hidden = f", the last {rest:,} not shown: --csv gives all" if rest > 0 else ""
+        typer.echo(counted(len(answer.rows), row) + hidden)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:

@@ -9,8 +9,6 @@ import typer
 
 from ahi.cli import common
 
-SHOWN_ROWS = 200
-
 
 def moment(text: str) -> dt.datetime:
     """A moment as typed: `now`, a day or an ISO 8601 time; UTC unless it has an offset."""
@@ -60,15 +58,8 @@ def diff(
         answer = query(settings.index_dir / "index.duckdb", sql, [start, end])
     except IndexQueryError as error:
         common.fail(str(error))
-    if as_json:
-        common.print_json(answer.dicts())
-    elif as_csv:
-        common.print_csv(answer.columns, answer.rows)
-    else:
-        common.print_table(answer.columns, [_for_eyes(row) for row in answer.rows[:SHOWN_ROWS]])
-        rest = len(answer.rows) - SHOWN_ROWS
-        hidden = f", the last {rest:,} not shown: --csv gives all" if rest > 0 else ""
-        typer.echo(common.counted(len(answer.rows), "row" if table else "table") + hidden)
+    row = "row" if table else "table"
+    common.print_answer(answer, as_json=as_json, as_csv=as_csv, row=row, for_eyes=_for_eyes)
 
 
 def _for_eyes(row: tuple[object, ...]) -> tuple[object, ...]:

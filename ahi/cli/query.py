@@ -10,8 +10,6 @@ import typer
 from ahi.cli import common
 from ahi.index.columns import Tier
 
-SHOWN_ROWS = 200
-
 
 def query(
     sql: Annotated[str, typer.Argument(help="One SELECT, DESCRIBE or SHOW; `-` reads it from standard input.")],
@@ -38,12 +36,4 @@ def query(
         answer = ask(tier_root(settings.index_dir, tier) / "index.duckdb", sys.stdin.read() if sql == "-" else sql)
     except IndexQueryError as error:
         common.fail(str(error))
-    if as_json:
-        common.print_json(answer.dicts())
-    elif as_csv:
-        common.print_csv(answer.columns, answer.rows)
-    else:
-        common.print_table(answer.columns, answer.rows[:SHOWN_ROWS])
-        rest = len(answer.rows) - SHOWN_ROWS
-        hidden = f", the last {rest:,} not shown: --csv gives all" if rest > 0 else ""
-        typer.echo(common.counted(len(answer.rows), "row") + hidden)
+    common.print_answer(answer, as_json=as_json, as_csv=as_csv)

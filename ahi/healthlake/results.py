@@ -74,14 +74,10 @@ def follow(pipeline: Pipeline, events: Iterable[HealthLakeEvent]) -> Counter[str
 
 def follow_running(pipeline: Pipeline, *, older_than: dt.datetime) -> Counter[str]:
     """Ask HealthLake for every job submitted before a moment: an event may have been lost."""
-    counts, service, setbacks = Counter[str](), HealthLake(pipeline), Setbacks(is_transient)
-    table = catalog.jobs
-    running = sa.and_(table.c.state == JobState.SUBMITTED, table.c.submitted_at <= older_than)
-    for job in chain.jobs(pipeline.index, SERVICE, running):
-        with setbacks.spared():
-            counts[_look(pipeline, service, job, job.job_id or "")] += 1
-    setbacks.settle()
-    return counts
+    service = HealthLake(pipeline)
+    return chain.look_at_submitted(
+        pipeline.index, SERVICE, older_than, lambda job: _look(pipeline, service, job, job.job_id or "")
+    )
 
 
 def _job_of(pipeline: Pipeline, job_id: str, input_uri: str) -> chain.Job | None:
