@@ -6,10 +6,12 @@ import json
 import signal
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
 from dotenv import dotenv_values
 
 from ahi.archive.progress import progress
 from ahi.closure import closure
+from ahi.index import catalog_archives as c
 from ahi.pipeline import connect
 from ahi.settings import Settings
 from dagster_project.stack import ask_dagster
@@ -80,3 +82,15 @@ def most_at_once(spans: Sequence[tuple[float, float]]) -> int:
         running += step
         most = max(most, running)
     return most
+
+
+def forecast_error(pipeline: Pipeline, share: float, archive_id: str = "old") -> float:
+    """How far off the first forecast was that was made at a share of the objects, as a share of the whole time."""
+    table = c.archive_progress
+    query = sa.select(table.c.at, table.c.ends_at, table.c.n_final * 1.0 / table.c.n_total).order_by(table.c.at)
+    with pipeline.index.engine.connect() as connection:
+        samples = connection.execute(query.where(table.c.archive_id == archive_id)).all()
+    ended = progress(pipeline.index, archive_id).ended_at
+    forecast = next(ends for _, ends, seen in samples if seen >= share and ends)
+    assert ended is not None
+    return abs((ended - forecast) / (ended - samples[0].at))
