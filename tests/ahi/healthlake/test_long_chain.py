@@ -13,21 +13,21 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.ahi.healthlake.conftest import Chain, lines, patient
-from tests.conftest import REPOSITORY, wait_for
+from tests.ahi.healthlake.conftest import lines, patient
+from tests.conftest import REPOSITORY, AwsStack, wait_for
 
 BATCHES = int(os.environ.get("AHI_DRILL_BATCHES", "300"))
 TICK = 20.0
 
 
 @contextmanager
-def passing_time(chain: Chain) -> Iterator[None]:
-    """The emulator's clock goes on by 20 s for each 50 ms of ours."""
+def passing_time(stack: AwsStack, *, every: float = 0.05) -> Iterator[None]:
+    """The emulator's clock goes on by 20 s at intervals of ours, in seconds."""
     over = threading.Event()
 
     def advance() -> None:
-        while not over.wait(0.05):
-            chain.stack.control("POST", "clock", {"advance": TICK})
+        while not over.wait(every):
+            stack.control("POST", "clock", {"advance": TICK})
 
     thread = threading.Thread(target=advance)
     thread.start()
@@ -64,7 +64,7 @@ def test_every_batch_goes_in_once_and_in_order_whatever_is_killed_or_lost(make_c
     def settled() -> int:
         return sum(batch["state"] == "settled" for batch in chain.batches())
 
-    with passing_time(chain):
+    with passing_time(chain.stack):
         for share in (0.2, 0.5, 0.8, 1.0):
             with worker() as process:
                 wait_for(lambda share=share: settled() >= share * BATCHES, seconds=900, what="a part of the chain")
