@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from dataclasses import astuple, fields
+from itertools import islice
 from pathlib import Path  # noqa: TC003 - typer reads it at run time
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +16,7 @@ from ahi.cli import common
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ahi.archive.report import Study
+    from ahi.archive.report import Account
     from ahi.pipeline import Pipeline
 
 SHOWN = 50
@@ -38,49 +40,57 @@ def report(
     """Hold every study of an archive against six counts, and name what is missing.
 
     Counted are: the look at the archive, what went into jobs, the jobs' summaries, their success and failure lines,
-    instances of image sets, rows of the index. Exits with 1 while something does not agree.
+    instances of image sets, rows of the index. Exits with 1 while something does not agree, or is still to be planned,
+    launched or imported.
 
     Example: `ahi archive report old-pacs --csv report/`
     """
     from ahi.archive import report as domain
+    from ahi.archive.shard_account import Missing
 
     pipeline = _pipeline()
-    with common.permanent_errors(), common.aws_errors(pipeline.settings):
-        found = domain.studies(pipeline, archive)
-        lost = list(domain.missing(pipeline, archive))
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        heads = [field.name for field in fields(domain.Study)]
-        _write(folder / "studies.csv", [*heads, "open"], ((*astuple(one), one.open) for one in found))
-        _write(folder / "missing.csv", [field.name for field in fields(domain.Missing)], map(astuple, lost))
-        typer.echo(f"{len(found):,} studies in {folder}/studies.csv, {len(lost):,} objects in {folder}/missing.csv")
-    unequal = [one for one in found if one.open]
-    _print(found, unequal)
-    if lost and not folder:
-        rows = [(one.sop_uid, one.reason_code, one.reason_text, one.corrected_by or "no") for one in lost[:SHOWN]]
-        title = f"{common.counted(len(lost), 'object')} that cannot be queried (--csv for all, with keys)"
-        common.print_table(("SOP instance", "reason", "in words", "corrected"), rows, title=title)
+    with (
+        common.permanent_errors(),
+        common.aws_errors(pipeline.settings),
+        domain.account(pipeline, archive) as found,
+    ):
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            heads = [field.name for field in fields(domain.Study)]
+            _write(folder / "studies.csv", [*heads, "open"], ((*astuple(one), one.open) for one in found.studies()))
+            _write(folder / "missing.csv", [one.name for one in fields(Missing)], map(astuple, found.missing()))
+            missing = common.counted(found.n_missing, "object")
+            typer.echo(f"{found.n_studies:,} studies in {folder}/studies.csv, {missing} in {folder}/missing.csv")
+        unequal = _print(found)
+        if found.n_missing and not folder:
+            some = islice(found.missing(), SHOWN)
+            rows = [(one.sop_uid or "none", one.reason_code, one.reason_text, one.corrected_by or "no") for one in some]
+            title = f"{common.counted(found.n_missing, 'object')} that cannot be queried (--csv for all, with keys)"
+            common.print_table(("SOP instance", "reason", "in words", "corrected"), rows, title=title)
     if unequal:
         raise typer.Exit(common.NO)
 
 
-def _print(found: list[Study], unequal: list[Study]) -> None:
-    names = (
-        "inventory",
-        "staged",
-        "job_summary",
-        "success_lines",
-        "failure_lines",
-        "image_set_instances",
-        "index_rows",
-    )
-    sums = [(name.replace("_", " "), sum(getattr(one, name) for one in found)) for name in names]
-    common.print_table(("counted in", "objects"), sums, title=f"{common.counted(len(found), 'study', 'studies')}")
+def _print(found: Account) -> int:
+    """Sums over all studies, and the studies that do not close. Returns how many those are."""
+    from ahi.archive.report import NUMBERS, SIX
+
+    sums, shown, unequal = Counter[str](), list[tuple[str, str]](), 0
+    for one in found.studies():
+        for name in NUMBERS:
+            sums[name] += getattr(one, name)
+        if one.open:
+            unequal += 1
+            shown += [(one.study_uid or "no study", one.open)] if len(shown) < SHOWN else []
+    rows: list[tuple[str, int | None]] = [(name.replace("_", " "), sums[name]) for name in SIX]
+    # What makes the six differ by right.
+    rows += [(f"  {name.replace('_', ' ')}", sums[name]) for name in NUMBERS if name not in SIX and sums[name]]
+    common.print_table(("counted in", "objects"), rows, title=common.counted(found.n_studies, "study", "studies"))
     if unequal:
-        rows = [(one.study_uid or "no study", one.open) for one in unequal[:SHOWN]]
-        common.print_table(("study", "does not agree"), rows, title=f"{len(unequal):,} do not close")
+        common.print_table(("study", "does not agree"), shown, title=f"{unequal:,} do not close")
     else:
         typer.echo("Every study closes six ways.")
+    return unequal
 
 
 def _write(path: Path, heads: list[str], rows: Iterable[tuple[object, ...]]) -> None:
