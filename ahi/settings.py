@@ -86,6 +86,11 @@ class Settings(BaseSettings):
         10_000, ge=0, description="Failed lines of a batch with a row of their own; the rest is counted."
     )
     fhir_studies_per_batch: int = Field(20_000, ge=1, description="Changed studies sent in one batch.")
+    fhir_retry_seconds: float = Field(
+        300.0,
+        ge=0,
+        description="Wait before a resource that HealthLake failed on is sent again; doubled, at most a day.",
+    )
     fhir_time_zone: str = Field(
         "", description="Zone of DICOM times without offset, such as Europe/Berlin; empty: only the date is told."
     )

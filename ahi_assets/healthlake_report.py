@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ahi.healthlake import audit, control, failures
+from ahi.healthlake import audit, control, failures, sent
 from ahi.healthlake.closure import study_closure
 from ahi.index import catalog_fhir
 from ahi.pipeline import Pipeline
@@ -67,13 +67,14 @@ def one_imaging_study_per_study(pipeline: dg.ResourceParam[Pipeline]) -> dg.Asse
     named = [
         f"{what} `{name}`"
         for what, names in (
-            *(("without ImagingStudy", found.missing), ("refused", found.failed)),
+            *(("without ImagingStudy", found.missing), ("failed", found.failed)),
             *(("without study", found.orphans), ("more than one ImagingStudy", found.duplicates)),
+            ("not in", found.lacking),
         )
         for name in names[:LISTED]
     ]
     # A study that was published a moment ago is planned by the next run: missing ones are a warning, no error.
-    wrong = found.failed or found.orphans or found.duplicates
+    wrong = found.failed or found.orphans or found.duplicates or found.lacking
     return dg.AssetCheckResult(
         passed=found.closes,
         severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
@@ -82,7 +83,8 @@ def one_imaging_study_per_study(pipeline: dg.ResourceParam[Pipeline]) -> dg.Asse
             "current": found.current,
             "pending": found.pending,
             "missing": len(found.missing),
-            "refused": len(found.failed),
+            "failed": len(found.failed),
+            "lacking": len(found.lacking),
             "orphans": len(found.orphans),
             "duplicates": len(found.duplicates),
             "elsewhere": found.elsewhere,
@@ -104,18 +106,18 @@ def ingested_in_time(pipeline: dg.ResourceParam[Pipeline]) -> dg.AssetCheckResul
 
 @dg.asset_check(asset=healthlake_import_results)
 def chains_are_going(pipeline: dg.ResourceParam[Pipeline]) -> dg.AssetCheckResult:
-    """No chain is stopped, no batch has failed, and the counts of every job add up to what was sent."""
+    """No chain is stopped, no batch has failed for good, and the counts of every job add up to what was sent."""
     chains = control.imports(pipeline.index.engine)
     stopped = [f"`{one.import_id}` {one.stopped_reason}" for one in chains if one.stopped_reason]
     unequal = [f"`{batch_id}` {why}" for batch_id, why in control.unequal(pipeline.index.engine)]
-    failed = sum(one.failed for one in chains)
+    failed = sent.failed_batches(pipeline.index.engine)
     return dg.AssetCheckResult(
         passed=not (stopped or unequal or failed),
         metadata={
             "stopped": len(stopped),
-            "failed_batches": failed,
+            "failed_batches": len(failed),
             "open_failures": sum(one.open_failures for one in chains),
-            "which": dg.MetadataValue.md(_listed(stopped + unequal)),
+            "which": dg.MetadataValue.md(_listed(stopped + unequal + [f"`{one}` failed" for one in failed])),
         },
     )
 

@@ -86,3 +86,12 @@ def retraction(study: str, subject: str) -> Resource:
         },
         subject,
     )
+
+
+def retired_patient(subject: str) -> Resource:
+    """A Patient of whom no study is left: nothing of the person stays in it but the keyed hash.
+
+    Args:
+        subject: Id of the Patient.
+    """
+    return resource({"resourceType": "Patient", "id": subject, "active": False}, subject)

@@ -74,6 +74,18 @@ def fhir_resources(
     yield from imaging_studies(series, instances, rules, omit)
 
 
+def fhir_patients(connection: duckdb.DuckDBPyConnection, rules: Rules, studies: Sequence[str]) -> Iterator[Resource]:
+    """Patients of some studies alone, made from all studies of theirs."""
+    if studies:
+        yield from patients(_rows(connection, _patients_query(studies), studies), rules)
+
+
+def one_study_each(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """A study of each data store."""
+    sql = f"SELECT min(StudyInstanceUID) AS study FROM series WHERE {_IMPORTED} GROUP BY datastore_id ORDER BY ALL"
+    return [row["study"] for row in _rows(connection, sql, None)]
+
+
 def study_fingerprints(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, str]]:
     """Every study of the index, with a digest that changes when one of its image sets comes, changes or goes.
 

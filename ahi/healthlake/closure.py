@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from ahi.fhir.source import study_fingerprints
 from ahi.healthlake.plan import INDEX
 from ahi.healthlake.sent import RETRACTION
-from ahi.index.catalog_fhir import SentState, fhir_sent
+from ahi.index.catalog_fhir import BatchState, SentState, fhir_batches, fhir_sent
 from ahi.index.query import open_index
 
 if TYPE_CHECKING:
@@ -33,16 +33,18 @@ class StudyClosure:
     missing: list[str] = field(default_factory=list)
     """Studies without an ImagingStudy on its way or in HealthLake."""
     failed: list[str] = field(default_factory=list)
-    """Studies whose ImagingStudy was refused."""
+    """Studies whose ImagingStudy did not go in."""
     orphans: list[str] = field(default_factory=list)
-    """ImagingStudies made from the index whose study is gone, and that are not being taken back."""
+    """ImagingStudies made from the index whose study is gone, and that are not on their way back."""
     duplicates: list[str] = field(default_factory=list)
     """Studies of the index with more than one ImagingStudy in HealthLake."""
+    lacking: list[str] = field(default_factory=list)
+    """Patients and Endpoints made from the index that HealthLake does not have, or has out of date."""
 
     @property
     def closes(self) -> bool:
         """Whether nothing is missing, left over or there twice."""
-        return not (self.missing or self.failed or self.orphans or self.duplicates)
+        return not (self.missing or self.failed or self.orphans or self.duplicates or self.lacking)
 
 
 def study_closure(pipeline: Pipeline) -> StudyClosure:
@@ -50,20 +52,27 @@ def study_closure(pipeline: Pipeline) -> StudyClosure:
     with open_index(pipeline.index.path) as connection:
         studies = {study for study, _ in study_fingerprints(connection)}
     table = fhir_sent
+    # Nothing goes in with a batch that has failed.
+    lost = sa.select(fhir_batches.c.batch_id).where(fhir_batches.c.state == BatchState.FAILED)
+    waits_in_vain = sa.and_(table.c.state == SentState.PENDING, table.c.batch_id.in_(lost))
+    is_failed = sa.or_(table.c.state == SentState.FAILED, waits_in_vain).label("is_failed")
     query = sa.select(table.c.reference, table.c.study_uid, table.c.origin, table.c.state, table.c.fingerprint)
-    query = query.where(table.c.datastore_id == pipeline.settings.fhir_datastore_id)
-    query = query.where(table.c.reference.like("ImagingStudy/%"), table.c.state != SentState.RETRACTED)
+    query = query.add_columns(is_failed).where(table.c.datastore_id == pipeline.settings.fhir_datastore_id)
+    query = query.where(table.c.state != SentState.RETRACTED)
     counts, there, tried = Counter[str](), Counter[str](), set[str]()
-    failed, orphans = list[str](), list[str]()
+    failed, orphans, lacking = list[str](), list[str](), list[str]()
     with pipeline.index.engine.connect() as rows:
+        others = query.where(table.c.reference.not_like("ImagingStudy/%"), is_failed)
+        lacking += [row.reference for row in rows.execute(others.order_by(table.c.reference))]
+        query = query.where(table.c.reference.like("ImagingStudy/%"))
         for row in rows.execute(query.order_by(table.c.reference)):
             if row.study_uid not in studies:
                 if row.origin != INDEX:
                     counts["elsewhere"] += 1
-                elif row.fingerprint != RETRACTION:
+                elif row.fingerprint != RETRACTION or row.is_failed:
                     orphans.append(row.reference)
                 continue
-            if row.state == SentState.FAILED:
+            if row.is_failed:
                 failed += [row.study_uid] if row.origin == INDEX else []
             else:
                 there[row.study_uid] += 1
@@ -78,4 +87,5 @@ def study_closure(pipeline: Pipeline) -> StudyClosure:
         failed=sorted(failed),
         orphans=orphans,
         duplicates=sorted(study for study, number in there.items() if number > 1),
+        lacking=lacking,
     )

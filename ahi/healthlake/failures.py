@@ -18,11 +18,11 @@ from more_itertools import chunked
 
 from ahi.clock import now
 from ahi.healthlake.diagnostics import LONGEST
-from ahi.index.catalog_fhir import fhir_failures
+from ahi.index.catalog_fhir import fhir_batches, fhir_failures
 from ahi.index.engine import insert_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
 class Stage(StrEnum):
@@ -73,23 +73,89 @@ def diagnostic(findings: Sequence[tuple[str, str, str]]) -> str:
     return "; ".join(texts)[:LONGEST]
 
 
-def enter(connection: sa.Connection, batch_id: str, failures: Iterable[Failure], *, limit: int) -> None:
-    """Enter failures: a row for each up to a limit, then one for each group. Again is harmless."""
-    rows, rest, moment = [], Counter[tuple[str, str, str]](), now()
+def enter(
+    connection: sa.Connection,
+    batch_id: str,
+    failures: Iterable[Failure],
+    *,
+    limit: int,
+    more: Mapping[tuple[str, str, str], int] | None = None,
+) -> None:
+    """Enter failures: a row for each up to a limit, then one for each group. Again is harmless.
+
+    Args:
+        connection: In a transaction.
+        batch_id: Their batch.
+        failures: Lines.
+        limit: Rows for single lines.
+        more: Lines beyond those, by stage, type and diagnostic.
+    """
+    rows, rest, moment = [], Counter(more or {}), now()
     for number, one in enumerate(failures):
         if number < limit:
             rows.append({**vars(one), "n_lines": 1})
         else:
             rest[one.stage, one.resource_type, one.diagnostic] += 1
     for (stage, kind, text), number in rest.items():
-        more = {"stage": stage, "resource_type": kind, "resource_id": None, "diagnostic": text}
-        rows.append({**more, "part": None, "line": None, "n_lines": number})
+        group = {"stage": stage, "resource_type": kind, "resource_id": None, "diagnostic": text}
+        rows.append({**group, "part": None, "line": None, "n_lines": number})
     for row in rows:
         what = (batch_id, row["stage"], row["part"], row["line"], row["diagnostic"] if row["line"] is None else "")
         row["failure_id"] = hashlib.sha256("\0".join(map(str, what)).encode()).hexdigest()[:32]
         row |= {"batch_id": batch_id, "first_seen": moment}
     for some in chunked(rows, 1_000):
         insert_missing(connection, fhir_failures, some)
+    # A batch that goes in again may fail on the same lines.
+    table = fhir_failures
+    for some in chunked(rows, 300):
+        again = sa.and_(table.c.failure_id.in_([row["failure_id"] for row in some]), table.c.resubmitted_in.is_(None))
+        connection.execute(table.update().where(again, table.c.resolved_at.is_not(None)).values(resolved_at=None))
+    for row in rows:
+        if row["line"] is None:
+            mine = table.c.failure_id == row["failure_id"]
+            connection.execute(table.update().where(mine).values(n_lines=row["n_lines"]))
+
+
+def sent_again(connection: sa.Connection, batch_id: str) -> None:
+    """All lines of a batch went in again: those that fail once more are entered after this."""
+    table = fhir_failures
+    mine = sa.and_(table.c.batch_id == batch_id, table.c.stage != Stage.VALIDATION)
+    open_ = sa.and_(table.c.resolved_at.is_(None), table.c.resubmitted_in.is_(None))
+    connection.execute(table.update().where(mine, open_).values(resolved_at=now()))
+
+
+def carried(
+    connection: sa.Connection, import_id: str, references: Collection[str], batch_id: str, before: Collection[str]
+) -> None:
+    """A batch of the index carries resources that had failed: their failures are linked to it.
+
+    Args:
+        connection: In a transaction.
+        import_id: Chain of the index.
+        references: What the batch carries.
+        batch_id: The batch.
+        before: Batches that carried these resources before; failures of theirs that name no resource are linked, too.
+    """
+    table, batch = fhir_failures, fhir_batches
+    query = sa.select(table.c.failure_id, table.c.resource_type, table.c.resource_id, table.c.batch_id, table.c.stage)
+    query = query.join(batch, batch.c.batch_id == table.c.batch_id).where(batch.c.import_id == import_id)
+    query = query.where(table.c.resolved_at.is_(None), table.c.resubmitted_in.is_(None))
+    found = [
+        row.failure_id
+        for row in connection.execute(query)
+        if f"{row.resource_type}/{row.resource_id}" in references
+        or (row.resource_id is None and row.stage != Stage.VALIDATION and row.batch_id in before)
+    ]
+    for some in chunked(found, 300):
+        connection.execute(table.update().where(table.c.failure_id.in_(some)).values(resubmitted_in=batch_id))
+
+
+def open_lines(connection: sa.Connection, batch_id: str, *stages: Stage) -> int:
+    """Lines of a batch that failed and that nothing has been sent for since."""
+    table = fhir_failures
+    query = sa.select(sa.func.coalesce(sa.func.sum(table.c.n_lines), 0)).where(table.c.batch_id == batch_id)
+    query = query.where(table.c.resolved_at.is_(None), table.c.resubmitted_in.is_(None), table.c.stage.in_(stages))
+    return int(connection.execute(query).scalar_one())
 
 
 def groups(engine: sa.Engine, *, batch_id: str | None = None, is_open: bool = False) -> list[Group]:

@@ -10,8 +10,9 @@ import datetime as dt
 import hashlib
 import tempfile
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import sqlalchemy as sa
@@ -19,20 +20,21 @@ from more_itertools import chunked
 
 from ahi.clock import now
 from ahi.errors import PermanentError
-from ahi.fhir.changes import Comparison, retraction
+from ahi.fhir.changes import Comparison, retired_patient, retraction
 from ahi.fhir.resources import Resource, study_id
 from ahi.fhir.rules import MAPPING_VERSION, Rules, healthimaging_root
-from ahi.fhir.source import fhir_resources, study_fingerprints
-from ahi.healthlake import sent
+from ahi.fhir.source import fhir_patients, fhir_resources, one_study_each, study_fingerprints
+from ahi.healthlake import failures, sent
 from ahi.healthlake.plan import INDEX, SourceFile, Terms, add_batch, datastore, open_import, split
 from ahi.healthlake.resubmission import enter_source, next_number
 from ahi.healthlake.sent import RETRACTION
 from ahi.index.catalog import EPOCH
 from ahi.index.catalog_fhir import Policy, SentState, fhir_sent
+from ahi.index.engine import locked
 from ahi.index.query import open_index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     import duckdb
 
@@ -43,32 +45,49 @@ LOOKUP = 300
 
 
 class _Changed(NamedTuple):
-    """Studies to look at, and what their states are called now."""
+    """Studies to look at, what their states are called now, and what they belonged to when they were last sent."""
 
     studies: tuple[str, ...]
     fingerprints: Mapping[str, str]
     deleted: tuple[str, ...]
+    subjects: frozenset[str]
+    """Patients that these studies had, and those whose end HealthLake failed on."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.studies or self.deleted or self.subjects)
 
 
 def plan_changes(pipeline: Pipeline) -> Counter[str]:
     """Plan a batch of what changed in the index since the last one. Returns counts; none when nothing did.
 
-    At most `AHI_FHIR_STUDIES_PER_BATCH` studies at a time: call it again while it counts studies.
+    What HealthLake failed on comes again when its time has come. At most `AHI_FHIR_STUDIES_PER_BATCH` studies at a
+    time: call it again while it counts studies. One process plans at a time.
     """
-    store, counts = datastore(pipeline), Counter[str]()
+    store = datastore(pipeline)
     if not pipeline.index.path.exists():
-        return counts
+        return Counter()
+    with locked(pipeline.index.root / ".fhir.lock"):
+        with pipeline.index.transaction() as catalog:
+            sent.mend(catalog, pipeline.settings.fhir_retry_seconds)
+        return _plan_changes(pipeline, store)
+
+
+def _plan_changes(pipeline: Pipeline, store: str) -> Counter[str]:
+    counts = Counter[str]()
     with open_index(pipeline.index.path) as connection:
         changed = _changed(pipeline, connection, store)
-        if not changed.studies and not changed.deleted:
+        if changed.is_empty:
             return counts
         with tempfile.NamedTemporaryFile(prefix="ahi-fhir-") as written:
-            rows = _write(pipeline, connection, changed, written, counts)
+            lines = _Lines(store, written.file, counts)
+            _write(pipeline, connection, changed, lines)
             written.flush()
             received = _received(connection, changed.studies)
             source = _put(pipeline, Path(written.name)) if counts["resources"] else None
     with pipeline.index.transaction() as catalog:
-        _plan(catalog, pipeline, source, rows, received)
+        _plan(catalog, pipeline, source, lines.rows, received)
         # A study that was never told of leaves nothing to take back.
         untold = sa.and_(fhir_sent.c.datastore_id == store, fhir_sent.c.subject.is_(None))
         for some in chunked(changed.deleted, LOOKUP):
@@ -78,18 +97,44 @@ def plan_changes(pipeline: Pipeline) -> Counter[str]:
 
 def _changed(pipeline: Pipeline, connection: duckdb.DuckDBPyConnection, store: str) -> _Changed:
     table = fhir_sent
-    query = sa.select(table.c.study_uid, table.c.fingerprint).where(table.c.datastore_id == store)
-    query = query.where(table.c.origin == INDEX, table.c.study_uid.is_not(None))
+    ours = sa.and_(table.c.datastore_id == store, table.c.origin == INDEX)
+    due = sa.and_(table.c.state == SentState.FAILED, table.c.retry_at <= now())
+    studies = sa.select(table.c.study_uid, table.c.fingerprint, due).where(ours, table.c.study_uid.is_not(None))
     with pipeline.index.engine.connect() as rows:
-        before = {row.study_uid: row.fingerprint for row in rows.execute(query)}
+        before = {study: (fingerprint, bool(is_due)) for study, fingerprint, is_due in rows.execute(studies)}
+        others = sa.select(table.c.reference, table.c.fingerprint).where(ours, due, table.c.study_uid.is_(None))
+        again = [(row.reference.partition("/"), row.fingerprint) for row in rows.execute(others)]
+        patients = [name for (kind, _, name), fingerprint in again if kind == "Patient" and fingerprint != RETRACTION]
+        wanted = set(_studies_of(rows, store, patients).values())
+    if any(kind == "Endpoint" for (kind, *_), _ in again):
+        wanted |= set(one_study_each(connection))
     limit, chosen = pipeline.settings.fhir_studies_per_batch, dict[str, str]()
     for study, state in study_fingerprints(connection):
         fingerprint = f"{MAPPING_VERSION}:{state}"
-        if before.pop(study, None) != fingerprint and len(chosen) < limit:
+        known, is_due = before.pop(study, (None, False))
+        if (known != fingerprint or is_due or study in wanted) and len(chosen) < limit:
             chosen[study] = fingerprint
-    # What the index no longer has; what was taken back already waits for its batch only.
-    deleted = sorted(study for study, fingerprint in before.items() if fingerprint != RETRACTION)
-    return _Changed(tuple(chosen), chosen, tuple(deleted[:limit]))
+    # What the index no longer has; what was taken back waits for its batch, or for its next try.
+    deleted = sorted(study for study, (known, is_due) in before.items() if known != RETRACTION or is_due)[:limit]
+    subjects = {name for (kind, _, name), fingerprint in again if kind == "Patient" and fingerprint == RETRACTION}
+    with pipeline.index.engine.connect() as rows:
+        for some in chunked([*chosen, *deleted], LOOKUP):
+            query = sa.select(table.c.subject).where(ours, table.c.study_uid.in_(some), table.c.subject.is_not(None))
+            subjects |= set(rows.execute(query.where(table.c.reference.like("ImagingStudy/%"))).scalars())
+    return _Changed(tuple(chosen), chosen, tuple(deleted), frozenset(subjects))
+
+
+def _studies_of(
+    connection: sa.Connection, store: str, patients: Iterable[str], but: Collection[str] = frozenset()
+) -> dict[str, str]:
+    """A study of each of some patients, as they were last sent; none of those that are left out or were taken back."""
+    table, found = fhir_sent, dict[str, str]()
+    ours = sa.and_(table.c.datastore_id == store, table.c.origin == INDEX, table.c.study_uid.is_not(None))
+    query = sa.select(table.c.subject, table.c.study_uid).where(ours, table.c.fingerprint != RETRACTION)
+    for some in chunked(patients, LOOKUP):
+        rows = connection.execute(query.where(table.c.subject.in_(some)))
+        found |= {row.subject: row.study_uid for row in rows if row.study_uid not in but}
+    return found
 
 
 def _rules(pipeline: Pipeline) -> Rules:
@@ -101,60 +146,108 @@ def _rules(pipeline: Pipeline) -> Rules:
     return Rules(healthimaging_root(pipeline.aws.healthlake.meta.region_name), zone)
 
 
-def _write(
-    pipeline: Pipeline,
-    connection: duckdb.DuckDBPyConnection,
-    changed: _Changed,
-    written: Any,
-    counts: Counter[str],
-) -> list[dict[str, Any]]:
-    """Write the lines of what differs from what was sent. Returns the new rows of `fhir_sent`."""
-    store, rows, seen = pipeline.settings.fhir_datastore_id, list[dict[str, Any]](), set[str]()
+@dataclass
+class _Lines:
+    """What goes into the batch, and the new rows of `fhir_sent`."""
+
+    store: str
+    written: IO[bytes]
+    counts: Counter[str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, one: Resource, study: str | None, fingerprint: str | None) -> None:
+        """A resource that is to be sent."""
+        self.written.write(one.body + b"\n")
+        self.counts["resources"] += 1
+        self.note(one, study, fingerprint, SentState.PENDING)
+
+    def note(self, one: Resource, study: str | None, fingerprint: str | None, state: str | None) -> None:
+        """A row; without a state only the fingerprint is new."""
+        self.rows.append(
+            {
+                "datastore_id": self.store,
+                "reference": one.reference,
+                "origin": INDEX,
+                "study_uid": study,
+                "subject": one.subject or None,
+                "fingerprint": fingerprint,
+                "digest": one.digest,
+                "state": state,
+            }
+        )
+
+
+def _write(pipeline: Pipeline, connection: duckdb.DuckDBPyConnection, changed: _Changed, lines: _Lines) -> None:
+    """Write the lines of what differs from what was sent."""
+    rules, counts = _rules(pipeline), lines.counts
     studies = {f"ImagingStudy/{study_id(study)}": study for study in changed.studies}
+    seen = set[str]()
 
     def omit(omission: Omission) -> None:
         counts["instances_omitted"] += omission.n_instances
 
-    if changed.studies:
-        made = fhir_resources(connection, _rules(pipeline), studies=changed.studies, omit=omit)
-        for some in chunked(made, LOOKUP):
-            known = _known(pipeline, store, [one.reference for one in some])
-            differing = {one.reference for _, one in Comparison(known).changed(some)}
-            for one in some:
-                study = studies.get(one.reference)
-                seen.add(one.reference)
-                differs = one.reference in differing
-                if differs:
-                    written.write(one.body + b"\n")
-                    counts["resources"] += 1
-                if differs or study:
-                    state = SentState.PENDING if differs else None
-                    rows.append(_row(store, one, study, changed.fingerprints.get(study or ""), state))
+    made = fhir_resources(connection, rules, studies=changed.studies, omit=omit) if changed.studies else ()
+    for one, differs in _compared(pipeline, lines.store, made):
+        study = studies.get(one.reference)
+        fingerprint = changed.fingerprints.get(study or "")
+        seen.add(one.reference)
+        if differs:
+            lines.write(one, study, fingerprint)
+        elif study:
+            lines.note(one, study, fingerprint, None)
     for reference, study in studies.items():
         if reference not in seen:
             # Nothing of it can be told in FHIR; the row keeps it from being tried again, and closure names it.
             nothing = Resource("ImagingStudy", reference.partition("/")[2], b"")
-            rows.append(_row(store, nothing, study, changed.fingerprints[study], SentState.FAILED))
+            lines.note(nothing, study, changed.fingerprints[study], SentState.FAILED)
             counts["studies_without_fhir"] += 1
-    for one, study in _retractions(pipeline, store, changed.deleted):
-        written.write(one.body + b"\n")
-        rows.append(_row(store, one, study, RETRACTION, SentState.PENDING))
-        counts.update(resources=1, retracted=1)
+    for one, study in _retractions(pipeline, lines.store, changed.deleted):
+        lines.write(one, study, RETRACTION)
+        counts["retracted"] += 1
+    _write_patients_left(pipeline, connection, changed, rules, seen, lines)
     counts["studies"] = len(changed.studies)
-    return rows
 
 
-def _row(store: str, one: Resource, study: str | None, fingerprint: str | None, state: str | None) -> dict[str, Any]:
-    return {
-        "datastore_id": store,
-        "reference": one.reference,
-        "origin": INDEX,
-        "study_uid": study,
-        "subject": one.subject or None,
-        "fingerprint": fingerprint,
-        "digest": one.digest,
-        "state": state,
-    }
+def _write_patients_left(
+    pipeline: Pipeline,
+    connection: duckdb.DuckDBPyConnection,
+    changed: _Changed,
+    rules: Rules,
+    seen: Collection[str],
+    lines: _Lines,
+) -> None:
+    """A patient who lost a study keeps what the others say, and no more; one without any keeps nothing."""
+    left = {subject for subject in changed.subjects if f"Patient/{subject}" not in seen}
+    with pipeline.index.engine.connect() as catalog:
+        others = _studies_of(catalog, lines.store, left, but={*changed.studies, *changed.deleted})
+        ended = _known_patients(catalog, lines.store, left - others.keys())
+    for one, differs in _compared(pipeline, lines.store, fhir_patients(connection, rules, tuple(others.values()))):
+        if differs and one.id in left:
+            lines.write(one, None, None)
+    for subject in ended:
+        lines.write(retired_patient(subject), None, RETRACTION)
+        lines.counts["patients_retired"] += 1
+
+
+def _compared(pipeline: Pipeline, store: str, made: Iterable[Resource]) -> Iterator[tuple[Resource, bool]]:
+    """Resources, with whether they differ from what was sent."""
+    for some in chunked(made, LOOKUP):
+        known = _known(pipeline, store, [one.reference for one in some])
+        differing = {one.reference for _, one in Comparison(known).changed(some)}
+        for one in some:
+            yield one, one.reference in differing
+
+
+def _known_patients(connection: sa.Connection, store: str, patients: Iterable[str]) -> list[str]:
+    """Those of some patients whom HealthLake has of us, as far as we know, or whose end is to be sent again."""
+    table, found = fhir_sent, list[str]()
+    query = sa.select(table.c.reference).where(table.c.datastore_id == store, table.c.origin == INDEX)
+    told = sa.or_(table.c.fingerprint.is_(None), table.c.fingerprint != RETRACTION)
+    again = sa.and_(table.c.state == SentState.FAILED, table.c.retry_at <= now())
+    for some in chunked((f"Patient/{one}" for one in sorted(patients)), LOOKUP):
+        rows = connection.execute(query.where(table.c.reference.in_(some), sa.or_(told, again)))
+        found += [reference.partition("/")[2] for reference in rows.scalars()]
+    return found
 
 
 def _known(pipeline: Pipeline, store: str, references: Sequence[str]) -> dict[str, str]:
@@ -209,17 +302,23 @@ def _plan(
     received: dt.datetime,
 ) -> None:
     store = pipeline.settings.fhir_datastore_id
-    batch_id = ""
+    batch_id, chain = "", f"index-{store[:8]}"
     if source:
         # One refused resource must not keep all later studies out; a newer state of a study goes after an older one.
-        chain = f"index-{store[:8]}"
         open_import(connection, pipeline, chain, INDEX, Terms(Policy.CONTINUE, is_ordered=True))
         enter_source(connection, chain, source)
         parts = list(split(pipeline, source, pipeline.settings.fhir_bytes_per_file))
         number = next_number(connection, chain)
         batch_id = add_batch(connection, chain, parts, number=number, received_at=received)
     same = [row for row in rows if row["state"] is None]
-    sent.put(connection, [{**row, "batch_id": batch_id} for row in rows if row["state"] is not None])
+    new = [row for row in rows if row["state"] is not None]
+    # What could not be told is in no batch.
+    for row in new:
+        row["batch_id"] = batch_id if row["state"] == SentState.PENDING else sent.NOWHERE
+    before = sent.put(connection, new)
+    if batch_id:
+        references = {row["reference"] for row in new if row["state"] == SentState.PENDING}
+        failures.carried(connection, chain, references, batch_id, before - {sent.NOWHERE})
     for row in same:
         mine = sa.and_(fhir_sent.c.datastore_id == store, fhir_sent.c.reference == row["reference"])
         connection.execute(fhir_sent.update().where(mine).values(fingerprint=row["fingerprint"]))

@@ -7,7 +7,8 @@ Does not belong here: what follows from them (`ahi.healthlake.results`).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,7 +19,7 @@ from ahi.healthlake.diagnostics import template
 from ahi.healthlake.failures import Failure, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ahi.pipeline import Pipeline
 
@@ -26,6 +27,8 @@ NAMES = ("Manifest.json", "manifest.json")
 """Live uses found the first, documents write the second."""
 
 FIRST_SERVER_ERROR = 500
+CHUNK = 2**20
+TRACKED = frozenset({"Endpoint", "ImagingStudy", "Patient"})
 # The sample in the guide has a key without quotes.
 _BARE = re.compile(rb"([{,]\s*)(UpdateResourceResponse)\s*:")
 
@@ -63,6 +66,35 @@ class FailureLine:
     diagnostic: str
 
 
+@dataclass
+class Failed:
+    """What a job's FAILURE files tell, in bounded memory."""
+
+    rows: list[Failure] = field(default_factory=list)
+    """The first of them."""
+    rest: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """How many more, by stage, type and diagnostic."""
+    by_stage: Counter[str] = field(default_factory=Counter)
+    tracked: dict[str, bool] = field(default_factory=dict)
+    """References of types that `ahi.healthlake.sent` keeps, with whether HealthLake itself failed on it."""
+    n_unreadable: int = 0
+
+    @property
+    def n_lines(self) -> int:
+        """Lines that could be read."""
+        return self.by_stage.total()
+
+    def add(self, one: Failure, limit: int) -> None:
+        """Count a line."""
+        self.by_stage[one.stage] += 1
+        if one.resource_type in TRACKED:
+            self.tracked[f"{one.resource_type}/{one.resource_id}"] = one.stage == Stage.SERVER
+        if len(self.rows) < limit:
+            self.rows.append(one)
+        else:
+            self.rest[one.stage, one.resource_type, one.diagnostic] += 1
+
+
 def read_manifest(pipeline: Pipeline, folder: str) -> Manifest | None:
     """The manifest in a job's folder; None when there is none (yet), or it cannot be read."""
     for name in NAMES:
@@ -83,22 +115,31 @@ def read_manifest(pipeline: Pipeline, folder: str) -> Manifest | None:
     return None
 
 
-def failure_lines(pipeline: Pipeline, folder: str) -> tuple[list[FailureLine], int]:
-    """Every line below FAILURE, and how many could not be read."""
-    found, unreadable = list[FailureLine](), 0
+def read_failures(pipeline: Pipeline, folder: str, prefix_uri: str, *, limit: int) -> Failed:
+    """Every line below FAILURE, one file at a time.
+
+    Args:
+        pipeline: Of the deployment.
+        folder: The job's own folder.
+        prefix_uri: What HealthLake read: what a line does not say itself is read from the line that was sent.
+        limit: Lines to keep as they are; the rest is counted.
+    """
+    found = Failed()
     bucket, _, prefix = f"{folder}FAILURE/".removeprefix("s3://").partition("/")
     for page in pipeline.aws.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for entry in page.get("Contents", []):
-            body = pipeline.aws.s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
-            for line in body.split(b"\n"):
+            file, lines = entry["Key"].removeprefix(prefix), list[FailureLine]()
+            for line in _stream(pipeline, f"s3://{bucket}/{entry['Key']}"):
                 if not line.strip():
                     continue
-                parsed = parse_failure(line, entry["Key"].removeprefix(prefix))
+                parsed = parse_failure(line, file)
                 if parsed is None:
-                    unreadable += 1
+                    found.n_unreadable += 1
                 else:
-                    found.append(parsed)
-    return found, unreadable
+                    lines.append(parsed)
+            for one in _placed(pipeline, f"{prefix_uri}{file}", lines):
+                found.add(one, limit)
+    return found
 
 
 def parse_failure(line: bytes, file: str) -> FailureLine | None:
@@ -119,51 +160,84 @@ def parse_failure(line: bytes, file: str) -> FailureLine | None:
     return FailureLine(file, number, str(kind or ""), str(name) if name else None, status or 400, why)
 
 
-def failures_of(pipeline: Pipeline, prefix_uri: str, lines: Sequence[FailureLine]) -> list[Failure]:
-    """Failures by type and id. What a line does not say itself is read from the line that was sent."""
-    found = []
-    by_file: dict[str, list[FailureLine]] = {}
+def _placed(pipeline: Pipeline, uri: str, lines: Sequence[FailureLine]) -> Iterator[Failure]:
+    """Failures of one file by type, id and line. The file that was sent is read once, and not kept."""
+    if not lines:
+        return
+    named = {f"{line.resource_type}/{line.resource_id}" for line in lines}
+    numbers = {line.line_id - base for line in lines if line.line_id is not None for base in (0, 1)}
+    first, at = dict[str, int](), dict[int, str]()
+    for n, reference in enumerate(_references(pipeline, uri)):
+        if reference in named:
+            first.setdefault(reference, n)
+        if n in numbers:
+            at[n] = reference
+    base = _base(at, lines)
+    file = lines[0].file
+    part = int(file[:5]) if file[:5].isdigit() else None
     for line in lines:
-        by_file.setdefault(line.file, []).append(line)
-    for file, own in by_file.items():
-        sent = list(_references(pipeline, f"{prefix_uri}{file}"))
-        base = _base(sent, own)
-        part = int(file[:5]) if file[:5].isdigit() else None
-        for line in own:
-            kind, name, number = line.resource_type, line.resource_id, None
-            if line.line_id is not None and 0 <= line.line_id - base < len(sent):
-                number = line.line_id - base + 1
-            if number and not (kind and name):
-                kind, _, name = sent[number - 1].partition("/")
-            elif kind and name and (number is None or sent[number - 1] != f"{kind}/{name}"):
-                # The id counts before the number.
-                number = sent.index(f"{kind}/{name}") + 1 if f"{kind}/{name}" in sent else None
-            stage = Stage.SERVER if line.status >= FIRST_SERVER_ERROR else Stage.IMPORT
-            found.append(Failure(stage, kind, name, line.diagnostic, part, number))
-    return found
+        kind, name = line.resource_type, line.resource_id
+        place: int | None = None if line.line_id is None else line.line_id - base
+        place = place if place in at else None
+        if place is not None and not (kind and name):
+            kind, _, name = at[place].partition("/")
+        elif kind and name and (place is None or at[place] != f"{kind}/{name}"):
+            # The id counts before the number.
+            place = first.get(f"{kind}/{name}")
+        stage = Stage.SERVER if line.status >= FIRST_SERVER_ERROR else Stage.IMPORT
+        yield Failure(stage, kind, name, line.diagnostic, part, None if place is None else place + 1)
 
 
-def _base(sent: Sequence[str], lines: Sequence[FailureLine]) -> int:
-    """Whether lines count from 0 or 1, which is not documented: what fits more lines that name their resource."""
+def _base(at: Mapping[int, str], lines: Sequence[FailureLine]) -> int:
+    """Whether lines count from 0 or 1, which is not documented: what fits more lines that name their resource.
+
+    Args:
+        at: What stands in the file at the places, from 0, that lines may mean.
+        lines: Lines of FAILURE.
+    """
     fits = [0, 0]
     for line in lines:
         if line.line_id is None or not (line.resource_type and line.resource_id):
             continue
         for base in (0, 1):
-            place = line.line_id - base
-            fits[base] += 0 <= place < len(sent) and sent[place] == f"{line.resource_type}/{line.resource_id}"
+            fits[base] += at.get(line.line_id - base) == f"{line.resource_type}/{line.resource_id}"
     if fits[0] != fits[1]:
         return 0 if fits[0] > fits[1] else 1
-    # Nothing tells: a line 0, or one past the last, does.
+    # Nothing fits: only a line 0 tells.
     return 0 if any(line.line_id == 0 for line in lines) else 1
 
 
 def _references(pipeline: Pipeline, uri: str) -> Iterator[str]:
-    """`Type/id` of each line of a frozen file."""
-    for line in (_body(pipeline, uri) or b"").split(b"\n"):
+    """`Type/id` of each line of a frozen file; nothing when it is gone."""
+    for line in _stream(pipeline, uri):
         if line:
             content: dict[str, Any] = orjson.loads(line)
             yield f"{content['resourceType']}/{content['id']}"
+
+
+def _stream(pipeline: Pipeline, uri: str) -> Iterator[bytes]:
+    """Lines of an object, without their line feed; none when there is no such object."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        body = pipeline.aws.s3.get_object(Bucket=bucket, Key=key)["Body"]
+    except ClientError as error:
+        if error_code(error) in GONE:
+            return
+        raise
+    yield from split_lines(body.iter_chunks(CHUNK))
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines without their line feed, each copied once however many pieces it comes in."""
+    pieces = list[bytes]()
+    for chunk in chunks:
+        head, *ends = chunk.split(b"\n")
+        pieces.append(head)
+        for piece in ends:
+            yield b"".join(pieces)
+            pieces = [piece]
+    if any(pieces):
+        yield b"".join(pieces)
 
 
 def _body(pipeline: Pipeline, uri: str) -> bytes | None:

@@ -7,22 +7,30 @@ belong here: which lines failed (`ahi.healthlake.failures`).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import orjson
 import sqlalchemy as sa
+from botocore.exceptions import ClientError
 from more_itertools import chunked
 
+from ahi.aws import GONE, error_code
 from ahi.clock import now
 from ahi.errors import PermanentError
+from ahi.fhir.healthlake import ACCEPTED_TYPES
+from ahi.fhir.validate import payload
+from ahi.healthlake import sent
 from ahi.healthlake.failures import Stage
 from ahi.healthlake.freeze import prefix_of, refused_key
+from ahi.healthlake.output import CHUNK, split_lines
 from ahi.healthlake.plan import Part, SourceFile, add_batch
-from ahi.index.catalog_fhir import fhir_batches, fhir_failures, fhir_files
+from ahi.index.catalog_fhir import fhir_batches, fhir_failures, fhir_files, fhir_imports
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from ahi.pipeline import Pipeline
 
@@ -56,26 +64,35 @@ def failed_lines(pipeline: Pipeline, batch_id: str, *stages: Stage) -> list[Fail
         by_part: dict[int, list[int]] = {}
         for part, line in connection.execute(refused.order_by(table.c.part, table.c.line)):
             by_part.setdefault(part, []).append(line)
-    files: dict[str, list[bytes]] = {}
-    found = []
+    wanted: dict[str, list[tuple[int, FailedLine]]] = {}
     for row in rows:
         if row["resubmitted_in"] or row["resolved_at"]:
             continue
         own = row["stage"] == Stage.VALIDATION
         key = refused_key(batch_id, row["part"]) if own else f"{prefix_of(batch_id)}{row['part']:05d}.ndjson"
-        if key not in files:
-            files[key] = _lines(pipeline, key)
         # A file of refused lines holds these alone, in their order.
         place = by_part[row["part"]].index(row["line"]) if own else row["line"] - 1
         reference = f"{row['resource_type']}/{row['resource_id']}" if row["resource_id"] else ""
         what = (row["failure_id"], row["stage"], row["part"], row["line"], reference, row["diagnostic"])
-        found.append(FailedLine(*what, files[key][place]))
-    return found
+        wanted.setdefault(key, []).append((place, FailedLine(*what, b"")))
+    bodies = {key: _lines(pipeline, key, {place for place, _ in lines}) for key, lines in wanted.items()}
+    found = [replace(line, body=bodies[key][place]) for key, lines in wanted.items() for place, line in lines]
+    return sorted(found, key=lambda line: (line.part, line.line))
 
 
-def _lines(pipeline: Pipeline, key: str) -> list[bytes]:
-    body: bytes = pipeline.aws.s3.get_object(Bucket=pipeline.settings.lake_bucket, Key=key)["Body"].read()
-    return body.split(b"\n")
+def _lines(pipeline: Pipeline, key: str, places: Collection[int]) -> dict[int, bytes]:
+    """Some lines of a file of the lake, by their places from 0; only these are kept."""
+    try:
+        body = pipeline.aws.s3.get_object(Bucket=pipeline.settings.lake_bucket, Key=key)["Body"]
+    except ClientError as error:
+        if error_code(error) not in GONE:
+            raise
+        raise PermanentError(
+            f"{key} is gone: lines are kept as long as the rule of the lake bucket for fhir/ says, those of the index "
+            "AHI_ERASE_AFTER_DAYS. Import the corrected lines as files of their own: `ahi fhir import`."
+        ) from None
+    last = max(places)
+    return {n: line for n, line in enumerate(islice(split_lines(body.iter_chunks(CHUNK)), last + 1)) if n in places}
 
 
 def resubmit(pipeline: Pipeline, batch_id: str, corrected: bytes | None) -> str:
@@ -84,18 +101,25 @@ def resubmit(pipeline: Pipeline, batch_id: str, corrected: bytes | None) -> str:
     Args:
         pipeline: Of the deployment.
         batch_id: Batch in which the lines failed.
-        corrected: NDJSON: all failed lines in their order as `ahi fhir failures --export` gave them, or some of them
-            that keep their type and id. None: the lines that HealthLake itself failed on, unchanged.
+        corrected: NDJSON: failed lines that keep their type and id, and those without a legal id in the order in which
+            `ahi fhir failures --export` gave them. None: the lines that HealthLake itself failed on, unchanged.
 
     Raises:
         PermanentError: Nothing of the batch has failed, or a line is none of those that did.
     """
+    with pipeline.index.engine.connect() as connection:
+        store = _store_of(connection, batch_id)
     if corrected is None:
         chosen = [(line, line.body) for line in failed_lines(pipeline, batch_id, Stage.SERVER)]
         if not chosen:
             raise PermanentError(f"HealthLake itself failed on no line of {batch_id}; give a file of corrected lines.")
     else:
         chosen = _matched(failed_lines(pipeline, batch_id), [one for one in corrected.split(b"\n") if one.strip()])
+    with pipeline.index.engine.connect() as connection:
+        old = sent.superseded(connection, store, batch_id, {line.reference for line, _ in chosen if line.reference})
+    chosen = [(line, body) for line, body in chosen if line.reference not in old]
+    if not chosen:
+        raise PermanentError(f"A later batch has what failed in {batch_id}, in a newer state: nothing is to be sent.")
     body = b"".join(line.rstrip(b"\r") + b"\n" for _, line in chosen)
     key = f"fhir/corrected/{batch_id}/{hashlib.sha256(body).hexdigest()[:16]}.ndjson"
     file = put_source(pipeline, key, body)
@@ -119,25 +143,50 @@ def resubmit(pipeline: Pipeline, batch_id: str, corrected: bytes | None) -> str:
         for some in chunked([line.failure_id for line, _ in chosen], 300):
             where = fhir_failures.c.failure_id.in_(some)
             connection.execute(fhir_failures.update().where(where).values(resubmitted_in=new))
+        bodies = ((_reference(one), hashlib.sha256(payload(one)).hexdigest()) for _, one in chosen)
+        sent.carry(connection, store, new, {reference: digest for reference, digest in bodies if reference})
     return new
 
 
+def _store_of(connection: sa.Connection, batch_id: str) -> str:
+    """HealthLake data store of a batch. Raises PermanentError when there is no such batch."""
+    query = sa.select(fhir_imports.c.datastore_id).join(
+        fhir_batches, fhir_batches.c.import_id == fhir_imports.c.import_id
+    )
+    found: str | None = connection.execute(query.where(fhir_batches.c.batch_id == batch_id)).scalar_one_or_none()
+    if found is None:
+        raise PermanentError(f"There is no batch {batch_id}: see `ahi fhir status`.")
+    return found
+
+
 def _matched(failed: Sequence[FailedLine], corrected: Sequence[bytes]) -> list[tuple[FailedLine, bytes]]:
+    """Corrected lines with the failed ones that they stand for.
+
+    Type and id tell; of a type that HealthLake does not take, the id alone. Only lines without a legal id are told by
+    their order, and then all of them must be there.
+    """
     if not failed:
         raise PermanentError("No failed line of this batch is open: see `ahi fhir failures`.")
-    if len(failed) == len(corrected):
-        return list(zip(failed, corrected, strict=True))
-    by_reference = {line.reference: line for line in failed if line.reference}
-    chosen = []
+    by_name: dict[str, deque[FailedLine]] = {}
+    for line in failed:
+        kind, _, name = line.reference.partition("/")
+        if name:
+            by_name.setdefault(line.reference if kind in ACCEPTED_TYPES else name, deque()).append(line)
+    nameless = deque(line for line in failed if not line.reference)
+    chosen, rest = list[tuple[FailedLine, bytes]](), list[tuple[int, bytes]]()
     for number, body in enumerate(corrected, 1):
         reference = _reference(body)
-        if reference not in by_reference:
-            raise PermanentError(
-                f"Line {number} is none of the {len(failed)} failed lines: keep type and id, or give all of them back "
-                "in the order in which `ahi fhir failures --export` gave them."
-            )
-        chosen.append((by_reference.pop(reference), body))
-    return chosen
+        own = by_name.get(reference) or by_name.get(reference.partition("/")[2])
+        if own:
+            chosen.append((own.popleft(), body))
+        else:
+            rest.append((number, body))
+    if rest and len(rest) != len(nameless):
+        raise PermanentError(
+            f"Line {rest[0][0]} is none of the {len(failed)} failed lines: keep type and id. {len(nameless)} of them "
+            "have no legal id: give all of these in the order of `ahi fhir failures --export`, or none."
+        )
+    return [*chosen, *((nameless.popleft(), body) for _, body in rest)]
 
 
 def _reference(body: bytes) -> str:

@@ -18,13 +18,12 @@ from ahi import chain
 from ahi.aws import is_transient
 from ahi.clock import now
 from ahi.errors import Setbacks
-from ahi.healthlake import audit, failures, sent
+from ahi.healthlake import audit, failures, policy, sent
 from ahi.healthlake.audit import Entry, What
-from ahi.healthlake.failures import Failure
+from ahi.healthlake.failures import Stage
 from ahi.healthlake.freeze import plan_job
-from ahi.healthlake.output import Manifest, failure_lines, failures_of, read_manifest
+from ahi.healthlake.output import Failed, Manifest, read_failures, read_manifest
 from ahi.healthlake.service import SERVICE, HealthLake
-from ahi.healthlake.starts import stop_import_of
 from ahi.index import catalog
 from ahi.index.catalog import JobState
 from ahi.index.catalog_fhir import BatchState, Policy, fhir_audit, fhir_batches, fhir_imports
@@ -42,6 +41,8 @@ LOOKS_AFTER_AN_END = 4
 
 UNKNOWN_JOB_SECONDS = 3_600.0
 """How long a job that was started may be unknown to HealthLake before it counts as lost."""
+
+UNTOLD = "HealthLake counts it as failed, or not at all, and has no FAILURE line for it"
 
 GOOD = ("COMPLETED", "COMPLETED_WITH_ERRORS")
 
@@ -155,16 +156,15 @@ def settle(pipeline: Pipeline, job: chain.Job) -> tuple[Counter[str], str | None
 
     Raises ResultsPendingError when results that the job owes are not there yet.
     """
-    folder, manifest, found = job.output_folder, None, list[Failure]()
+    folder, manifest, found = job.output_folder, None, Failed()
     if folder:
         manifest = read_manifest(pipeline, folder)
         if manifest is None and job.status in GOOD and _is_patient(pipeline, job):
             raise ResultsPendingError(job.job_key)
-        lines, unreadable = failure_lines(pipeline, folder)
-        owed = manifest.failed if manifest else 0
-        if len(lines) + unreadable < owed and _waited(job) < pipeline.settings.failed_job_seconds:
+        found = read_failures(pipeline, folder, job.input_uri, limit=pipeline.settings.fhir_failure_rows)
+        owed = manifest.failed if manifest and job.status in GOOD else 0
+        if found.n_lines + found.n_unreadable < owed and _waited(job) < pipeline.settings.failed_job_seconds:
             raise ResultsPendingError(job.job_key)
-        found = failures_of(pipeline, job.input_uri, lines)
     with pipeline.index.transaction() as connection:
         state = sa.select(catalog.jobs.c.state).where(catalog.jobs.c.job_key == job.job_key)
         batch = (
@@ -175,9 +175,8 @@ def settle(pipeline: Pipeline, job: chain.Job) -> tuple[Counter[str], str | None
         if batch is None:
             _close(connection, job, None, "superseded")
             return Counter(jobs_settled=1), None
-        if manifest is None and job.status not in GOOD:
-            return _without_results(connection, pipeline, job, batch), batch["batch_id"]
-        return _with_results(connection, pipeline, job, batch, manifest, found), batch["batch_id"]
+        settled = _with_results if job.status in GOOD else _without_results
+        return settled(connection, pipeline, job, batch, manifest, found), batch["batch_id"]
 
 
 def _is_patient(pipeline: Pipeline, job: chain.Job) -> bool:
@@ -196,46 +195,63 @@ def _with_results(
     job: chain.Job,
     batch: sa.RowMapping,
     manifest: Manifest | None,
-    found: list[Failure],
+    found: Failed,
 ) -> Counter[str]:
-    batch_id, moment = batch["batch_id"], now()
-    values: dict[str, Any] = {"state": BatchState.SETTLED, "settled_at": moment}
-    if manifest:
-        values |= {"n_scanned": manifest.scanned, "n_imported": manifest.imported}
-        values |= {"n_customer_errors": manifest.customer_errors, "n_server_errors": manifest.server_errors}
-    connection.execute(fhir_batches.update().where(fhir_batches.c.batch_id == batch_id).values(values))
-    failures.enter(connection, batch_id, found, limit=pipeline.settings.fhir_failure_rows)
-    refused = {f"{one.resource_type}/{one.resource_id}" for one in found}
-    sent.settle(connection, batch_id, refused)
-    failures.resolve(connection, batch_id)
-    n_failed = manifest.failed if manifest else len(found)
+    """A job that HealthLake calls completed, with errors or without: its counts are believed, and nothing else."""
+    batch_id, n_sent, limit = batch["batch_id"], batch["n_sent"] or 0, pipeline.settings.fhir_failure_rows
     n_imported = (manifest.imported if manifest else None) or 0
+    n_failed = max(found.n_lines, manifest.failed if manifest else 0, n_sent - n_imported)
+    untold = n_failed - found.n_lines
+    _note_counts(connection, job, batch, manifest)
+    more = found.rest + Counter({(_stage_of_untold(manifest, found), "", UNTOLD): untold})
+    if not untold:
+        failures.sent_again(connection, batch_id)
+    failures.enter(connection, batch_id, found.rows, limit=limit, more=more)
+    retry_seconds = pipeline.settings.fhir_retry_seconds
+    sent.settle(connection, batch_id, found.tracked, is_unknown=untold > 0, retry_seconds=retry_seconds)
+    if not untold:
+        failures.resolve(connection, batch_id)
     _close(connection, job, batch_id, job.status or "", n_imported=n_imported, n_failed=n_failed)
-    notes = []
-    if manifest is None:
-        notes.append(Entry("no manifest", batch_id=batch_id, job_id=job.job_id))
-    elif not manifest.adds_up or manifest.scanned != batch["n_sent"]:
-        text = f"sent {batch['n_sent']}, scanned {manifest.scanned}, imported {manifest.imported}, failed {n_failed}"
-        notes.append(Entry("counts differ", batch_id=batch_id, job_id=job.job_id, note=text))
-    audit.note(connection, notes)
-    _judge(connection, job, batch, n_failed)
+    is_odd = manifest is not None and manifest.scanned is not None and manifest.scanned != n_sent
+    policy.judge(connection, batch, n_failed or int(is_odd))
     return Counter(jobs_settled=1, imported=n_imported, failed=n_failed)
 
 
-def _judge(connection: sa.Connection, job: chain.Job, batch: sa.RowMapping, n_failed: int) -> None:
-    """Stop the chain if its policy says so."""
-    own = fhir_imports.c.import_id == batch["import_id"]
-    terms = connection.execute(sa.select(fhir_imports).where(own)).mappings().one()
-    ratio = n_failed / max(1, batch["n_sent"] or 0)
-    limit = {Policy.STOP: 0.0, Policy.STOP_IF_RATIO: terms["stop_ratio"]}.get(terms["policy"])
-    if limit is not None and ratio > limit:
-        stop_import_of(connection, job.job_key, f"{n_failed} of {batch['n_sent']} resources of a batch failed")
+def _stage_of_untold(manifest: Manifest | None, found: Failed) -> Stage:
+    """Who failed on resources that no line names: as the manifest has it, or else HealthLake."""
+    refused = (manifest.customer_errors if manifest else None) or 0
+    return Stage.IMPORT if refused > found.by_stage[Stage.IMPORT] else Stage.SERVER
+
+
+def _note_counts(connection: sa.Connection, job: chain.Job, batch: sa.RowMapping, manifest: Manifest | None) -> None:
+    """The batch is settled with what its manifest counts."""
+    values: dict[str, Any] = {"state": BatchState.SETTLED, "settled_at": now()}
+    # An earlier job of the batch may have had a manifest.
+    names = ("scanned", "imported", "customer_errors", "server_errors")
+    values |= {f"n_{name}": getattr(manifest, name) if manifest else None for name in names}
+    connection.execute(fhir_batches.update().where(fhir_batches.c.batch_id == batch["batch_id"]).values(values))
+    entry = None
+    if manifest is None:
+        entry = Entry("no manifest", batch_id=batch["batch_id"], job_id=job.job_id)
+    elif not manifest.adds_up or manifest.scanned != batch["n_sent"]:
+        text = f"sent {batch['n_sent']}, scanned {manifest.scanned}, imported {manifest.imported}"
+        text += f", failed {manifest.failed}"
+        entry = Entry("counts differ", batch_id=batch["batch_id"], job_id=job.job_id, note=text)
+    audit.note(connection, [entry] if entry else [])
 
 
 def _without_results(
-    connection: sa.Connection, pipeline: Pipeline, job: chain.Job, batch: sa.RowMapping
+    connection: sa.Connection,
+    pipeline: Pipeline,
+    job: chain.Job,
+    batch: sa.RowMapping,
+    _: Manifest | None,
+    found: Failed,
 ) -> Counter[str]:
-    """A job that failed whole: another attempt, or the batch has failed and its chain stops."""
+    """A job that failed whole: another attempt, or the batch has failed and its chain stops.
+
+    It may have a manifest, and part of it may be in: all of it is sent again, which HealthLake takes as updates.
+    """
     batch_id, mine = batch["batch_id"], fhir_batches.c.batch_id == batch["batch_id"]
     _close(connection, job, batch_id, job.status or "")
     # A refused start is refused again until a setting changes; a job that failed or was lost may have met a passing
@@ -247,9 +263,13 @@ def _without_results(
     reason = f"{job.status}: {job.message or 'HealthLake does not say why'}"
     values = {"state": BatchState.FAILED, "reason": reason, "settled_at": now()}
     connection.execute(fhir_batches.update().where(mine).values(values))
-    policy = sa.select(fhir_imports.c.policy).where(fhir_imports.c.import_id == batch["import_id"])
-    if job.status == "REJECTED" or connection.execute(policy).scalar_one() != Policy.CONTINUE:
-        stop_import_of(connection, job.job_key, reason)
+    failures.enter(connection, batch_id, found.rows, limit=pipeline.settings.fhir_failure_rows, more=found.rest)
+    sent.settle(
+        connection, batch_id, found.tracked, is_unknown=True, retry_seconds=pipeline.settings.fhir_retry_seconds
+    )
+    terms = sa.select(fhir_imports.c.policy).where(fhir_imports.c.import_id == batch["import_id"])
+    if job.status == "REJECTED" or connection.execute(terms).scalar_one() != Policy.CONTINUE:
+        policy.stop(connection, batch, reason)
     return Counter(jobs_settled=1, batches_failed=1)
 
 

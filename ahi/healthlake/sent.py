@@ -1,11 +1,15 @@
 """What HealthLake has of us: one row for each resource made from the index, and for each ImagingStudy of others.
 
-Belongs here: those rows. Does not belong here: making resources (`ahi.fhir`) and planning batches of them
-(`ahi.healthlake.from_index`).
+Belongs here: those rows, and which of them are to be sent again. Does not belong here: making resources (`ahi.fhir`)
+and planning batches of them (`ahi.healthlake.from_index`).
+
+A resource is current only when HealthLake's counts leave no doubt. What it failed on, or did not tell of, has failed
+and is sent again after a while; what it refused is not, until it changes.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,13 +17,22 @@ import orjson
 import sqlalchemy as sa
 from more_itertools import chunked
 
-from ahi.index.catalog_fhir import SentState, fhir_imports, fhir_sent
+from ahi.clock import now
+from ahi.index.catalog_fhir import BatchState, SentState, fhir_batches, fhir_imports, fhir_sent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 HISTORY, INDEX = "history", "index"
 _SYSTEMS = frozenset({"urn:dicom:uid", "urn:ietf:rfc:3986"})
+
+RETRACTION = "retraction"
+"""Fingerprint of a resource that says that its study, or its patient's last one, is gone."""
+
+NOWHERE = ""
+"""Batch of a row that no batch carried."""
+
+LONGEST_RETRY = 86_400.0
 
 
 class Study(NamedTuple):
@@ -56,7 +69,7 @@ def note_history(connection: sa.Connection, import_id: str, batch_id: str, studi
         return
     store, newest = row["datastore_id"], {study.reference: study for study in studies}
     for some in chunked(newest.values(), 300):
-        known = _states(connection, store, [study.reference for study in some])
+        known = {one.reference: one.origin for one in _rows(connection, store, [study.reference for study in some])}
         rows = [
             {**study._asdict(), "datastore_id": store, "origin": HISTORY, "state": SentState.PENDING,
              "batch_id": batch_id}
@@ -66,38 +79,124 @@ def note_history(connection: sa.Connection, import_id: str, batch_id: str, studi
         put(connection, rows)
 
 
-def _states(connection: sa.Connection, datastore_id: str, references: Sequence[str]) -> dict[str, str]:
+def _rows(connection: sa.Connection, datastore_id: str, references: Collection[str]) -> Sequence[sa.Row[Any]]:
     table = fhir_sent
-    query = sa.select(table.c.reference, table.c.origin).where(table.c.datastore_id == datastore_id)
-    return {row.reference: row.origin for row in connection.execute(query.where(table.c.reference.in_(references)))}
+    query = sa.select(table).where(table.c.datastore_id == datastore_id)
+    return connection.execute(query.where(table.c.reference.in_(references))).all()
 
 
-def put(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> None:
-    """Insert rows, in place of those with the same data store and reference."""
-    table = fhir_sent
+def put(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> set[str]:
+    """Insert rows, in place of those with the same data store and reference. Returns the batches of those before.
+
+    The same bytes that failed before keep their count of tries, so that the wait before the next grows.
+    """
+    table, columns, batches = fhir_sent, [column.name for column in fhir_sent.columns], set[str]()
     for some in chunked(rows, 300):
-        stores = {row["datastore_id"] for row in some}
-        for store in stores:
-            names = [row["reference"] for row in some if row["datastore_id"] == store]
+        for store in {row["datastore_id"] for row in some}:
+            own = [row for row in some if row["datastore_id"] == store]
+            names = [row["reference"] for row in own]
+            before = {row.reference: row for row in _rows(connection, store, names)}
+            batches |= {row.batch_id for row in before.values()}
             gone = sa.and_(table.c.datastore_id == store, table.c.reference.in_(names))
             connection.execute(table.delete().where(gone))
-        columns = [column.name for column in table.columns]
-        connection.execute(table.insert(), [{name: row.get(name) for name in columns} for row in some])
+            values = []
+            for row in own:
+                old = before.get(row["reference"])
+                tries = old.tries if old is not None and old.digest == row["digest"] else 0
+                values.append({name: row.get(name) for name in columns} | {"tries": tries})
+            connection.execute(table.insert(), values)
+    return batches
 
 
-def settle(connection: sa.Connection, batch_id: str, refused: set[str]) -> None:
-    """A batch's results are known: what HealthLake took is current, the rest failed. A newer batch is not touched."""
+def settle(
+    connection: sa.Connection,
+    batch_id: str,
+    failed: Mapping[str, bool],
+    *,
+    is_unknown: bool = False,
+    retry_seconds: float = 0.0,
+) -> None:
+    """A batch's results are known. A row that a newer batch carries is not touched.
+
+    Args:
+        connection: In a transaction.
+        batch_id: The batch.
+        failed: References that HealthLake named, with whether it failed itself, so that the same bytes may go in.
+        is_unknown: Whether more failed than were named: then nobody knows of the rest, and it has failed, too.
+        retry_seconds: Wait before the first that failed is sent again.
+    """
     table = fhir_sent
-    pending = sa.and_(table.c.batch_id == batch_id, table.c.state == SentState.PENDING)
-    for some in chunked(sorted(refused), 300):
-        failed = sa.and_(pending, table.c.reference.in_(some))
-        connection.execute(table.update().where(failed).values(state=SentState.FAILED))
-    connection.execute(table.update().where(pending).values(state=SentState.CURRENT))
-    retracted = sa.and_(table.c.batch_id == batch_id, table.c.state == SentState.CURRENT)
-    withdrawn = sa.and_(retracted, table.c.fingerprint == RETRACTION)
+    carried = sa.and_(table.c.batch_id == batch_id, table.c.state.in_((SentState.PENDING, SentState.FAILED)))
+    # What failed in an earlier job of the batch was in this one as well.
+    connection.execute(table.update().where(carried).values(state=SentState.PENDING, retry_at=None))
+    rest = sa.and_(table.c.batch_id == batch_id, table.c.state == SentState.PENDING)
+    for may_go in (False, True):
+        for some in chunked(sorted(one for one, is_own in failed.items() if is_own == may_go), 300):
+            named = sa.and_(rest, table.c.reference.in_(some))
+            # A deleted study must not stay: its retraction is sent until it goes in.
+            again = sa.true() if may_go else table.c.fingerprint == RETRACTION
+            _fail(connection, sa.and_(named, again), retry_seconds)
+            connection.execute(table.update().where(named).values(state=SentState.FAILED))
+    if is_unknown:
+        _fail(connection, rest, retry_seconds)
+    connection.execute(table.update().where(rest).values(state=SentState.CURRENT, tries=0))
+    withdrawn = sa.and_(
+        table.c.batch_id == batch_id, table.c.state == SentState.CURRENT, table.c.fingerprint == RETRACTION
+    )
     # Of a study that was deleted nothing stays but the id of its ImagingStudy.
     connection.execute(table.update().where(withdrawn).values(state=SentState.RETRACTED, study_uid=None, subject=None))
 
 
-RETRACTION = "retraction"
-"""Fingerprint of an ImagingStudy that says that its study is withdrawn."""
+def _fail(connection: sa.Connection, where: sa.ColumnElement[bool], retry_seconds: float) -> None:
+    """Rows have failed and are sent again: after a wait that doubles each time, a day at most."""
+    table, moment = fhir_sent, now()
+    tries = connection.execute(sa.select(table.c.tries).where(where).distinct()).scalars().all()
+    for n in tries:
+        wait = dt.timedelta(seconds=min(LONGEST_RETRY, retry_seconds * 2 ** min(n, 20)))
+        values = {"state": SentState.FAILED, "tries": n + 1, "retry_at": moment + wait}
+        connection.execute(table.update().where(where, table.c.tries == n).values(values))
+
+
+def refuse(connection: sa.Connection, batch_id: str, references: Iterable[str]) -> None:
+    """Lines of a batch were not sent, as they are invalid. Of the index each resource is in a batch once."""
+    table = fhir_sent
+    mine = sa.and_(table.c.batch_id == batch_id, table.c.origin == INDEX, table.c.state == SentState.PENDING)
+    for some in chunked(references, 300):
+        refused = table.update().where(mine, table.c.reference.in_(some))
+        connection.execute(refused.values(state=SentState.FAILED, batch_id=NOWHERE, retry_at=None))
+
+
+def mend(connection: sa.Connection, retry_seconds: float) -> None:
+    """Nothing waits for a batch that has failed."""
+    table = fhir_sent
+    lost = sa.select(fhir_batches.c.batch_id).where(fhir_batches.c.state == BatchState.FAILED)
+    _fail(connection, sa.and_(table.c.state == SentState.PENDING, table.c.batch_id.in_(lost)), retry_seconds)
+
+
+def superseded(connection: sa.Connection, datastore_id: str, batch_id: str, references: Iterable[str]) -> set[str]:
+    """Those of a batch's resources that have been sent again since, or went in: its own lines are out of date."""
+    found = set[str]()
+    for some in chunked(references, 300):
+        for row in _rows(connection, datastore_id, some):
+            is_ours = row.origin == INDEX and row.batch_id in (batch_id, NOWHERE) and row.state == SentState.FAILED
+            found |= {row.reference} if row.origin == INDEX and not is_ours else set()
+    return found
+
+
+def carry(connection: sa.Connection, datastore_id: str, batch_id: str, digests: Mapping[str, str]) -> None:
+    """Another batch carries resources of the index again: corrected, or as they were."""
+    table = fhir_sent
+    for reference, digest in digests.items():
+        mine = sa.and_(table.c.datastore_id == datastore_id, table.c.reference == reference, table.c.origin == INDEX)
+        values = {"state": SentState.PENDING, "batch_id": batch_id, "digest": digest, "retry_at": None}
+        connection.execute(table.update().where(mine).values(values))
+
+
+def failed_batches(engine: sa.Engine) -> list[str]:
+    """Batches that failed and of which something is still not in. Those of the index are made good by later ones."""
+    batch, table = fhir_batches, fhir_sent
+    left = sa.exists().where(table.c.batch_id == batch.c.batch_id)
+    query = sa.select(batch.c.batch_id).join(fhir_imports, fhir_imports.c.import_id == batch.c.import_id)
+    query = query.where(batch.c.state == BatchState.FAILED, sa.or_(fhir_imports.c.origin != INDEX, left))
+    with engine.connect() as connection:
+        return list(connection.execute(query.order_by(batch.c.batch_id)).scalars())

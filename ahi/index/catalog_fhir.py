@@ -92,6 +92,7 @@ fhir_batches = sa.Table(
     sa.Column("sha256", sa.String, comment="Digest of what was frozen"),
     sa.Column("attempt", sa.Integer, nullable=False, default=0, comment="Import jobs made of it"),
     sa.Column("job_key", sa.String, comment="Its newest job"),
+    sa.Column("erased_at", Instant, comment="When its lines were deleted; of batches from the index alone"),
     sa.Column("n_files", sa.Integer, nullable=False, comment="Files, or parts of files"),
     sa.Column("n_bytes", sa.BigInteger, nullable=False, comment="Their size before validation"),
     sa.Column("n_lines", sa.Integer, comment="Lines that are not blank"),
@@ -150,7 +151,9 @@ fhir_sent = sa.Table(
     sa.Column("fingerprint", sa.String, comment="State of the study that it was made from"),
     sa.Column("digest", sa.String, nullable=False, comment="SHA-256 of the resource"),
     sa.Column("state", sa.String, nullable=False, comment="pending, current, failed or retracted"),
-    sa.Column("batch_id", sa.String, nullable=False, comment="Batch that carried it last"),
+    sa.Column("batch_id", sa.String, nullable=False, comment="Batch that carried it last; empty: none did"),
+    sa.Column("tries", sa.Integer, nullable=False, default=0, comment="Times that it failed for no fault of its own"),
+    sa.Column("retry_at", Instant, comment="When it is sent again; null: when its study changes"),
     sa.Index("ix_fhir_sent_batch", "batch_id"),
     sa.Index("ix_fhir_sent_study", "study_uid"),
 )

@@ -50,7 +50,7 @@ def test_a_line_that_is_cut_off_or_no_failure(body):
 def test_lines_count_from_what_fits(base):
     sent = [f"Patient/p{n}" for n in range(5)]
     named = [FailureLine("a", n + base, "Patient", f"p{n}", 400, "") for n in (1, 3)]
-    assert _base(sent, named) == base
+    assert _base(dict(enumerate(sent)), named) == base
 
 
 def test_a_manifest_adds_up_or_not():

@@ -1,0 +1,101 @@
+"""Results that do not add up: what nobody knows of is never counted as in, and stops a chain like other errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import sqlalchemy as sa
+
+from ahi.healthlake import control, failures, results
+from ahi.healthlake.output import Manifest
+from ahi.index.catalog_fhir import Policy, fhir_sent
+from tests.ahi.healthlake.conftest import lines, patient
+
+STUDY = {
+    "resourceType": "ImagingStudy",
+    "status": "available",
+    "subject": {"reference": "Patient/p1"},
+    "identifier": [{"system": "urn:dicom:uid", "value": "urn:oid:1.2.3"}],
+}
+
+
+def study(name: str) -> bytes:
+    return json.dumps({**STUDY, "id": name}).encode()
+
+
+def stopped(chain, planned) -> str | None:
+    [one] = [row for row in control.imports(chain.pipeline.index.engine) if row.import_id == planned.import_id]
+    return one.stopped_reason
+
+
+def open_failures(chain, planned) -> list[tuple[str, int]]:
+    groups = failures.groups(chain.pipeline.index.engine, batch_id=planned.batch_ids[0], is_open=True)
+    return [(one.stage, one.n_lines) for one in groups]
+
+
+def states(chain, planned) -> set[str]:
+    mine = sa.select(fhir_sent.c.state).where(fhir_sent.c.batch_id.in_(planned.batch_ids))
+    return {row["state"] for row in chain.rows(mine)}
+
+
+@pytest.mark.parametrize("policy", [Policy.STOP, Policy.CONTINUE])
+def test_failures_without_lines_have_rows_and_leave_nothing_current(shared, policy):
+    shared.stack.fault("fail_lines", every=2)
+    shared.stack.fault("cut_failures", kept=0)
+    planned = shared.plan(shared.put_each(lines(study("a"), study("b"), study("c"))), policy=policy)
+    shared.drive()
+    assert open_failures(shared, planned) == [("server", 1)]
+    assert states(shared, planned) == {"failed"}
+    assert (stopped(shared, planned) is not None) == (policy is Policy.STOP)
+    control.go_on(shared.pipeline, planned.import_id)
+    assert control.again(shared.pipeline, planned.batch_ids[0])
+    shared.drive()
+    assert open_failures(shared, planned) == [], "the whole batch went in again"
+    assert states(shared, planned) == {"current"}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason", "failed"),
+    [
+        (Manifest(1, 1, 0, 0), "1 of 2 resources", [("server", 1)]),
+        (Manifest(None, None, None, None), "2 of 2 resources", [("server", 2)]),
+        (Manifest(3, 2, 0, 0), "1 of 2 resources", []),
+    ],
+    ids=["read too few", "tells nothing", "read too many"],
+)
+def test_a_job_that_did_not_read_what_was_sent_stops_its_chain(shared, monkeypatch, manifest, reason, failed):
+    monkeypatch.setattr(results, "read_manifest", lambda *_: manifest)
+    planned = shared.plan(shared.put_each(lines(study("d"), patient("p1")), lines(patient("p2"))), files_per_batch=1)
+    shared.drive()
+    assert (stopped(shared, planned) or "").startswith(reason)
+    assert len(shared.starts(planned)) == 1
+    assert open_failures(shared, planned) == failed
+
+
+def test_a_failed_job_is_tried_again_whatever_its_manifest_says(shared):
+    shared.stack.fault("fail_job", service="healthlake", manifest=True, times=2)
+    planned = shared.plan(shared.put_each(lines(study("e")), lines(patient("p1"))), files_per_batch=1)
+    shared.drive()
+    first, _ = shared.batches(planned)
+    assert (first["state"], first["attempt"]) == ("failed", 2)
+    assert (stopped(shared, planned) or "").startswith("FAILED")
+    assert states(shared, planned) == {"failed"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "ratio", "n_started"), [(Policy.STOP, 0, 1), (Policy.STOP_IF_RATIO, 0.4, 1), (Policy.CONTINUE, 0, 2)]
+)
+def test_lines_that_we_refuse_count_as_errors(shared, policy, ratio, n_started):
+    prefix = shared.put_each(lines(patient("p0"), b"nonsense"), lines(patient("p1")))
+    planned = shared.plan(prefix, files_per_batch=1, policy=policy, stop_ratio=ratio)
+    shared.drive()
+    assert len(shared.starts(planned)) == n_started
+    assert (stopped(shared, planned) == "1 of 2 resources of a batch failed") == (n_started == 1)
+
+
+def test_a_batch_of_which_nothing_could_be_sent_stops_its_chain(shared):
+    planned = shared.plan(shared.put_each(b"nonsense\n", lines(patient("p1"))), files_per_batch=1)
+    shared.drive()
+    assert stopped(shared, planned) == "1 of 1 resources of a batch failed"
+    assert shared.starts(planned) == []
