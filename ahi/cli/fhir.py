@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ahi.healthlake.control import ImportStatus
+    from ahi.healthlake.plan import Planned
     from ahi.pipeline import Pipeline
 
 app = typer.Typer(
@@ -72,20 +73,26 @@ def import_(
     if as_json:
         common.print_json(asdict(planned))
     elif not planned.batch_ids:
-        typer.echo(f"Nothing new below {uri}: {common.counted(planned.n_known, 'file')} planned before.")
+        typer.echo(
+            f"Nothing new below {uri}: {common.counted(planned.n_known, 'file')} planned before, {_left(planned)}."
+        )
     else:
         files = common.counted(planned.n_files, "file")
         batches = common.counted(len(planned.batch_ids), "batch", "batches")
         typer.echo(f"Import {planned.import_id}: {files}, {planned.n_bytes / 1e6:,.1f} MB in {batches}.")
         if planned.n_known or planned.n_skipped:
-            typer.echo(f"Planned before: {planned.n_known}. Not .ndjson, or empty: {planned.n_skipped}.")
+            typer.echo(f"{common.counted(planned.n_known, 'file')} planned before, {_left(planned)}.")
+
+
+def _left(planned: Planned) -> str:
+    return f"{common.counted(planned.n_skipped, 'object')} left out: not .ndjson, or empty"
 
 
 def _upload(pipeline: Pipeline, path: Path) -> str:
     """Copy files of this machine to the lake, under names that follow their order and not their own."""
     import secrets
 
-    found = sorted(path.rglob("*.ndjson")) if path.is_dir() else [path]
+    found = sorted(one for one in path.rglob("*") if one.suffix.lower() == ".ndjson") if path.is_dir() else [path]
     if not path.exists() or not found:
         common.fail(f"{path} holds no .ndjson file.")
     prefix = f"fhir/received/{secrets.token_hex(4)}/"

@@ -86,22 +86,41 @@ def _look_after_silent_jobs(pipeline: Pipeline, progress: Progress) -> None:
 
 
 def _to_freeze(pipeline: Pipeline) -> str | None:
-    """The next batch to freeze, if fewer wait to be started than shall be ready."""
+    """The next batch to freeze: one whose chain has fewer ready to go before it than shall be.
+
+    Each chain counts for itself, and only what goes before the batch. So a batch that others wait for is never kept
+    from being frozen by those that wait, nor a chain by another that is held or may not start.
+    """
     batch, job = fhir_batches, catalog.jobs
-    ready = sa.select(sa.func.count()).select_from(batch.join(job, job.c.job_key == batch.c.job_key))
-    ready = ready.join(fhir_imports, fhir_imports.c.import_id == batch.c.import_id)
-    ready = ready.where(batch.c.state == BatchState.FROZEN, job.c.state == JobState.PLANNED)
-    ready = ready.where(batch.c.held_at.is_(None), fhir_imports.c.stopped_at.is_(None))
-    query = (
-        sa.select(batch.c.batch_id)
+    waits = sa.and_(batch.c.state == BatchState.FROZEN, job.c.state == JobState.PLANNED, batch.c.held_at.is_(None))
+    order = (batch.c.priority.desc(), batch.c.position)
+
+    def before(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+        number = sa.func.sum(sa.case((condition, 1), else_=0))
+        return number.over(partition_by=batch.c.import_id, order_by=order, rows=(None, 0))
+
+    waiting = (
+        sa.select(
+            batch.c.batch_id,
+            batch.c.priority,
+            batch.c.position,
+            fhir_imports.c.created_at,
+            fhir_imports.c.is_ordered,
+            sa.and_(batch.c.state == BatchState.PLANNED, batch.c.held_at.is_(None)).label("is_next"),
+            before(waits).label("ready"),
+            before(batch.c.held_at.is_not(None)).label("held"),
+        )
         .join(fhir_imports, fhir_imports.c.import_id == batch.c.import_id)
-        .where(batch.c.state == BatchState.PLANNED, batch.c.held_at.is_(None), fhir_imports.c.stopped_at.is_(None))
-        .order_by(batch.c.priority.desc(), fhir_imports.c.created_at, batch.c.position)
-        .limit(1)
+        .join(job, job.c.job_key == batch.c.job_key, isouter=True)
+        .where(batch.c.state.in_((BatchState.PLANNED, BatchState.FROZEN)), fhir_imports.c.stopped_at.is_(None))
+        .subquery()
     )
+    # What is held holds those behind it in an ordered chain: they cannot be started however ready they are.
+    free = sa.or_(waiting.c.is_ordered.is_(False), waiting.c.held == 0)
+    query = sa.select(waiting.c.batch_id).where(waiting.c.is_next, free)
+    query = query.where(waiting.c.ready < pipeline.settings.fhir_frozen_ahead)
+    query = query.order_by(waiting.c.priority.desc(), waiting.c.created_at, waiting.c.position).limit(1)
     with pipeline.index.engine.connect() as connection:
-        if connection.execute(ready).scalar_one() >= pipeline.settings.fhir_frozen_ahead:
-            return None
         return connection.execute(query).scalar_one_or_none()
 
 
@@ -122,17 +141,20 @@ def is_work_waiting(pipeline: Pipeline) -> bool:
     """Whether a run would find something to do without an event: cheap enough for every tick."""
     if not pipeline.settings.fhir_datastore_id:
         return False
-    jobs = catalog.jobs
-    states = sa.select(jobs.c.state).where(jobs.c.service == SERVICE, jobs.c.state != JobState.SETTLED)
-    silent = jobs.c.claimed_at <= now() - dt.timedelta(seconds=pipeline.settings.claim_seconds)
+    jobs, moment = catalog.jobs, now()
+    mine = sa.and_(jobs.c.service == SERVICE, jobs.c.state != JobState.SETTLED)
+    states = sa.select(jobs.c.state, sa.func.count().label("n")).where(mine).group_by(jobs.c.state)
+    silent = jobs.c.claimed_at <= moment - dt.timedelta(seconds=pipeline.settings.claim_seconds)
+    left = sa.select(jobs.c.job_key).where(mine, jobs.c.state == JobState.CLAIMED, silent)
     with pipeline.index.engine.connect() as connection:
-        open_ = set(connection.execute(states.distinct()).scalars())
-        left = states.where(jobs.c.state == JobState.CLAIMED, silent)
+        open_ = {row.state: row.n for row in connection.execute(states)}
         if JobState.ENDED in open_ or connection.execute(left.limit(1)).first():
             return True
-        free = JobState.SUBMITTED not in open_ and JobState.CLAIMED not in open_
-        if free and connection.execute(starts.next_job()).first():
-            return True
-    if JobState.SUBMITTED in open_ and findings.due(pipeline, LOOK, pipeline.settings.fhir_look_seconds, now()):
+        running = open_.get(JobState.SUBMITTED, 0) + open_.get(JobState.CLAIMED, 0)
+        is_free = running < pipeline.settings.fhir_jobs_in_service
+        is_next = is_free and connection.execute(starts.next_job()).first() is not None
+    if is_next and starts.is_slot_worth_a_look(pipeline, moment):
+        return True
+    if JobState.SUBMITTED in open_ and findings.due(pipeline, LOOK, pipeline.settings.fhir_look_seconds, moment):
         return True
     return _to_freeze(pipeline) is not None

@@ -32,6 +32,7 @@ class What(StrEnum):
     PLANNED = "planned"
     FROZEN = "frozen"
     SUBMITTED = "submitted"
+    REFUSED = "refused"
     ENDED = "ended"
     SETTLED = "settled"
     STOPPED = "stopped"
@@ -39,6 +40,7 @@ class What(StrEnum):
     HELD = "held"
     RELEASED = "released"
     MOVED = "moved"
+    AGAIN = "again"
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,13 @@ def imports(engine: sa.Engine) -> list[ImportStatus]:
     def count(*where: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
         return sa.func.coalesce(sa.func.sum(sa.case((sa.and_(*where), 1), else_=0)), 0)
 
-    open_ = sa.select(sa.func.coalesce(sa.func.sum(fhir_failures.c.n_lines), 0)).where(
-        fhir_failures.c.resolved_at.is_(None),
-        fhir_failures.c.resubmitted_in.is_(None),
-        fhir_failures.c.batch_id.in_(sa.select(batch.c.batch_id).where(batch.c.import_id == fhir_imports.c.import_id)),
+    own = fhir_batches.alias("own")
+    open_ = (
+        sa.select(sa.func.coalesce(sa.func.sum(fhir_failures.c.n_lines), 0))
+        .join(own, own.c.batch_id == fhir_failures.c.batch_id)
+        .where(fhir_failures.c.resolved_at.is_(None), fhir_failures.c.resubmitted_in.is_(None))
+        .where(own.c.import_id == fhir_imports.c.import_id)
+        .correlate(fhir_imports)
     )
     query = (
         sa.select(
@@ -114,7 +117,7 @@ def prioritise(pipeline: Pipeline, name: str, priority: int) -> int:
 def move(pipeline: Pipeline, batch_id: str, *, before: str) -> None:
     """Put a batch that still waits before another of its chain."""
     with pipeline.index.transaction() as connection:
-        [row], [target] = _batches(connection, batch_id)[:1], _batches(connection, before)[:1]
+        row, target = _batch(connection, batch_id), _batch(connection, before)
         if row["import_id"] != target["import_id"]:
             raise PermanentError("Both batches must be of one chain; between chains priority decides.")
         for one in (row, target):
@@ -142,18 +145,22 @@ def go_on(pipeline: Pipeline, import_id: str) -> None:
 def again(pipeline: Pipeline, batch_id: str) -> bool:
     """Plan another job of a batch whose last one is over: the same bytes, which HealthLake takes as updates.
 
-    Returns False when a job of it waits or runs.
+    A batch that failed before it was frozen is read again. Returns False when a job of it waits or runs.
     """
     with pipeline.index.transaction() as connection:
-        [row] = _batches(connection, batch_id)
-        job = connection.execute(sa.select(catalog.jobs).where(catalog.jobs.c.job_key == row["job_key"])).mappings()
-        last = job.first()
-        if last is None or last["state"] != JobState.SETTLED:
-            return False
-        values = plan_job(connection, pipeline, dict(row), n_bytes=last["n_bytes"])
-        values |= {"state": BatchState.FROZEN, "settled_at": None, "reason": None}
+        row = _batch(connection, batch_id)
+        values: dict[str, object] = {"settled_at": None, "reason": None}
+        if row["state"] == BatchState.FAILED and row["sha256"] is None:
+            values |= {"state": BatchState.PLANNED}
+        else:
+            job = connection.execute(sa.select(catalog.jobs).where(catalog.jobs.c.job_key == row["job_key"]))
+            last = job.mappings().first()
+            if last is None or last["state"] != JobState.SETTLED:
+                return False
+            values |= {"state": BatchState.FROZEN}
+            values |= plan_job(connection, pipeline, dict(row), n_bytes=last["n_bytes"])
         connection.execute(fhir_batches.update().where(fhir_batches.c.batch_id == batch_id).values(values))
-        audit.note(connection, [Entry("again", batch_id=batch_id)])
+        audit.note(connection, [Entry(What.AGAIN, batch_id=batch_id)])
     return True
 
 
@@ -171,8 +178,16 @@ def _batches(connection: sa.Connection, name: str) -> list[sa.RowMapping]:
     query = sa.select(table).where(sa.or_(table.c.batch_id == name, table.c.import_id == name))
     rows = list(connection.execute(query.order_by(table.c.position)).mappings())
     if not rows:
-        raise PermanentError(f"There is no batch and no import {name}: see `ahi fhir status`.")
+        raise PermanentError(f"There is no batch and no import {name}: see `ahi fhir batches`.")
     return rows
+
+
+def _batch(connection: sa.Connection, batch_id: str) -> sa.RowMapping:
+    query = sa.select(fhir_batches).where(fhir_batches.c.batch_id == batch_id)
+    found = connection.execute(query).mappings().first()
+    if found is None:
+        raise PermanentError(f"There is no batch {batch_id}: see `ahi fhir batches`.")
+    return found
 
 
 def _is_waiting(connection: sa.Connection, batch: sa.RowMapping) -> bool:

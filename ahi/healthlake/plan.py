@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from botocore.exceptions import ClientError
 from more_itertools import chunked, constrained_batches
 
+from ahi.aws import FORBIDDEN, GONE, error_code
 from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.healthlake import audit
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 BLOCK = 2**20
 """Bytes read at a time in search of the end of a line."""
+
+SUFFIX = ".ndjson"
+"""Files of any other name are left out, compressed ones too; upper case will do."""
 
 HISTORY, INDEX = "history", "index"
 
@@ -85,7 +90,7 @@ class Planned:
     n_files: int
     n_bytes: int
     n_known: int
-    """Files that an earlier import has, at the same version."""
+    """Files that an earlier import has, at the same version, and that did not fail there."""
     n_skipped: int
     """Objects that are not `.ndjson`, or empty."""
 
@@ -94,7 +99,7 @@ def plan_import(pipeline: Pipeline, source_uri: str, terms: Terms) -> Planned:
     """Plan every NDJSON file below a prefix that no import has yet. Files go in by their keys, in order.
 
     Raises:
-        PermanentError: No data store is set, or the address is none of S3.
+        PermanentError: No data store is set, the address is none of S3, or there is no such bucket.
     """
     datastore(pipeline)
     files, skipped = list_files(pipeline, source_uri)
@@ -141,18 +146,25 @@ def list_files(pipeline: Pipeline, source_uri: str) -> tuple[list[SourceFile], i
     """NDJSON files below a prefix at their present versions, by key, and how many other objects there are."""
     bucket, prefix = split_uri(source_uri)
     found, skipped = list[SourceFile](), 0
-    pages = pipeline.aws.s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
-    for page in pages:
-        for entry in page.get("Versions", []):
-            if not entry["IsLatest"] or entry["Key"].endswith("/"):
-                continue
-            if not entry["Key"].endswith(".ndjson") or not entry["Size"]:
-                skipped += 1
-                continue
-            version = entry.get("VersionId")
-            version = version if version and version != "null" else None
-            etag = entry["ETag"].strip('"')
-            found.append(SourceFile(bucket, entry["Key"], version, etag, entry["Size"], entry["LastModified"]))
+    try:
+        for page in pipeline.aws.s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Versions", []):
+                if not entry["IsLatest"] or entry["Key"].endswith("/"):
+                    continue
+                if not entry["Key"].lower().endswith(SUFFIX) or not entry["Size"]:
+                    skipped += 1
+                    continue
+                version = entry.get("VersionId")
+                version = version if version and version != "null" else None
+                etag = entry["ETag"].strip('"')
+                found.append(SourceFile(bucket, entry["Key"], version, etag, entry["Size"], entry["LastModified"]))
+    except ClientError as error:
+        if error_code(error) in GONE | {"NoSuchBucket"}:
+            raise PermanentError(f"There is no bucket {bucket}.") from None
+        if error_code(error) in FORBIDDEN:
+            text = "give the pipeline's role FhirReadPolicyArn of the stack, made with FhirBucketArns"
+            raise PermanentError(f"The bucket {bucket} may not be listed ({error_code(error)}): {text}.") from None
+        raise
     return sorted(found, key=lambda file: file.key), skipped
 
 
@@ -258,6 +270,8 @@ def add_batch(
 def _enter_files(connection: sa.Connection, import_id: str, files: Sequence[SourceFile]) -> None:
     moment = now()
     for some in chunked(files, 500):
+        # A file whose batch failed before has a row: it is of this import now.
+        connection.execute(fhir_files.delete().where(fhir_files.c.file_id.in_([file.file_id for file in some])))
         rows = [{**vars(f), "file_id": f.file_id, "import_id": import_id, "planned_at": moment} for f in some]
         connection.execute(fhir_files.insert(), rows)
         received = (Entry(What.RECEIVED, file.received_at, file_id=file.file_id) for file in some)
@@ -271,7 +285,14 @@ def _known(pipeline: Pipeline, file_ids: Sequence[str]) -> set[str]:
 
 
 def _known_in(connection: sa.Connection, file_ids: Sequence[str]) -> set[str]:
-    column, found = fhir_files.c.file_id, set[str]()
+    """Those that an import has, unless a batch of theirs failed in it: what did not go in may be imported again."""
+    table, found = fhir_files, set[str]()
+    failed = (
+        sa.exists()
+        .where(fhir_parts.c.file_id == table.c.file_id, fhir_parts.c.batch_id == fhir_batches.c.batch_id)
+        .where(fhir_batches.c.import_id == table.c.import_id, fhir_batches.c.state == BatchState.FAILED)
+    )
     for some in chunked(file_ids, 500):
-        found |= set(connection.execute(sa.select(column).where(column.in_(some))).scalars())
+        query = sa.select(table.c.file_id).where(table.c.file_id.in_(some), sa.not_(failed))
+        found |= set(connection.execute(query).scalars())
     return found

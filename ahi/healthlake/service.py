@@ -1,23 +1,26 @@
 """AWS HealthLake as a service of the chain: its calls, and what their answers mean.
 
 Belongs here: StartFHIRImportJob, DescribeFHIRImportJob, ListFHIRImportJobs and ListFHIRDatastores. Does not belong
-here: which job is started (`ahi.healthlake.lane`), what a job's results say (`ahi.healthlake.results`).
+here: which job is started (`ahi.healthlake.starts`), what a job's results say (`ahi.healthlake.results`).
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import sqlalchemy as sa
 from botocore.exceptions import ClientError
 
 from ahi import chain
 from ahi.aws import THROTTLED, error_code
 from ahi.errors import PermanentError
+from ahi.index.catalog_fhir import fhir_batches, fhir_imports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mypy_boto3_healthlake.literals import ValidationLevelType
     from mypy_boto3_healthlake.type_defs import ImportJobPropertiesTypeDef
 
     from ahi.pipeline import Pipeline
@@ -44,7 +47,7 @@ class HealthLake:
 
     def start(self, job: chain.Job) -> str:
         """StartFHIRImportJob. The job's name is its key, which holds nothing of a patient."""
-        settings = self._pipeline.settings
+        settings, level = self._pipeline.settings, self._validation_level(job)
         if not settings.fhir_role_arn or not settings.fhir_key_arn:
             raise PermanentError("Set AHI_FHIR_ROLE_ARN and AHI_FHIR_KEY_ARN: outputs of infra/template.yaml.")
         try:
@@ -57,7 +60,7 @@ class HealthLake:
                 DatastoreId=job.datastore_id,
                 DataAccessRoleArn=settings.fhir_role_arn,
                 ClientToken=job.client_token or job.job_key,
-                ValidationLevel=settings.fhir_validation_level,
+                ValidationLevel=level,
             )
         except ClientError as error:
             code, text = error_code(error), str(error)
@@ -69,6 +72,15 @@ class HealthLake:
                 raise chain.RejectedError(text) from error
             raise
         return answer["JobId"]
+
+    def _validation_level(self, job: chain.Job) -> ValidationLevelType:
+        """What the import was planned with, whatever the setting is now."""
+        query = sa.select(fhir_imports.c.validation_level).join(
+            fhir_batches, fhir_batches.c.import_id == fhir_imports.c.import_id
+        )
+        with self._pipeline.index.engine.connect() as connection:
+            found = connection.execute(query.where(fhir_batches.c.job_key == job.job_key)).scalar_one_or_none()
+        return cast("ValidationLevelType", found) if found else self._pipeline.settings.fhir_validation_level
 
     def find(self, job: chain.Job) -> str | None:
         """ListFHIRImportJobs by the job's name. Rare: only for claims that have gone silent."""
@@ -97,13 +109,26 @@ class HealthLake:
             output_folder=own_folder(folder, store, job_id) if folder else None,
         )
 
-    def foreign(self, ours: set[str]) -> int:
-        """How many jobs of others take up the slot: running or waiting, in our data store or in the account's."""
-        settings, stores = self._pipeline.settings, [self._pipeline.settings.fhir_datastore_id]
-        if settings.fhir_slot_scope == "account":
-            stores = [*stores, *(store for store in self._datastores() if store not in stores)]
-        found = (job["JobId"] for store in stores for status in PENDING[:3] for job in self._list(store, status))
-        return len(set(found) - ours)
+    def foreign(self, ours: set[str], datastore_id: str) -> int:
+        """How many jobs of others take up the slot: running or waiting, in one data store or in the account's.
+
+        Raises ClientError when HealthLake does not say, which must not be read as none.
+        """
+        found = {job["JobId"] for status in PENDING[:3] for job in self._list(datastore_id, status)}
+        if self._pipeline.settings.fhir_slot_scope == "account":
+            for store in self._datastores():
+                if store != datastore_id:
+                    found |= self._pending_in(store)
+        return len(found - ours)
+
+    def _pending_in(self, datastore_id: str) -> set[str]:
+        """Jobs of a data store that is not ours, which may be deleted while we look."""
+        try:
+            return {job["JobId"] for status in PENDING[:3] for job in self._list(datastore_id, status)}
+        except ClientError as error:
+            if error_code(error) == "ResourceNotFoundException":
+                return set()
+            raise
 
     def _list(self, datastore_id: str, status: str = "", **filters: str) -> Iterator[ImportJobPropertiesTypeDef]:
         """ListFHIRImportJobs, page by page: the SDK has no paginator for it."""

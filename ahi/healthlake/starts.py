@@ -6,6 +6,7 @@ answers (`ahi.chain`), the calls (`ahi.healthlake.service`).
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ahi import chain
+from ahi import chain, findings
 from ahi.aws import error_code, is_transient
 from ahi.clock import now
 from ahi.healthlake import audit
@@ -21,7 +22,7 @@ from ahi.healthlake.audit import Entry, What
 from ahi.healthlake.service import CONFIGURATION, SERVICE, HealthLake
 from ahi.index import catalog
 from ahi.index.catalog import JobState
-from ahi.index.catalog_fhir import BatchState, Policy, fhir_batches, fhir_imports
+from ahi.index.catalog_fhir import BatchState, Policy, fhir_audit, fhir_batches, fhir_imports
 
 if TYPE_CHECKING:
     from ahi import pacing
@@ -31,7 +32,13 @@ PATIENCE_SECONDS = 5.0
 """A start that has to wait longer for its turn is left to the next run."""
 
 REFUSALS = 5
-"""Starts that may be refused for want of a right: a new role takes a while to be known everywhere."""
+"""Calls that may be refused for want of a right: a new role takes a while to be known everywhere."""
+
+BLIND_SECONDS = 15.0
+"""How long nothing is started after HealthLake could not say which jobs it has: the SDK has tried five times."""
+
+FOREIGN = "healthlake slot"
+"""When jobs of others were last seen in the way."""
 
 UNANSWERED = 3
 """Starts without an answer that one run looks after."""
@@ -52,8 +59,9 @@ class NextBatch:
 def next_job() -> sa.Select[tuple[str]]:
     """Key of the job to start next. Higher priorities go first, then older chains, then places in a chain.
 
-    In an ordered chain a batch waits until those before it are settled, held ones too. Where errors may stop a chain,
-    a batch also waits for results that are not read yet.
+    In an ordered chain a batch waits until those before it are settled, held ones too: HealthLake's queue keeps an
+    order, but a job of it that fails whole would be tried again behind its followers. Where errors may stop a chain, a
+    batch also waits for results that are not read yet.
     """
     batch, other, job, ended = fhir_batches, fhir_batches.alias("earlier"), catalog.jobs, catalog.jobs.alias("ended")
     before = sa.or_(
@@ -115,29 +123,76 @@ def start_due(pipeline: Pipeline) -> Counter[str]:
 
 
 def _limits(pipeline: Pipeline, service: HealthLake, counts: Counter[str]) -> chain.Limits | None:
-    """How many jobs may be at HealthLake at a time, beside those of others; None when there is nothing to start."""
+    """How many jobs may be at HealthLake at a time, beside those of others; None when nothing is to be started now."""
     settings, table = pipeline.settings, catalog.jobs
     with pipeline.index.engine.connect() as connection:
-        if connection.execute(next_job()).first() is None:
+        found = connection.execute(next_job()).first()
+        if found is None:
             return None
+        job_key = str(found[0])
+        store = connection.execute(sa.select(table.c.datastore_id).where(table.c.job_key == job_key)).scalar_one()
         ours = sa.select(table.c.job_id).where(table.c.service == SERVICE, table.c.job_id.is_not(None))
         ours = ours.where(table.c.state.in_((JobState.SUBMITTED, JobState.ENDED)))
         known = set(connection.execute(ours).scalars())
         running = sa.select(sa.func.count()).where(
             table.c.service == SERVICE, table.c.state.in_((JobState.CLAIMED, JobState.SUBMITTED))
         )
-        if connection.execute(running).scalar_one() >= settings.fhir_jobs_in_service:
-            return None
+        n_running = connection.execute(running).scalar_one()
+    if n_running >= settings.fhir_jobs_in_service:
+        return None
     try:
-        foreign = service.foreign(known)
+        foreign = service.foreign(known, store)
     except ClientError as error:
-        # Not allowed to look, or asked too often: a full HealthLake says so itself.
-        if not is_transient(error) and error_code(error) not in CONFIGURATION:
+        # HealthLake queues what it is given, so nothing else would keep ours from going before a job of others.
+        if is_transient(error):
+            counts["back_pressure"] += 1
+            _postpone(pipeline, job_key, BLIND_SECONDS, error_code(error))
+        elif error_code(error) in CONFIGURATION:
+            counts[_refused(pipeline, job_key, error)] += 1
+        else:
             raise
-        foreign = 0
+        return None
     if foreign:
         counts["foreign_jobs"] = foreign
+    if n_running + foreign >= settings.fhir_jobs_in_service:
+        findings.done(pipeline, FOREIGN)
+        return None
+    findings.remember(pipeline, f"{FOREIGN}:done", None)
     return chain.Limits(settings.fhir_jobs_in_service - foreign, settings.fhir_starts_per_second)
+
+
+def is_slot_worth_a_look(pipeline: Pipeline, moment: dt.datetime) -> bool:
+    """Whether to look for room: after jobs of others were in the way, events tell of it, or else an interval does."""
+    return findings.due(pipeline, FOREIGN, pipeline.settings.fhir_look_seconds, moment)
+
+
+def _postpone(pipeline: Pipeline, job_key: str, seconds: float, message: str) -> None:
+    """Start a planned job no sooner than some seconds from now."""
+    table, until = catalog.jobs, now() + dt.timedelta(seconds=seconds)
+    waits = sa.and_(table.c.job_key == job_key, table.c.state == JobState.PLANNED)
+    with pipeline.index.transaction() as connection:
+        connection.execute(table.update().where(waits).values(not_before=until, message=message))
+
+
+def _refused(pipeline: Pipeline, job_key: str, error: ClientError) -> str:
+    """A call was refused for want of a right, or of the data store: wait, doubling, and then stop the chain."""
+    call, code = error.operation_name, error_code(error)
+    with pipeline.index.transaction() as connection:
+        batch_id = _batch_of(connection, job_key)
+        audit.note(connection, [Entry(What.REFUSED, batch_id=batch_id, note=f"{call}: {code}")])
+        refused = sa.and_(fhir_audit.c.batch_id == batch_id, fhir_audit.c.what == What.REFUSED)
+        times = connection.execute(sa.select(sa.func.count()).where(refused)).scalar_one()
+        # After a person has let the chain go on, it has as many tries again.
+        is_last = times % REFUSALS == 0
+        if is_last:
+            stop_import_of(connection, job_key, f"{call}: {code}; correct it, then continue")
+    _postpone(pipeline, job_key, 5.0 * 2 ** ((times - 1) % REFUSALS), code)
+    return "stopped" if is_last else "refused"
+
+
+def _batch_of(connection: sa.Connection, job_key: str) -> str | None:
+    query = sa.select(fhir_batches.c.batch_id).where(fhir_batches.c.job_key == job_key)
+    return connection.execute(query).scalar_one_or_none()
 
 
 def _start_one(pipeline: Pipeline, service: HealthLake, job: chain.Job, limits: chain.Limits | None) -> str:
@@ -154,29 +209,26 @@ def _start_one(pipeline: Pipeline, service: HealthLake, job: chain.Job, limits: 
     except ClientError as error:
         if is_transient(error):
             raise
-        code = error_code(error)
-        chain.give_back(index, job, after_seconds=chain.back_off(job), message=code)
-        if job.starts >= REFUSALS:
-            with index.transaction() as connection:
-                stop_import_of(connection, job.job_key, f"StartFHIRImportJob: {code}; correct it, then continue")
-            return "stopped"
-        return "refused"
+        chain.give_back(index, job, after_seconds=chain.back_off(job), message=error_code(error))
+        return _refused(pipeline, job.job_key, error)
     if job_id is None:
         return "taken_over"
     with index.transaction() as connection:
-        batch_id = connection.execute(
-            sa.select(fhir_batches.c.batch_id).where(fhir_batches.c.job_key == job.job_key)
-        ).scalar_one_or_none()
-        audit.note(connection, [Entry(What.SUBMITTED, batch_id=batch_id, job_id=job_id)])
+        audit.note(connection, [Entry(What.SUBMITTED, batch_id=_batch_of(connection, job.job_key), job_id=job_id)])
     return "started"
 
 
 def stop_import_of(connection: sa.Connection, job_key: str, reason: str) -> None:
     """Start nothing more of the chain that a job belongs to until a person continues it."""
-    batch = connection.execute(sa.select(fhir_batches).where(fhir_batches.c.job_key == job_key)).mappings().first()
-    if batch is None:
-        return
-    running = sa.and_(fhir_imports.c.import_id == batch["import_id"], fhir_imports.c.stopped_at.is_(None))
+    batch_id = _batch_of(connection, job_key)
+    if batch_id:
+        stop_chain_of(connection, batch_id, reason)
+
+
+def stop_chain_of(connection: sa.Connection, batch_id: str, reason: str) -> None:
+    """Start and freeze nothing more of the chain that a batch belongs to until a person continues it."""
+    own = sa.select(fhir_batches.c.import_id).where(fhir_batches.c.batch_id == batch_id)
+    running = sa.and_(fhir_imports.c.import_id == own.scalar_subquery(), fhir_imports.c.stopped_at.is_(None))
     stop = fhir_imports.update().where(running).values(stopped_at=now(), stopped_reason=reason)
     if connection.execute(stop).rowcount:
-        audit.note(connection, [Entry(What.STOPPED, batch_id=batch["batch_id"], note=reason)])
+        audit.note(connection, [Entry(What.STOPPED, batch_id=batch_id, note=reason)])
