@@ -58,8 +58,11 @@ def advance(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Progress:
     while time.monotonic() < deadline and (batch_id := _to_freeze(pipeline)):
         if not _take(pipeline, batch_id):
             break
-        progress.counts += freeze(pipeline, batch_id)
-        progress.frozen.append(batch_id)
+        try:
+            progress.counts += (done := freeze(pipeline, batch_id))
+        finally:
+            _leave(pipeline, batch_id)
+        progress.frozen += [batch_id] if done["batches_frozen"] else []
         _start(pipeline, progress)
     return progress
 
@@ -126,7 +129,7 @@ def _to_freeze(pipeline: Pipeline) -> str | None:
 
 def _take(pipeline: Pipeline, batch_id: str) -> bool:
     """Take up a batch to freeze. Two runs that do it at once write the same, so a lost lease costs work and no more."""
-    table, moment, name = catalog.leases, now(), f"freeze:{batch_id}"
+    table, moment, name = catalog.leases, now(), _lease(batch_id)
     until = moment + dt.timedelta(seconds=LEASE_SECONDS)
     with pipeline.index.transaction() as connection:
         held = connection.execute(sa.select(table.c.until).where(table.c.name == name)).scalar_one_or_none()
@@ -135,6 +138,15 @@ def _take(pipeline: Pipeline, batch_id: str) -> bool:
         connection.execute(table.delete().where(table.c.name == name))
         connection.execute(table.insert().values(name=name, until=until))
     return True
+
+
+def _leave(pipeline: Pipeline, batch_id: str) -> None:
+    with pipeline.index.transaction() as connection:
+        connection.execute(catalog.leases.delete().where(catalog.leases.c.name == _lease(batch_id)))
+
+
+def _lease(batch_id: str) -> str:
+    return f"freeze:{batch_id}"
 
 
 def is_work_waiting(pipeline: Pipeline) -> bool:
