@@ -1,13 +1,16 @@
 """`python -m dagster_project.demo_fhir [FOLDER]`: DICOM and NDJSON into HealthLake, told step by step.
 
-Starts a stack of its own like `make demo`, sends the DICOM samples and FHIR of synthetic patients, and asks HealthLake
-for the ImagingStudies of patients of both. Belongs here: the story. Does not belong here: anything it shows.
+Starts a stack of its own like `make demo`, sends the DICOM samples and 7,031 FHIR resources of synthetic patients, or
+those of a folder, and asks HealthLake for the ImagingStudies of patients of both. Belongs here: the story. Does not
+belong here: anything it shows.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import tarfile
+import tempfile
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 
     from dagster_project.stack import Stack
 
-FHIR = REPOSITORY / "samples" / "fhir"
-WAIT_SECONDS = 300
+SYNTHEA = REPOSITORY / "samples" / "synthea2021.tar.xz"
+WAIT_SECONDS = 600
 
 
 def tell(stack: Stack, folder: Path) -> bool:
@@ -86,8 +89,12 @@ def get(environment: Mapping[str, str], path: str) -> dict[str, Any]:
 
 def main() -> None:
     """Tell the story; exit 1 if a search comes back empty or a command fails."""
-    folder = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else FHIR
-    perform(lambda stack: tell(stack, folder), "Both are in HealthLake", "NOT everything worked")
+    with tempfile.TemporaryDirectory(prefix="ahi-fhir-") as unpacked:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else unpacked).resolve()
+        if len(sys.argv) == 1:
+            with tarfile.open(SYNTHEA) as archive:
+                archive.extractall(folder, filter="data")
+        perform(lambda stack: tell(stack, folder), "Both are in HealthLake", "NOT everything worked")
 
 
 if __name__ == "__main__":

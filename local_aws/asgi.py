@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
+from operator import itemgetter
 from typing import Any
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
-LOG_LENGTH = 50_000
+LOG_LENGTH = 10_000
+"""Calls remembered of each operation: a few starts of jobs outlast any number of uploads."""
 
 
 class CallLog:
-    """The last calls of every service: operation, time, status, bytes. No keys and no values of anybody's."""
+    """The last calls of every operation: time, status, bytes. No keys and no values of anybody's."""
 
     def __init__(self) -> None:
-        self._calls: deque[dict[str, Any]] = deque(maxlen=LOG_LENGTH)
+        self._calls = defaultdict[tuple[str, str], deque[dict[str, Any]]](lambda: deque(maxlen=LOG_LENGTH))
 
     def add(self, service: str, operation: str, started: float, status: int, sent: int, source: str) -> None:
         """Record one answered call."""
-        self._calls.append(
+        self._calls[service, operation].append(
             {
                 "service": service,
                 "operation": operation,
@@ -40,7 +42,7 @@ class CallLog:
 
     def read(self) -> list[dict[str, Any]]:
         """All recorded calls, oldest first."""
-        return list(self._calls)
+        return sorted((call for calls in self._calls.values() for call in calls), key=itemgetter("time"))
 
     def clear(self) -> None:
         """Forget everything."""

@@ -15,7 +15,7 @@ from ahi.index import catalog_archives as c
 from ahi.pipeline import connect
 from ahi.settings import Settings
 from dagster_project.stack import ask_dagster
-from tests.conftest import wait_for
+from tests.conftest import AwsStack, wait_for
 from tests.dagster_project.test_killed_processes import processes, runs
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ def pipeline_of(stack: Stack, patch: Any) -> Pipeline:
     for name, value in dotenv_values(stack.home / "stack.env").items():
         patch.setenv(name, value or "")
     return connect(Settings())
+
+
+def aws_of(stack: Stack) -> AwsStack:
+    """The embedded AWS of a stack: its clients, its log of calls, its faults."""
+    values = dotenv_values(stack.home / "stack.env")
+    return AwsStack(stack.home, env={name: value or "" for name, value in values.items()})
 
 
 def launch(stack: Stack, keys: Sequence[str]) -> str:
