@@ -255,6 +255,12 @@ def slow(_other_stack: Any) -> Imaging:
     return Imaging(_other_stack)
 
 
+@pytest.fixture(scope="session")
+def aws_stack(ahead_stack: Any) -> Any:
+    """Tests of the server advance its clock, so theirs is another than that of the tests of the pipeline."""
+    return ahead_stack
+
+
 @pytest.fixture
 def imaging(aws_stack: Any) -> Imaging:
     """HealthImaging of the shared stack, with no faults set and empty queues."""
