@@ -5,6 +5,7 @@ Does not belong here: obeying them, which every claim of a job does inside its t
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ahi.clock import now
@@ -27,7 +28,7 @@ def resume(index: Index, archive_id: str) -> None:
 
 def set_rate(index: Index, archive_id: str, starts_per_second: float | None) -> None:
     """Start an archive's jobs at a rate, below the service's; None: at the service's quota."""
-    if starts_per_second is not None and starts_per_second <= 0:
+    if starts_per_second is not None and not 0 < starts_per_second < math.inf:  # and NaN is neither
         raise PermanentError("A rate is more than 0 jobs a second; to start none, pause the archive")
     _set(index, archive_id, rate=starts_per_second)
 

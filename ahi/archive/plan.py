@@ -288,11 +288,3 @@ def shard_keys(pipeline: Pipeline, archive: Archive) -> list[str]:
     query = sa.select(table.c.shard_key).where(table.c.archive_id == archive.archive_id).order_by(table.c.shard_key)
     with pipeline.index.engine.connect() as connection:
         return list(connection.execute(query).scalars())
-
-
-def states_of_shards(pipeline: Pipeline, archive: Archive) -> dict[str, int]:
-    """How many shards of an archive are in which state."""
-    table = c.archive_shards
-    query = sa.select(table.c.state, sa.func.count()).where(table.c.archive_id == archive.archive_id)
-    with pipeline.index.engine.connect() as connection:
-        return {str(state): int(n) for state, n in connection.execute(query.group_by(table.c.state))}

@@ -1,48 +1,33 @@
-"""How far the import of an archive is, how fast it goes, and when it will end.
+"""How far the import of an archive is.
 
-Belongs here: counting, sampling while runs are at work, and the reckoning from samples. Does not belong here: showing
-it (`ahi.cli.archive_status`, the asset's metadata).
+Belongs here: counting, and sampling while runs are at work. Does not belong here: the reckoning from samples
+(`forecast`), and showing it (`ahi.cli.archive_status`, the asset's metadata).
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from ahi.archive import forecast
+from ahi.archive.forecast import IDLE_SECONDS, SAMPLE_SECONDS
 from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog
 from ahi.index import catalog_archives as c
-from ahi.index.catalog import ObjectState
+from ahi.index.catalog import IN_FLIGHT, ObjectState
 from ahi.index.catalog_archives import ShardState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from ahi.index.store import Index
     from ahi.pipeline import Pipeline
 
-SAMPLE_SECONDS = 5.0
-"""Time between two samples of an archive. A day's import leaves 17,280."""
-
-RECENT = 60
-"""Samples that the present rate is taken over, at least; of a long import the last quarter of its time."""
-
 FINAL = (ObjectState.IMPORTED, ObjectState.FAILED, ObjectState.SET_ASIDE)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One count, at one moment."""
-
-    at: dt.datetime
-    n_final: int
-    is_paused: bool
-    ends_at: dt.datetime | None
 
 
 @dataclass(frozen=True)
@@ -67,10 +52,13 @@ class Progress:
     started_at: dt.datetime | None
     ended_at: dt.datetime | None
     """When the last object had reached a final state; None: it has not."""
+    is_at_work: bool
+    """Whether a run has some of its shards; none has while it is paused, done, or waits for a person."""
     objects_per_second: float | None
+    """Of active time; None: not known yet, or nothing is at work."""
     ends_at: dt.datetime | None
     eta_error: float | None
-    """How far off the forecast of half the time ago was, as a share of the whole time; None: too early to say."""
+    """How far off the forecast of half the time ago was, as a share of the active time; None: too early to say."""
 
     @property
     def final(self) -> int:
@@ -116,36 +104,46 @@ def continuous_archives(index: Index) -> list[str]:
 
 
 def grown_shards(index: Index, *, most: int) -> list[str]:
-    """Shards that later looks at continuous archives added and that no run has had, oldest first.
+    """Shards that later plans of continuous archives added and that no run has had, oldest first.
 
-    Those of the first look wait for a person, who says when a large import may begin.
+    Those of the first plan that was kept wait for a person, who says when a large import may begin by launching some of
+    them; until then nothing of the archive is imported by itself. Dry runs and looks confirm nothing.
     """
-    table, archives = c.archive_shards, c.archives
+    table, archives, other = c.archive_shards, c.archives, c.archive_shards.alias("other")
+    first = sa.select(table.c.archive_id, sa.func.min(table.c.generation).label("generation"))
+    oldest = first.group_by(table.c.archive_id).subquery()
+    launched = sa.exists().where(
+        other.c.archive_id == oldest.c.archive_id,
+        other.c.generation == oldest.c.generation,
+        other.c.run_id.is_not(None),
+    )
     query = sa.select(table.c.shard_key).where(
         table.c.archive_id == archives.c.archive_id,
+        table.c.archive_id == oldest.c.archive_id,
         archives.c.is_continuous,
         archives.c.paused_at.is_(None),
         table.c.state == ShardState.PLANNED,
         table.c.run_id.is_(None),
-        table.c.generation > 1,
+        table.c.generation > oldest.c.generation,
+        launched,
     )
     with index.engine.connect() as connection:
         return list(connection.execute(query.order_by(table.c.planned_at, table.c.shard_key).limit(most)).scalars())
 
 
 def _progress(connection: sa.Connection, archive: sa.Row[tuple[object, ...]]) -> Progress:
-    archive_id = archive.archive_id
+    archive_id, moment = archive.archive_id, now()
     counted = counts(connection, archive_id)
-    points = samples(connection, archive_id)
-    done, ended_at = counted.done, None
-    started = _active_since(points)
-    rate = reckon(points)
-    left = counted.objects - done
+    points = forecast.samples(connection, archive_id)
+    left, ends_at, ended_at = counted.objects - counted.done, None, None
+    is_at_work = bool(left) and _is_at_work(connection, archive_id, points, moment)
+    rate = forecast.reckon(points) if is_at_work or not left else None
     if not left:
-        ended_at = connection.execute(
-            sa.select(sa.func.max(c.archive_shards.c.ended_at)).where(c.archive_shards.c.archive_id == archive_id)
-        ).scalar_one()
-    ends_at = now() + dt.timedelta(seconds=left / rate) if rate and left and not archive.paused_at else None
+        of_archive = c.archive_shards.c.archive_id == archive_id
+        closed = connection.scalar(sa.select(sa.func.max(c.archive_shards.c.ended_at)).where(of_archive))
+        ended_at = max(filter(None, (closed, counted.last_at)), default=None)
+    elif rate and not archive.paused_at:
+        ends_at = moment + dt.timedelta(seconds=left / rate)
     return Progress(
         archive_id,
         archive.paused_at,
@@ -157,12 +155,22 @@ def _progress(connection: sa.Connection, archive: sa.Row[tuple[object, ...]]) ->
         counted.states,
         counted.known,
         counted.indexed,
-        started,
+        points[0].at if points else None,
         ended_at,
+        is_at_work,
         rate,
         ends_at,
-        _error(points, ends_at or ended_at),
+        forecast.error(points, ends_at or ended_at),
     )
+
+
+def _is_at_work(connection: sa.Connection, archive_id: str, points: list[forecast.Sample], moment: dt.datetime) -> bool:
+    """Whether a run holds shards of an archive, or noted how far it is a moment ago."""
+    table = c.archive_shards
+    held = sa.select(table.c.shard_key).where(table.c.archive_id == archive_id, table.c.lease_until > moment)
+    if connection.execute(held.limit(1)).first():
+        return True
+    return bool(points) and (moment - points[-1].at).total_seconds() < IDLE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -176,6 +184,8 @@ class Counts:
     states: dict[str, int]
     known: int
     indexed: int
+    last_at: dt.datetime | None
+    """When the last object of shards under way changed its state."""
 
     @property
     def done(self) -> int:
@@ -200,19 +210,53 @@ def counts(connection: sa.Connection, archive_id: str) -> Counts:
         objects, n_bytes, known = objects + row[2], n_bytes + int(row[3]), known + row[4]
         for state, number in zip(FINAL, row[5:], strict=True):
             states[state] += number if row[0] == ShardState.DONE else 0
-    under_way = sa.select(own.c.shard_key).where(
-        of_archive, own.c.state.in_((ShardState.STARTED, ShardState.CANCELLED))
-    )
-    query = sa.select(table.c.state, sa.func.count()).where(table.c.shard_key.in_(under_way)).group_by(table.c.state)
-    for state, number in connection.execute(query):
-        states[ObjectState(state)] += number
+    last_at = None
+    for shard in _under_way(connection, of_archive):
+        last_at = max(filter(None, (last_at, shard.last_at)), default=None)
+        for state, number in shard.states.items():
+            states[state] += number
+        if shard.is_through:
+            shards[shard.state] -= 1
+            shards[ShardState.DONE] = shards.get(ShardState.DONE, 0) + 1
     unseen = sa.select(sa.func.count()).where(
         table.c.state == ObjectState.IMPORTED, table.c.indexed_seq.is_(None), table.c.shard_key.is_not(None)
     )
     unseen = unseen.where(table.c.shard_key.in_(sa.select(own.c.shard_key).where(of_archive)))
     indexed = states[ObjectState.IMPORTED] - connection.execute(unseen).scalar_one()
     some = {str(state): number for state, number in states.items() if number}
-    return Counts(shards, objects, n_bytes, sum(states.values()), some, known, indexed)
+    of_state = {state: number for state, number in shards.items() if number}
+    return Counts(of_state, objects, n_bytes, sum(states.values()), some, known, indexed, last_at)
+
+
+@dataclass
+class _UnderWay:
+    """One shard that is not closed, as the ledger has it."""
+
+    state: str
+    n_objects: int
+    n_known: int
+    states: dict[ObjectState, int]
+    last_at: dt.datetime | None = None
+
+    @property
+    def is_through(self) -> bool:
+        """Every object of it is in a final state, though the run that would have closed it is gone."""
+        in_flight = sum(self.states.get(state, 0) for state in IN_FLIGHT)
+        return not in_flight and sum(self.states.values()) + self.n_known >= self.n_objects
+
+
+def _under_way(connection: sa.Connection, of_archive: sa.ColumnElement[bool]) -> Iterable[_UnderWay]:
+    own, table, found = c.archive_shards, catalog.objects, dict[str, _UnderWay]()
+    open_ = sa.and_(of_archive, own.c.state.in_((ShardState.STARTED, ShardState.CANCELLED)))
+    columns = (own.c.shard_key, own.c.state, own.c.n_objects, own.c.n_known)
+    for key, state, n_objects, n_known in connection.execute(sa.select(*columns).where(open_)):
+        found[key] = _UnderWay(state, n_objects, n_known or 0, {})
+    query = sa.select(table.c.shard_key, table.c.state, sa.func.count(), sa.func.max(table.c.state_since))
+    mine = table.c.shard_key.in_(sa.select(own.c.shard_key).where(open_))
+    for key, state, number, at in connection.execute(query.where(mine).group_by(table.c.shard_key, table.c.state)):
+        found[key].states[ObjectState(state)] = number
+        found[key].last_at = max(filter(None, (found[key].last_at, at)))
+    return found.values()
 
 
 def sample(pipeline: Pipeline, archive_ids: Iterable[str]) -> None:
@@ -229,9 +273,7 @@ def sample(pipeline: Pipeline, archive_ids: Iterable[str]) -> None:
 
 def _note(pipeline: Pipeline, archive_id: str, moment: dt.datetime) -> None:
     seen = progress(pipeline.index, archive_id)
-    row = {
-        "archive_id": archive_id,
-        "at": moment,
+    values = {
         "n_total": seen.objects,
         "n_entered": seen.entered,
         "n_final": seen.final,
@@ -240,70 +282,13 @@ def _note(pipeline: Pipeline, archive_id: str, moment: dt.datetime) -> None:
         "ends_at": seen.ends_at,
     }
     with pipeline.index.transaction() as connection:
-        there = sa.and_(c.archive_progress.c.archive_id == archive_id, c.archive_progress.c.at == moment)
-        connection.execute(c.archive_progress.delete().where(there))
-        connection.execute(c.archive_progress.insert().values(row))
-
-
-def samples(connection: sa.Connection, archive_id: str) -> list[Sample]:
-    """Samples of an archive, oldest first."""
-    table = c.archive_progress
-    query = sa.select(table.c.at, table.c.n_final, table.c.is_paused, table.c.ends_at)
-    query = query.where(table.c.archive_id == archive_id).order_by(table.c.at)
-    return [Sample(*row) for row in connection.execute(query)]
-
-
-def _active_since(points: Sequence[Sample]) -> dt.datetime | None:
-    return points[0].at if points else None
-
-
-def reckon(points: Sequence[Sample]) -> float | None:
-    """Objects a second: the slope of a line through the samples. None until something is through.
-
-    Jobs end in lumps of thousands, so two samples say little, and the time before the first end says nothing of the
-    rate: the line runs over the samples since then. Time in a pause, or between two runs, does not count.
-    """
-    begun = next((n for n, point in enumerate(points) if point.n_final > points[0].n_final), None) if points else None
-    if begun is None:
-        return None
-    line = points[begun:]
-    clock, times, done = 0.0, [0.0], [line[0].n_final]
-    for before, after in pairwise(line):
-        step = (after.at - before.at).total_seconds()
-        if not (before.is_paused or after.is_paused) and step < 12 * SAMPLE_SECONDS:
-            clock += step
-        times.append(clock)
-        done.append(after.n_final)
-    recent = max(RECENT, len(times) // 4)
-    return _slope(times[-recent:], done[-recent:])
-
-
-def _slope(times: Sequence[float], values: Sequence[int]) -> float | None:
-    """Of the line of least squares."""
-    n = len(times)
-    mean_t, mean_v = sum(times) / n, sum(values) / n
-    spread = sum((t - mean_t) ** 2 for t in times)
-    if not spread:
-        return None
-    slope = sum((t - mean_t) * (v - mean_v) for t, v in zip(times, values, strict=True)) / spread
-    return slope if slope > 0 else None
-
-
-def _error(points: Sequence[Sample], ends_at: dt.datetime | None) -> float | None:
-    """How far the forecast of half the time ago is from what is known now, as a share of the whole time."""
-    if ends_at is None or not points:
-        return None
-    begun = points[0].at
-    middle = begun + (points[-1].at - begun) / 2
-    forecast = next((point.ends_at for point in points if point.at >= middle and point.ends_at), None)
-    whole = (ends_at - begun).total_seconds()
-    return abs((ends_at - forecast).total_seconds()) / whole if forecast and whole > 0 else None
+        forecast.note(connection, archive_id, moment, values)
 
 
 def course(index: Index, archive_id: str, *, most: int = 100) -> list[tuple[float, float]]:
-    """Objects that were through, by minutes since the first sample; at most so many points."""
+    """Objects that were through, by minutes of active time since the first sample; at most so many points."""
     with index.engine.connect() as connection:
-        points = samples(connection, archive_id)
+        points = forecast.samples(connection, archive_id)
     step = max(1, -(-len(points) // most))
     some = [*points[::step], *points[-1:]]
-    return [((point.at - points[0].at).total_seconds() / 60, float(point.n_final)) for point in some]
+    return [(point.active_seconds / 60, float(point.n_final)) for point in some]

@@ -60,11 +60,11 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON
     Example: `ahi archive list`
     """
     from ahi.archive import archives, inventory
-    from ahi.archive.plan import states_of_shards
+    from ahi.archive.progress import counts
 
-    with _pipeline() as pipeline:
+    with _pipeline() as pipeline, pipeline.index.snapshot() as connection:
         rows = [
-            (archive, inventory.newest(pipeline, archive), states_of_shards(pipeline, archive))
+            (archive, inventory.newest(pipeline, archive), counts(connection, archive.archive_id).shards)
             for archive in archives.all_archives(pipeline)
         ]
     if as_json:

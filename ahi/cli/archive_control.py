@@ -58,4 +58,4 @@ def rate(
         common.fail(f"{starts} is no rate: give a number of jobs a second, or `quota`.")
     with common.permanent_errors():
         control.set_rate(_index(), archive, value)
-    typer.echo(f"At most {starts} starts a second from now on." if value else "At the service's quota from now on.")
+    typer.echo(f"At most {value:g} starts a second from now on." if value else "At the service's quota from now on.")

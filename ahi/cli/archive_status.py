@@ -64,6 +64,7 @@ def _together(parts: list[Group]) -> Group:
 
 def _shown(index: Index, seen: Progress) -> Group:
     from rich.console import Group
+    from rich.padding import Padding
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
@@ -79,20 +80,26 @@ def _shown(index: Index, seen: Progress) -> Group:
         f"  rate: {_rate(seen)}",
         f"  end: {_end(seen)}",
     ]
-    bar = ProgressBar(total=max(seen.objects, 1), completed=seen.final, width=60)
+    # By itself a bar ends without a new line.
+    bar = Padding(ProgressBar(total=max(seen.objects, 1), completed=seen.final, width=60), 0)
     return Group(Text(lines[0]), bar, *map(Text, lines[1:]), *_troubles(trouble(index, seen.archive_id)))
 
 
 def _rate(seen: Progress) -> str:
-    now = f"{seen.objects_per_second:,.1f} objects a second" if seen.objects_per_second else "not known yet"
+    now = "nothing is at work" if not seen.is_at_work else "not known yet"
+    now = f"{seen.objects_per_second:,.1f} objects a second" if seen.objects_per_second else now
     return now + (f"; held at {seen.starts_per_second} starts a second" if seen.starts_per_second else "")
 
 
 def _end(seen: Progress) -> str:
     if seen.ended_at:
         return f"{common.shown(seen.ended_at)} UTC, all through"
+    if seen.paused_at:
+        return "paused"
+    if not seen.is_at_work:
+        return "nothing is at work: launch the shards that are left, archive_imports in the UI"
     if not seen.ends_at:
-        return "paused" if seen.paused_at else "too early to say"
+        return "too early to say"
     error = f", off by {100 * seen.eta_error:.0f} % so far" if seen.eta_error is not None else ""
     return f"expected {common.shown(seen.ends_at)} UTC{error}"
 

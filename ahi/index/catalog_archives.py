@@ -127,6 +127,7 @@ archive_progress = sa.Table(
     sa.Column("n_final", sa.BigInteger, nullable=False, comment="Objects in a final state"),
     sa.Column("n_failed", sa.BigInteger, nullable=False, comment="Those of them that failed"),
     sa.Column("is_paused", sa.Boolean, nullable=False, comment="Whether the archive was paused"),
+    sa.Column("active_seconds", sa.Float, comment="Time in which runs were at work on it, up to then"),
     sa.Column("ends_at", Instant, comment="When it was expected to end, as reckoned then"),
 )
 

@@ -29,5 +29,10 @@ def test_every_shard_gets_a_partition_and_only_later_looks_are_imported_by_thems
             connection.execute(sa.update(c.archives).values(is_continuous=True))
             grown = sa.update(c.archive_shards).where(c.archive_shards.c.shard_key == keys[1])
             connection.execute(grown.values(generation=2))
+        # Nobody has launched anything of the first plan yet.
+        assert isinstance(tick(instance), dg.SkipReason)
+        with site.pipeline.index.transaction() as connection:
+            first = sa.update(c.archive_shards).where(c.archive_shards.c.shard_key == keys[0])
+            connection.execute(first.values(run_id="by hand"))
         assert continuous_archives(site.pipeline.index) == ["old"]
         assert [request.partition_key for request in tick(instance).run_requests] == keys[1:]

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ahi import pacing
-from ahi.archive.progress import SAMPLE_SECONDS, Sample, reckon
+from ahi.archive import control, forecast
+from ahi.archive.forecast import SAMPLE_SECONDS, Sample, reckon
+from ahi.archive.progress import grown_shards, progress
 from ahi.clock import now
+from ahi.errors import PermanentError
+from ahi.index import catalog
+from ahi.index import catalog_archives as c
+from ahi.index.catalog import ObjectState
+from ahi.index.catalog_archives import ShardState, Source
 from ahi.index.store import Index
 
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
@@ -22,7 +30,7 @@ def course(shards: int, seconds_of_shard: float, late: float, share: float, size
     points, at = [], 0.0
     while at <= whole:
         through = 0 if at < late else min(shards, 1 + int((at - late) / seconds_of_shard))
-        points.append(Sample(START + dt.timedelta(seconds=at), through * size, False, None))
+        points.append(Sample(START + dt.timedelta(seconds=at), at, through * size, None))
         if through >= share * shards:
             break
         at += SAMPLE_SECONDS
@@ -40,11 +48,114 @@ def test_the_forecast_at_a_quarter_is_off_by_15_percent_at_most(shards, seconds_
     assert abs(expected - whole) <= 0.15 * whole
 
 
-def test_a_pause_does_not_count_as_slowness():
-    steady = [Sample(START + dt.timedelta(seconds=5 * n), 100 * n, False, None) for n in range(10)]
-    rest = [Sample(START + dt.timedelta(seconds=45 + 5 * n), 900, True, None) for n in range(1, 100)]
-    again = [Sample(START + dt.timedelta(seconds=545 + 5 * n), 900 + 100 * n, False, None) for n in range(1, 10)]
-    assert reckon([*steady, *rest[:3], *again]) == pytest.approx(20, rel=0.25)
+@pytest.fixture
+def index(tmp_path) -> Index:
+    return Index(tmp_path, f"sqlite:///{tmp_path / 'catalog.sqlite'}")
+
+
+def noted(index: Index, course: list[tuple[float, int]], *, paused: frozenset[float] = frozenset()) -> list[Sample]:
+    """Samples at so many seconds with so many objects through, as runs leave them, each with its own forecast."""
+    with index.transaction() as connection:
+        for seconds, n_final in course:
+            rate = reckon(forecast.samples(connection, "old"))
+            at = START + dt.timedelta(seconds=seconds)
+            ends_at = at + dt.timedelta(seconds=(10_000 - n_final) / rate) if rate else None
+            values = {"n_total": 10_000, "n_entered": 0, "n_final": n_final, "n_failed": 0, "ends_at": ends_at}
+            forecast.note(connection, "old", at, values | {"is_paused": seconds in paused})
+        return forecast.samples(connection, "old")
+
+
+def test_a_pause_does_not_count_as_slowness(index):
+    course = [(5.0 * n, 100 * n) for n in range(10)]
+    rest = [(45 + 5.0 * n, 900) for n in range(1, 100)]
+    course += [*rest, *((545 + 5.0 * n, 900 + 100 * n) for n in range(1, 10))]
+    points = noted(index, course, paused=frozenset(seconds for seconds, _ in rest))
+    assert reckon(points) == pytest.approx(20, rel=0.05)
+    assert points[-1].active_seconds == 45 + 40
+
+
+def test_idle_days_neither_slow_the_rate_nor_dilute_the_error(index):
+    # Half at 10 a second, five days of nothing, the other half at 5: the forecast was off by a third of 1,500 s.
+    first = [(5.0 * n, 50 * n) for n in range(101)]
+    later = [(432_500 + 5.0 * n, 5_000 + 25 * n) for n in range(1, 201)]
+    points = noted(index, [*first, *later])
+    assert points[-1].active_seconds == pytest.approx(1_495)
+    assert reckon(points) == pytest.approx(5, rel=0.02)
+    off = forecast.error(points[:120], points[119].at + dt.timedelta(seconds=900))
+    assert off == pytest.approx(0.33, abs=0.03)
+
+
+def test_few_samples_are_kept_of_a_long_import_and_say_the_same(index, monkeypatch):
+    monkeypatch.setattr(forecast, "MOST", 200)
+    with index.transaction() as connection:
+        for n in range(500):
+            values = {"n_total": 10_000, "n_entered": 0, "n_failed": 0, "ends_at": None, "is_paused": False}
+            forecast.note(connection, "old", START + dt.timedelta(seconds=5 * n), values | {"n_final": n})
+        points = forecast.samples(connection, "old")
+    assert len(points) <= forecast.MOST
+    assert points[0].at == START
+    assert points[-1].active_seconds == 5.0 * 499
+    assert reckon(points) == pytest.approx(0.2)
+
+
+def archived(index: Index, shards: list[dict[str, object]]) -> None:
+    """An archive with shards in these states."""
+    with index.transaction() as connection:
+        archive = {"archive_id": "old", "uri": "s3://b/", "bucket": "b", "prefix": "", "source": Source.LISTING}
+        archive |= {"created_at": START, "is_continuous": True, "generation": 0, "planned_generation": 0}
+        connection.execute(c.archives.insert().values(archive))
+        for number, shard in enumerate(shards, 1):
+            row = {"shard_key": f"old-{number:05d}", "archive_id": "old", "number": number, "generation": 1}
+            row |= {"n_objects": 1, "n_bytes": 1, "manifest_key": "m", "row_group": 0, "planned_at": START}
+            connection.execute(c.archive_shards.insert().values(row | {"state": ShardState.PLANNED} | shard))
+
+
+def test_nothing_is_imported_by_itself_before_somebody_launched_the_first_plan_that_was_kept(index):
+    # Two looks before the first plan that was kept: a dry run confirms nothing.
+    archived(index, [{"generation": 2}, {"generation": 2}, {"generation": 3}])
+    assert grown_shards(index, most=9) == []
+    with index.transaction() as connection:
+        first = c.archive_shards.update().where(c.archive_shards.c.number == 1)
+        connection.execute(first.values(run_id="by hand"))
+    assert grown_shards(index, most=9) == ["old-00003"]
+
+
+def test_without_a_run_at_work_no_end_is_promised(index):
+    archived(index, [{"n_objects": 5_000}])
+    noted(index, [(5.0 * n, 50 * n) for n in range(50)])
+    seen = progress(index, "old")
+    assert (seen.is_at_work, seen.objects_per_second, seen.ends_at) == (False, None, None)
+    with index.transaction() as connection:
+        until = now() + dt.timedelta(seconds=60)
+        connection.execute(c.archive_shards.update().values(lease_until=until))
+    seen = progress(index, "old")
+    assert seen.is_at_work
+    assert seen.objects_per_second == pytest.approx(10)
+    assert seen.ends_at
+
+
+def test_a_shard_whose_objects_are_through_is_not_shown_as_cancelled(index):
+    archived(index, [{"state": ShardState.CANCELLED, "n_objects": 2}, {"state": ShardState.CANCELLED}])
+    row = {"bucket": "b", "state": ObjectState.IMPORTED, "state_since": START, "day": "2026-11-01", "attempts": 1}
+    with index.transaction() as connection:
+        for number, shard in enumerate(("old-00001", "old-00001", "old-00002")):
+            connection.execute(
+                catalog.objects.insert().values(row | {"object_id": str(number), "key": "k", "shard_key": shard})
+            )
+    seen = progress(index, "old")
+    assert (seen.share, seen.shards, seen.ended_at) == (1.0, {"done": 2}, START)
+    with index.transaction() as connection:
+        connection.execute(catalog.objects.delete().where(catalog.objects.c.object_id == "0"))
+    # One object of it is in no row of the ledger: it is not through.
+    assert progress(index, "old").shards == {"cancelled": 1, "done": 1}
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
+def test_a_rate_is_a_number_of_jobs(index, rate):
+    archived(index, [])
+    with pytest.raises(PermanentError, match="more than 0"):
+        control.set_rate(index, "old", rate)
+    assert progress(index, "old").starts_per_second is None
 
 
 def test_tokens_of_several_buckets_are_taken_together_or_not_at_all(tmp_path):

@@ -42,6 +42,7 @@ def test_studies_close_six_ways_and_what_is_missing_is_corrected(make_site, tmp_
     said = cli.invoke(app, ["archive", "status", "old"])
     assert "100.0 % of 26 objects through" in said.output
     assert "NOT_DICOM" in said.output
+    assert "  shards: done 2" in [line.rstrip() for line in said.output.splitlines()]
 
     # Corrected files come under a prefix of their own, each with the key of its original.
     good = (SAMPLES / "pydicom" / "CT_small.dcm").read_bytes()
