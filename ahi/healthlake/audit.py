@@ -17,7 +17,7 @@ from ahi.clock import now
 from ahi.freshness import Hop
 from ahi.healthlake.business_days import load_calendar
 from ahi.index import catalog
-from ahi.index.catalog_fhir import BatchState, fhir_audit, fhir_batches
+from ahi.index.catalog_fhir import BatchState, fhir_audit, fhir_batches, fhir_failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -126,7 +126,11 @@ class Breach:
 
 
 def breaches(pipeline: Pipeline, *, moment: dt.datetime | None = None) -> list[Breach]:
-    """Batches that were ingested after their deadline, or have passed it and are not, oldest first."""
+    """Batches that were ingested after their deadline, or have passed it and are not whole in, oldest first.
+
+    A line that was refused, here or there, is not ingested. What is sent in its place has a batch of its own, with the
+    receipt of the first.
+    """
     settings, at = pipeline.settings, moment or now()
     calendar = load_calendar(settings.business_calendar, settings.business_time_zone)
     found = []
@@ -141,15 +145,16 @@ def breaches(pipeline: Pipeline, *, moment: dt.datetime | None = None) -> list[B
 
 def _receipts(engine: sa.Engine) -> list[tuple[str, dt.datetime, dt.datetime | None]]:
     """Each batch with its receipt and the end of the job that took it in; a batch of nothing has no end to wait for."""
-    jobs, table = catalog.jobs, fhir_batches
+    jobs, table, failed = catalog.jobs, fhir_batches, fhir_failures
+    lacks = sa.exists().where(
+        failed.c.batch_id == table.c.batch_id, failed.c.resolved_at.is_(None), failed.c.resubmitted_in.is_(None)
+    )
+    is_in = sa.and_(table.c.state == BatchState.SETTLED, sa.not_(lacks)).label("is_in")
     query = (
-        sa.select(table.c.batch_id, table.c.received_at, table.c.state, table.c.settled_at, jobs.c.ended_at)
+        sa.select(table.c.batch_id, table.c.received_at, is_in, table.c.settled_at, jobs.c.ended_at)
         .join(jobs, jobs.c.job_key == table.c.job_key, isouter=True)
         .order_by(table.c.received_at, table.c.batch_id)
     )
     with engine.connect() as connection:
         rows = connection.execute(query).all()
-    return [
-        (row.batch_id, row.received_at, (row.ended_at or row.settled_at) if row.state == BatchState.SETTLED else None)
-        for row in rows
-    ]
+    return [(row.batch_id, row.received_at, (row.ended_at or row.settled_at) if row.is_in else None) for row in rows]

@@ -8,7 +8,7 @@ import pytest
 
 from ahi.errors import PermanentError
 from ahi.healthlake import control, failures
-from ahi.healthlake.resubmission import failed_lines, resubmit
+from ahi.healthlake.resubmission import FailedLine, _matched, failed_lines, resubmit
 from tests.ahi.healthlake.conftest import lines, patient
 
 BASIC = json.dumps({"resourceType": "Basic", "id": "b1", "code": {"text": "x"}}).encode()
@@ -54,3 +54,33 @@ def test_what_waits_can_be_held_moved_and_hurried(chain):
     assert control.again(chain.pipeline, two)
     chain.drive()
     assert chain.starts()[-1].startswith(f"{two}-2-")
+
+
+P1, P2 = patient("p1"), patient("p2")
+
+
+@pytest.mark.parametrize(
+    ("references", "corrected", "answers"),
+    [
+        (["Patient/p1", "Patient/p2"], [P2, P1], [1, 0]),
+        (["Patient/p1", "Patient/p2"], [P2], [1]),
+        (["Patient/p1", "Patient/p1"], [P1, P1], [0, 1]),
+        (["Patient/p1", "", ""], [patient("a"), P1, patient("b")], [1, 0, 2]),
+        (["Basic/p1"], [P1], [0]),
+        (["Patient/p1"], [P2], None),
+        (["Patient/p1"], [b"{"], None),
+        (["Patient/p1"], [P1, P1], None),
+        (["Observation/p1"], [P1], None),
+        (["Patient/p1", "", ""], [P1, patient("a")], None),
+        (["Basic/b1"], [patient("nobody-that-failed")], None),
+    ],
+)
+def test_a_corrected_line_stands_for_the_one_whose_type_and_id_it_has(references, corrected, answers):
+    """`answers`: the failed line that each corrected one stands for; None: it is refused."""
+    failed = [FailedLine(str(n), "import", 0, n, reference, "", b"") for n, reference in enumerate(references)]
+    if answers is None:
+        with pytest.raises(PermanentError, match="failed lines: keep type and id"):
+            _matched(failed, corrected)
+        return
+    found = {int(line.failure_id): body for line, body in _matched(failed, corrected)}
+    assert found == dict(zip(answers, corrected, strict=True))

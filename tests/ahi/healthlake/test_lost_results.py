@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 
 import pytest
 import sqlalchemy as sa
 
-from ahi.healthlake import control, failures, results
+from ahi.clock import now
+from ahi.healthlake import audit, control, failures, results
 from ahi.healthlake.output import Manifest
+from ahi.healthlake.resubmission import resubmit
 from ahi.index.catalog_fhir import Policy, fhir_sent
 from tests.ahi.healthlake.conftest import lines, patient
 
@@ -99,3 +102,9 @@ def test_a_batch_of_which_nothing_could_be_sent_stops_its_chain(shared):
     shared.drive()
     assert stopped(shared, planned) == "1 of 1 resources of a batch failed"
     assert shared.starts(planned) == []
+    later = now() + dt.timedelta(days=9)
+    late = {one.batch_id: one.ingested_at for one in audit.breaches(shared.pipeline, moment=later)}
+    assert late.get(planned.batch_ids[0], "in time") is None, "what was refused is not ingested"
+    resubmit(shared.pipeline, planned.batch_ids[0], lines(patient("p0")))
+    late = {one.batch_id: one.ingested_at for one in audit.breaches(shared.pipeline, moment=later)}
+    assert planned.batch_ids[0] not in late, "from here on it is the corrected line that is late"
