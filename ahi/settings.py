@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     fhir_time_zone: str = Field(
         "", description="Zone of DICOM times without offset, such as Europe/Berlin; empty: only the date is told."
     )
+    fhir_rules: Path | None = Field(
+        None, description="TOML file of what DICOM cannot tell FHIR: systems of identifiers, patients known elsewhere."
+    )
     business_calendar: str = Field(
         "us-federal", description="Holidays of business days: us-federal, or a file of days, one a line."
     )

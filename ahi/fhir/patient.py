@@ -35,7 +35,7 @@ def subject_id(row: Row, rules: Rules) -> str:
     whose PatientID names nobody has a Patient of its own, as nothing tells whose it is.
     """
     if row["patient_key"] is None or names_nobody(row["PatientID"], rules):
-        return unknown_patient_id(row["StudyInstanceUID"])
+        return unknown_patient_id(row["StudyInstanceUID"], rules.secret)
     return rules.linked_patients.get(row["patient_key"], row["patient_key"])
 
 

@@ -6,6 +6,7 @@ Does not belong here: what is in it.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from typing import NamedTuple
 
 import orjson
@@ -51,9 +52,14 @@ def study_id(study_uid: str) -> str:
     return hashlib.sha256(f"ImagingStudy urn:oid:{study_uid}".encode()).hexdigest()
 
 
-def unknown_patient_id(study_uid: str) -> str:
-    """Id of the Patient of a study whose PatientID names nobody."""
-    return hashlib.sha256(f"Patient of urn:oid:{study_uid}".encode()).hexdigest()
+def unknown_patient_id(study_uid: str, secret: bytes) -> str:
+    """Id of the Patient of a study whose PatientID names nobody: a keyed hash, as every patient's.
+
+    Raises ValueError for an empty secret.
+    """
+    if not secret:
+        raise ValueError("The secret of patients' ids is empty: set AHI_PATIENT_KEY_SECRET.")
+    return hmac.digest(secret, f"Patient of urn:oid:{study_uid}".encode(), "sha256").hex()
 
 
 def endpoint_id(address: str) -> str:

@@ -5,15 +5,18 @@ Does not belong here: the mapping itself (`values`, `patient`, `imaging_study`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
+
+import orjson
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Mapping
 
 # Rises when the same rows give other bytes: then every resource is made and sent again.
-MAPPING_VERSION = "1"
+MAPPING_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Rules:
         image_set_extension: URL of an extension of series with the id of the HealthImaging image set; empty: none.
         most_instances: A study with more lists its series without their instances: FHIR has no pages within a resource,
             and at about 34,000 instances it passes the 5 MB that HealthLake's REST interface takes.
+        secret: Key of the hashes that stand for patients. It tells nothing in the digest.
     """
 
     dicomweb_root: str
@@ -45,6 +49,15 @@ class Rules:
     linked_patients: Mapping[str, str] = field(default_factory=dict)
     image_set_extension: str = ""
     most_instances: int = 30_000
+    secret: bytes = b""
+
+    @property
+    def digest(self) -> str:
+        """Changes with everything that the same rows give other bytes by."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "secret"}
+        values |= {"time_zone": str(self.time_zone), "placeholder_ids": sorted(self.placeholder_ids)}
+        text = orjson.dumps([MAPPING_VERSION, values], option=orjson.OPT_SORT_KEYS)
+        return hashlib.sha256(text).hexdigest()[:16]
 
 
 def healthimaging_root(region: str) -> str:

@@ -156,6 +156,11 @@ def identifier(
     return members
 
 
+def is_uri(value: str) -> bool:
+    """Whether a text may name a system of identifiers."""
+    return _URI.fullmatch(value) is not None
+
+
 def system_of(issuer: str | None, known: Mapping[str, str], default: str) -> str | None:
     """URI of an issuer's identifiers: as configured, or the issuer itself if it is an OID or a URI."""
     if not issuer:

@@ -13,18 +13,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi.clock import now
-from ahi.errors import PermanentError
 from ahi.fhir.changes import Comparison, retired_patient, retraction
 from ahi.fhir.resources import Resource, study_id
-from ahi.fhir.rules import MAPPING_VERSION, Rules, healthimaging_root
 from ahi.fhir.source import fhir_patients, fhir_resources, one_study_each, study_fingerprints
 from ahi.healthlake import failures, sent
+from ahi.healthlake.mapping import load_rules
 from ahi.healthlake.plan import INDEX, SourceFile, Terms, add_batch, datastore, open_import, split
 from ahi.healthlake.resubmission import enter_source, next_number
 from ahi.healthlake.sent import RETRACTION
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from ahi.fhir.imaging_study import Omission
+    from ahi.fhir.rules import Rules
     from ahi.pipeline import Pipeline
 
 LOOKUP = 300
@@ -65,24 +64,24 @@ def plan_changes(pipeline: Pipeline) -> Counter[str]:
     What HealthLake failed on comes again when its time has come. At most `AHI_FHIR_STUDIES_PER_BATCH` studies at a
     time: call it again while it counts studies. One process plans at a time.
     """
-    store = datastore(pipeline)
+    store, rules = datastore(pipeline), load_rules(pipeline)
     if not pipeline.index.path.exists():
         return Counter()
     with locked(pipeline.index.root / ".fhir.lock"):
         with pipeline.index.transaction() as catalog:
             sent.mend(catalog, pipeline.settings.fhir_retry_seconds)
-        return _plan_changes(pipeline, store)
+        return _plan_changes(pipeline, store, rules)
 
 
-def _plan_changes(pipeline: Pipeline, store: str) -> Counter[str]:
+def _plan_changes(pipeline: Pipeline, store: str, rules: Rules) -> Counter[str]:
     counts = Counter[str]()
     with open_index(pipeline.index.path) as connection:
-        changed = _changed(pipeline, connection, store)
+        changed = _changed(pipeline, connection, store, rules)
         if changed.is_empty:
             return counts
         with tempfile.NamedTemporaryFile(prefix="ahi-fhir-") as written:
             lines = _Lines(store, written.file, counts)
-            _write(pipeline, connection, changed, lines)
+            _write(pipeline, connection, changed, rules, lines)
             written.flush()
             received = _received(connection, changed.studies)
             source = _put(pipeline, Path(written.name)) if counts["resources"] else None
@@ -95,7 +94,7 @@ def _plan_changes(pipeline: Pipeline, store: str) -> Counter[str]:
     return counts
 
 
-def _changed(pipeline: Pipeline, connection: duckdb.DuckDBPyConnection, store: str) -> _Changed:
+def _changed(pipeline: Pipeline, connection: duckdb.DuckDBPyConnection, store: str, rules: Rules) -> _Changed:
     table = fhir_sent
     ours = sa.and_(table.c.datastore_id == store, table.c.origin == INDEX)
     due = sa.and_(table.c.state == SentState.FAILED, table.c.retry_at <= now())
@@ -108,9 +107,9 @@ def _changed(pipeline: Pipeline, connection: duckdb.DuckDBPyConnection, store: s
         wanted = set(_studies_of(rows, store, patients).values())
     if any(kind == "Endpoint" for (kind, *_), _ in again):
         wanted |= set(one_study_each(connection))
-    limit, chosen = pipeline.settings.fhir_studies_per_batch, dict[str, str]()
+    limit, chosen, made_by = pipeline.settings.fhir_studies_per_batch, dict[str, str](), rules.digest
     for study, state in study_fingerprints(connection):
-        fingerprint = f"{MAPPING_VERSION}:{state}"
+        fingerprint = f"{made_by}:{state}"
         known, is_due = before.pop(study, (None, False))
         if (known != fingerprint or is_due or study in wanted) and len(chosen) < limit:
             chosen[study] = fingerprint
@@ -135,15 +134,6 @@ def _studies_of(
         rows = connection.execute(query.where(table.c.subject.in_(some)))
         found |= {row.subject: row.study_uid for row in rows if row.study_uid not in but}
     return found
-
-
-def _rules(pipeline: Pipeline) -> Rules:
-    name = pipeline.settings.fhir_time_zone
-    try:
-        zone: dt.tzinfo | None = ZoneInfo(name) if name else None
-    except (ZoneInfoNotFoundError, ValueError):
-        raise PermanentError(f"AHI_FHIR_TIME_ZONE is no time zone: {name}.") from None
-    return Rules(healthimaging_root(pipeline.aws.healthlake.meta.region_name), zone)
 
 
 @dataclass
@@ -177,9 +167,11 @@ class _Lines:
         )
 
 
-def _write(pipeline: Pipeline, connection: duckdb.DuckDBPyConnection, changed: _Changed, lines: _Lines) -> None:
+def _write(
+    pipeline: Pipeline, connection: duckdb.DuckDBPyConnection, changed: _Changed, rules: Rules, lines: _Lines
+) -> None:
     """Write the lines of what differs from what was sent."""
-    rules, counts = _rules(pipeline), lines.counts
+    counts = lines.counts
     studies = {f"ImagingStudy/{study_id(study)}": study for study in changed.studies}
     seen = set[str]()
 

@@ -64,7 +64,7 @@ class SmallIndex:
         self._database = database
         self.series: list[Row] = []
         self.instances: list[Row] = []
-        self.rules = Rules("https://dicom.example/{datastore_id}")
+        self.rules = Rules("https://dicom.example/{datastore_id}", secret=b"test")
         self.omitted: list[Omission] = []
 
     def add(self, *instances: Row, **values: Any) -> SmallIndex:

@@ -81,7 +81,7 @@ def test_a_published_index_becomes_fhir(tmp_path, validator):
     with index.commit(batch_id="b", kind="test", files=files) as commit:
         commit.raise_heads([head])
     with open_index(index.publish().path) as connection:
-        resources = list(fhir_resources(connection, Rules(healthimaging_root("us-east-1"))))
+        resources = list(fhir_resources(connection, Rules(healthimaging_root("us-east-1"), secret=b"test")))
         assert [uid for uid, _ in study_fingerprints(connection)] == [rows.study_uid]
     assert [one.kind for one in resources] == ["Endpoint", "Patient", "ImagingStudy"]
     assert all(validator.check(one.body).ok for one in resources)
