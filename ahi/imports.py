@@ -1,8 +1,8 @@
 """HealthImaging import jobs: what goes into one, its prefix, its start.
 
-Belongs here: planning ready objects of uploads into jobs within the quotas, and staging and starting any job. Does not
-belong here: the chain itself (`ahi.chain`), the service's calls (`ahi.import_service`), results (`ahi.results`), and
-planning shards of archives (`ahi.archive.imports`).
+Belongs here: planning ready objects of uploads into jobs within the quotas, and starting any job. Does not belong
+here: what lies below a job's prefix (`ahi.staging`), the chain itself (`ahi.chain`), the service's calls
+(`ahi.import_service`), results (`ahi.results`), and planning shards of archives (`ahi.archive.imports`).
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from botocore.exceptions import BotoCoreError, ClientError
-from more_itertools import constrained_batches
+from more_itertools import chunked, constrained_batches
 
-from ahi import chain
-from ahi.aws import GONE, error_code, is_transient
+from ahi import chain, staging
+from ahi.aws import error_code, is_transient
 from ahi.clock import day_of, now
 from ahi.import_service import SERVICE, HealthImaging
 from ahi.index import catalog
 from ahi.index.catalog import JobState, ObjectState
-from ahi.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +32,9 @@ if TYPE_CHECKING:
 
 START_SECONDS = 20.0
 """How long one run goes on starting jobs."""
+
+REFUSED = "refused by AWS: "
+"""How the message of a job begins that was given back for what another attempt would meet again."""
 
 PLAN_ROWS = 50_000
 """Ready objects read in one planning; the rest waits for the next, so that memory stays bounded."""
@@ -175,9 +176,18 @@ def _whole(connection: sa.Connection, items: Sequence[Ready], prefix: str) -> bo
 
 
 def insert_job(
-    commit: Commit, pipeline: Pipeline, group: Sequence[Ready], prefix: str | None, shard_key: str | None = None
+    commit: Commit,
+    pipeline: Pipeline,
+    group: Sequence[Ready],
+    prefix: str | None,
+    shard_key: str | None = None,
+    *,
+    along: Sequence[str] = (),
 ) -> None:
-    """Plan a job of some objects: from the prefix that they lie under in place, or staged when it is None."""
+    """Plan a job of some objects: from the prefix that they lie under in place, or staged when it is None.
+
+    `along` are objects that failed by their headers and lie under the prefix too: the job will have a line for each.
+    """
     settings, moment = pipeline.settings, now()
     content = [settings.datastore_id, *sorted(f"{item.object_id}:{item.attempts}" for item in group)]
     job_key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
@@ -192,7 +202,7 @@ def insert_job(
             input_uri=source,
             output_uri=f"s3://{settings.lake_bucket}/jobs/",
             in_place=prefix is not None,
-            n_objects=len(group),
+            n_objects=len(group) + len(along),
             n_bytes=sum(item.size_bytes for item in group),
             planned_at=moment,
             shard_key=shard_key,
@@ -211,13 +221,15 @@ def insert_job(
             changed_seq=commit.seq,
         )
     )
-    # HealthImaging takes a prefix in the order of its keys, and of what contradicts itself the first comes out primary:
-    # with the number in front that is the first to arrive, not the one whose id happens to be smallest.
     rows = [
-        {"which": item.object_id, "where": item.key if prefix else f"{job_key}/{number:05d}-{item.object_id}"}
+        {"which": item.object_id, "where": item.key if prefix else staging.copy_key(job_key, number, item.object_id)}
         for number, item in enumerate(group)
     ]
     commit.connection.execute(change, rows)
+    for some in chunked(along, 500):
+        beside = table.update().where(table.c.object_id.in_(some))
+        values = {"job_key": job_key, "input_key": table.c.key, "changed_seq": commit.seq}
+        commit.connection.execute(beside.values(**values))
 
 
 def advance(pipeline: Pipeline) -> Counter[str]:
@@ -227,12 +239,17 @@ def advance(pipeline: Pipeline) -> Counter[str]:
 
 
 def start_planned(
-    pipeline: Pipeline, *, budget_seconds: float = START_SECONDS, lane: chain.Lane | None = None
+    pipeline: Pipeline,
+    *,
+    budget_seconds: float = START_SECONDS,
+    lane: chain.Lane | None = None,
+    spare: bool = False,
 ) -> Counter[str]:
     """Start planned jobs of a lane while the limits leave room. Returns counts of outcomes, as `_start_one` names them.
 
     Begins no job after `budget_seconds`: the next event or sweep goes on from there. A job that cannot be staged or
-    started is given back to wait, so that it holds up no other. Raises the first such error if nothing was started.
+    started is given back to wait, so that it holds up no other. Raises the first such error if nothing was started,
+    unless the caller means to `spare` it: the message of each such job says what happened.
     """
     settings, counts = pipeline.settings, Counter[str]()
     limits = chain.Limits(settings.max_jobs_in_flight, settings.job_starts_per_second)
@@ -257,7 +274,7 @@ def start_planned(
         counts[outcome] += 1
         if outcome == "service_is_full":
             break
-    if trouble and not counts["started"]:
+    if trouble and not counts["started"] and not spare:
         raise trouble
     return counts
 
@@ -269,7 +286,8 @@ def _start_one(pipeline: Pipeline, service: HealthImaging, job: chain.Job, limit
     """
     index = pipeline.index
     try:
-        if not job.in_place and stage(pipeline, job) == job.n_objects:
+        job = staging.as_planned(pipeline, job)
+        if not job.in_place and staging.stage(pipeline, job) == job.n_objects:
             _reject(pipeline, job, "none of its objects is in its bucket any more")
             return "rejected"
         return "started" if chain.start(index, service, job, limits) else "taken_over"
@@ -281,63 +299,10 @@ def _start_one(pipeline: Pipeline, service: HealthImaging, job: chain.Job, limit
     except (BotoCoreError, ClientError) as error:
         maybe_started = is_transient(error) and getattr(error, "operation_name", "") == "StartDICOMImportJob"
         if not maybe_started:
-            message = error_code(error) or type(error).__name__
+            code = error_code(error) or type(error).__name__
+            message = code if is_transient(error) else f"{REFUSED}{code}"
             chain.give_back(index, job, after_seconds=chain.back_off(job), message=message)
         raise
-
-
-def stage(pipeline: Pipeline, job: chain.Job) -> int:
-    """Copy a job's objects, server-side, under its prefix. Returns how many were gone, which are failed from then on.
-
-    Repeating it writes the same keys again. A copy is named by number and object id: a sender's key may name a patient.
-    """
-    table = catalog.objects
-    with pipeline.index.engine.connect() as connection:
-        query = sa.select(
-            *(table.c.object_id, table.c.bucket, table.c.key, table.c.version_id, table.c.etag, table.c.size_bytes),
-            table.c.input_key,
-        )
-        rows = connection.execute(
-            query.where(table.c.job_key == job.job_key, table.c.state == ObjectState.IMPORTING)
-        ).all()
-
-    def copy(row: sa.Row[tuple[str, str, str, str | None, str | None, int, str]]) -> str | None:
-        source = {"Bucket": row.bucket, "Key": row.key} | ({"VersionId": row.version_id} if row.version_id else {})
-        target = {"Bucket": pipeline.settings.staging_bucket, "Key": row.input_key}
-        try:
-            if row.size_bytes > 5 * 2**30:
-                # CopyObject ends at 5 GB ("Copying objects", S3 user guide); the transfer manager copies in parts.
-                pipeline.aws.s3.copy(source, target["Bucket"], target["Key"])  # type: ignore[arg-type]
-            else:
-                # Neither metadata nor tags come along: they are the sender's, and may say anything.
-                once = {"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE"}
-                if row.etag and not row.version_id:
-                    # Without a version, what lies there now may be another object than the one whose header was read.
-                    once["CopySourceIfMatch"] = row.etag
-                pipeline.aws.s3.copy_object(CopySource=source, **once, **target)  # type: ignore[arg-type]
-        except ClientError as error:
-            if error_code(error) in GONE or error_code(error) == "PreconditionFailed":
-                return str(row.object_id)
-            raise
-        return None
-
-    with ThreadPoolExecutor(pipeline.settings.copy_threads) as pool:
-        gone = [object_id for object_id in pool.map(copy, rows) if object_id]
-    if gone:
-        with pipeline.index.commit(kind="gone", run_id=pipeline.run_id) as commit:
-            change = (
-                table.update()
-                .where(table.c.object_id == sa.bindparam("which"))
-                .values(
-                    changed_seq=commit.seq,
-                    state=ObjectState.FAILED,
-                    state_since=now(),
-                    reason_code=Reason.OBJECT_GONE,
-                    reason_text="gone from its bucket, or overwritten there, before it was copied",
-                )
-            )
-            commit.connection.execute(change, [{"which": object_id} for object_id in gone])
-    return len(gone)
 
 
 def _reject(pipeline: Pipeline, job: chain.Job, text: str) -> None:

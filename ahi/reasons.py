@@ -24,6 +24,7 @@ class Reason(StrEnum):
     ARCHIVED = "ARCHIVED"
     SUPERSEDED = "SUPERSEDED"
     DELETED_BEFORE_IMPORT = "DELETED_BEFORE_IMPORT"
+    WITHDRAWN = "WITHDRAWN"
     IMPORT_REJECTED = "IMPORT_REJECTED"
     IMPORT_SERVER_ERROR = "IMPORT_SERVER_ERROR"
     JOB_FAILED = "JOB_FAILED"
@@ -33,6 +34,7 @@ class Reason(StrEnum):
     MANIFEST_NOT_UNDERSTOOD = "MANIFEST_NOT_UNDERSTOOD"
     UNKNOWN_BUCKET = "UNKNOWN_BUCKET"
     RESULT_NOT_UNDERSTOOD = "RESULT_NOT_UNDERSTOOD"
+    RESULT_OF_UNKNOWN_FILE = "RESULT_OF_UNKNOWN_FILE"
     DOCUMENT_NOT_UNDERSTOOD = "DOCUMENT_NOT_UNDERSTOOD"
     RESOURCE_INVALID = "RESOURCE_INVALID"
 
@@ -51,6 +53,7 @@ ADVICE: dict[Reason, str] = {
     Reason.ARCHIVED: "In a storage class that S3 reads only after a restore. Restore it and copy it to another class.",
     Reason.SUPERSEDED: "Its sender overwrote it before it was imported. The newer version has its own line.",
     Reason.DELETED_BEFORE_IMPORT: "Its sender deleted it before it was imported.",
+    Reason.WITHDRAWN: "Its archive was removed before it was imported. Add the archive again to import it.",
     Reason.IMPORT_REJECTED: "HealthImaging refused the file; its own words are in the reason text. Correct and resend.",
     Reason.IMPORT_SERVER_ERROR: "HealthImaging failed on it in every attempt. Send it again later or open a case.",
     Reason.JOB_FAILED: "The import jobs that held it failed in every attempt. See `import_jobs` for their messages.",
@@ -60,6 +63,7 @@ ADVICE: dict[Reason, str] = {
     Reason.MANIFEST_NOT_UNDERSTOOD: "An association manifest lacks what it needs. Correct it and send it again.",
     Reason.UNKNOWN_BUCKET: "The event is of another bucket than the landing bucket. Check the notification settings.",
     Reason.RESULT_NOT_UNDERSTOOD: "A line of a job's results is not JSON. Its file goes into another job by itself.",
+    Reason.RESULT_OF_UNKNOWN_FILE: "A job took a file that came into its folder meanwhile. Plan the archive again.",
     Reason.DOCUMENT_NOT_UNDERSTOOD: "HealthImaging's document has an unknown form. It is kept; re-index later.",
     Reason.RESOURCE_INVALID: "FHIR lines that are not valid were not sent. Correct them: `ahi fhir failures --export`.",
 }

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from botocore.exceptions import ClientError
+from more_itertools import chunked
 
 from ahi import chain, quarantine
 from ahi.aws import GONE, error_code, is_transient
@@ -67,6 +68,8 @@ class FileResult:
     warnings: tuple[str, ...]
     error_type: str | None
     error_text: str | None
+    evidence: str
+    """Where the line stands."""
 
 
 def follow(pipeline: Pipeline, events: Iterable[ImportJobEvent]) -> Counter[str]:
@@ -143,6 +146,8 @@ def settle_ended(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Counte
 def settle(pipeline: Pipeline, job: chain.Job) -> Counter[str]:
     """Move every object of an ended job to imported, failed, or ready for another job, in one transaction.
 
+    An object that counted as failed and that HealthImaging has taken all the same is imported: the lines decide.
+
     Raises ManifestPendingError when a completed job's manifest is not there yet.
     """
     summary = _manifest(pipeline, job)
@@ -153,28 +158,50 @@ def settle(pipeline: Pipeline, job: chain.Job) -> Counter[str]:
         str(item["imageSetId"]): _version(item.get("imageSetVersion")) for item in _list(summary, "imageSetsSummary")
     }
     table, moment, counts = catalog.objects, now(), Counter[str]()
-    in_job = sa.and_(table.c.job_key == job.job_key, table.c.state == ObjectState.IMPORTING)
+    open_ = (ObjectState.IMPORTING, ObjectState.FAILED)
     with pipeline.index.commit(kind="settled", run_id=pipeline.run_id) as commit:
         connection, seq = commit.connection, commit.seq
         state = sa.select(catalog.jobs.c.state).where(catalog.jobs.c.job_key == job.job_key)
         if connection.execute(state).scalar_one() != JobState.ENDED:
             return counts
-        columns = (table.c.object_id, table.c.input_key, table.c.attempts)
+        columns = (table.c.object_id, table.c.input_key, table.c.attempts, table.c.state)
+        rows = connection.execute(sa.select(*columns).where(table.c.job_key == job.job_key)).all()
         changes = []
-        for object_id, input_key, attempts in connection.execute(sa.select(*columns).where(in_job)):
-            change = _change(results.get(input_key), job, attempts, pipeline.settings, versions)
+        for object_id, input_key, attempts, was in (row for row in rows if row.state in open_):
+            result = results.get(input_key)
+            if was == ObjectState.FAILED and not (result and result.image_set_id):
+                continue
+            change = _change(result, job, attempts, pipeline.settings, versions)
             counts[{"imported": "imported", "failed": "failed"}.get(str(change["state"]), "retried")] += 1
             changes.append({"which": object_id, **change})
         _apply(connection, changes, moment, job.ended_at, seq)
         _mark_indexed(connection, job.job_key, seq)
         commit.bury_headers_of_deleted(table.c.job_key == job.job_key)
         done = catalog.jobs.update().where(catalog.jobs.c.job_key == job.job_key)
-        quarantine.enter(connection, unreadable, None)
+        unknown = _unknown(connection, job, results, {row.input_key for row in rows})
+        quarantine.enter(connection, [*unreadable, *unknown], None)
         numbers = {f"n_{name}": counts[name] for name in ("imported", "failed", "retried")}
         connection.execute(
             done.values(state=JobState.SETTLED, settled_at=moment, n_image_sets=len(versions), **numbers)
         )
     return counts
+
+
+def _unknown(
+    connection: sa.Connection, job: chain.Job, results: Mapping[str, FileResult], ours: set[str]
+) -> list[quarantine.Item]:
+    """Lines about files that nobody entered: they came into a folder between its last look and the job's."""
+    table, keys = catalog.objects, sorted(set(results) - ours)
+    bucket = job.input_uri.removeprefix("s3://").partition("/")[0]
+    for some in chunked(keys, 500):
+        query = sa.select(table.c.key).where(table.c.bucket == bucket, table.c.key.in_(some))
+        ours = ours | set(connection.execute(query).scalars())  # what has its own row has its own job to come
+    why = "the file was not in the job when it was started"
+    return [
+        quarantine.Item("job_results", Reason.RESULT_OF_UNKNOWN_FILE, why, results[key].evidence)
+        for key in keys
+        if key not in ours
+    ]
 
 
 def _change(
@@ -297,10 +324,10 @@ def _results(
         if isinstance(declared, str) and declared:
             uri = declared.rstrip("/") + "/" + folder.split("/")[1]
         for number, text in _lines(pipeline, uri):
+            evidence = f"{uri}#{job.job_key}:{folder}:{number}"
             try:
-                line = _result(text)
+                line = _result(text, evidence)
             except (ValueError, KeyError, TypeError, AttributeError, SyntaxError):
-                evidence = f"{uri}#{job.job_key}:{folder}:{number}"
                 why = f"line {number} of {folder} cannot be read"
                 unreadable.append(quarantine.Item("job_results", Reason.RESULT_NOT_UNDERSTOOD, why, evidence))
             else:
@@ -314,7 +341,7 @@ def _lines(pipeline: Pipeline, uri: str | None) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate((text or "").split("\n"), 1) if line.strip())
 
 
-def _result(text: str) -> FileResult:
+def _result(text: str, evidence: str) -> FileResult:
     try:
         line = json.loads(text)
     except ValueError:
@@ -329,6 +356,7 @@ def _result(text: str) -> FileResult:
         warnings=tuple(str(w.get("warning_reason_code")) for w in response.get("warnings") or ()),
         error_type=error.get("exceptionType"),
         error_text=error.get("message"),
+        evidence=evidence,
     )
 
 

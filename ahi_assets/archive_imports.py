@@ -11,14 +11,14 @@ from ahi.pipeline import Pipeline
 from ahi_assets.archive_pictures import pictures
 from ahi_assets.archive_plan import archive_plan
 from ahi_assets.columns import catalog_schema, described, lineage_by_name
-from ahi_assets.common import ARCHIVE_SHARDS, OWNERS, counts, domain_errors, schemas
+from ahi_assets.common import ARCHIVE_SHARDS, OWNERS, SERVICE_RETRY, counts, domain_errors, schemas
 
 _SHARDS = catalog_schema(catalog_archives.archive_shards)
 
 MAX_RUNTIME = "dagster/max_runtime"
 WEEK_SECONDS = 7 * 24 * 3_600
-SHARDS_OF_A_RUN = 20
-"""A run costs 1.2 to 2.1 s of CPU whatever it does, and can keep this many jobs under way at a time."""
+POOL = "archive_imports"
+"""Runs of shards at a time, whatever launched them: the sensor `archive_shards` makes it two, by default it is one."""
 
 
 @dg.multi_asset(
@@ -37,13 +37,15 @@ SHARDS_OF_A_RUN = 20
         )
     ],
     partitions_def=ARCHIVE_SHARDS,
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=SHARDS_OF_A_RUN),
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=domain.SHARDS_OF_A_RUN),
+    pool=POOL,
+    retry_policy=SERVICE_RETRY,
 )
 def archive_imports(
     context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
 ) -> Iterator[dg.Output[None]]:
-    """Imports the run's shards; those that are done already are told and left alone."""
-    # A paused archive, or a slow rate, keeps a run for as long as a person wants; others hang after an hour.
+    """Imports the run's shards; those that are done already are told and left alone, and so are paused archives."""
+    # A slow rate keeps a run for as long as a person wants; others hang after an hour.
     context.instance.add_run_tags(context.run_id, {MAX_RUNTIME: str(WEEK_SECONDS)})
 
     def closed(outcome: domain.Outcome) -> None:
@@ -60,5 +62,10 @@ def archive_imports(
         context.log_event(dg.AssetMaterialization("archive_imports", partition=outcome.shard_key, metadata=metadata))
 
     with domain_errors():
-        domain.run(pipeline, list(context.partition_keys), closed)
+        done = domain.run(pipeline, list(context.partition_keys), closed)
+    if done["parked"]:
+        context.log.warning(
+            "%s shards were left: their archive is paused. `ahi archive resume` lets them go on by themselves.",
+            done["parked"],
+        )
     yield from ()

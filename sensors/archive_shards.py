@@ -1,13 +1,18 @@
-"""The sensor of archives' shards: a partition for each, and runs of those that continuous archives grew.
+"""The sensor of archives' shards: a partition for each, and runs of those that are to be imported by themselves.
 
 Belongs here: keeping Dagster's list like the catalog's, and asking for runs. Does not belong here: planning shards.
 
 Shards are planned in the UI, by a schedule and by `ahi archive plan`, which knows no Dagster. All of them reach the
-launch dialog this way, within seconds.
+launch dialog this way, within seconds. Runs are asked for of what continuous archives grew, and of what was left while
+an archive was paused.
 """
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
 import dagster as dg
 
+from ahi.archive.imports import SHARDS_OF_A_RUN, resumed
 from ahi.archive.progress import grown_shards, shard_keys
 from ahi.index import catalog_archives
 from ahi.pipeline import Pipeline
@@ -19,30 +24,81 @@ PLAN = "archive_plan"
 """The asset that plans shards; those that it did not plan itself are told as its materialization."""
 
 JOB = "archive_shards"
-ARCHIVE_TAGS = {"ahi/archive": "grown"}
+GROWN = {"ahi/archive": "grown"}
 """For the limit in `dagster.yaml`: what grows is imported beside backfills, behind live runs."""
+RESUMED = {"ahi/archive": "resumed"}
+RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+"""Tags of a run of several partitions, as backfills set them."""
 
 REQUESTS = 20
-"""Runs asked for in one tick; each imports one shard, and the next tick asks for the next."""
+"""Runs asked for in one tick; the next tick asks for the next."""
+
+STALE = 200
+"""Partitions deleted in one tick: one by one, as Dagster does, 5 ms each."""
+
+POOL, POOL_RUNS = "archive_imports", 2
+"""Pool of the asset, and how many of the six runs at a time it may be. `dagster.yaml` has one limit for all pools."""
 
 
 @dg.sensor(job_name=JOB, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
 def archive_shards(
     context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Adds a partition for each planned shard, and imports what continuous archives grew."""
-    # By the instance and not in the result: the daemon asks for each key of a result by itself, 5 ms each.
-    missing = sorted(set(shard_keys(pipeline.index)) - set(context.instance.get_dynamic_partitions(PARTITIONS)))
+    """Keeps a partition for each planned shard, and imports what continuous archives grew and what was resumed."""
+    instance = context.instance
+    if context.cursor is None:
+        # Once: whoever sets another limit in the UI keeps it.
+        instance.event_log_storage.set_concurrency_slots(POOL, POOL_RUNS)
+        context.update_cursor(f"{POOL}={POOL_RUNS}")
+    # Dagster's list first: a shard planned in between is then missing, and not one too many.
+    there = list(instance.get_dynamic_partitions(PARTITIONS))
+    keys = set(shard_keys(pipeline.index))
+    missing = sorted(keys - set(there))
     if missing:
-        context.instance.add_dynamic_partitions(PARTITIONS, missing)
+        # By the instance and not in the result: the daemon asks for each key of a result by itself, 5 ms each.
+        instance.add_dynamic_partitions(PARTITIONS, missing)
         # The launch dialog asks "are you sure" while what comes before the shards was never made in Dagster's eyes.
         planned = dg.AssetMaterialization(
             PLAN, description="Planned outside Dagster, as by `ahi archive plan`.", metadata={"shards": len(missing)}
         )
-        context.instance.report_runless_asset_event(planned)
-    grown = grown_shards(pipeline.index, most=REQUESTS)
-    if not grown:
-        return dg.SkipReason(f"{len(missing)} partitions added" if missing else "Every shard has its partition")
+        instance.report_runless_asset_event(planned)
+    stale = [key for key in there if key not in keys][:STALE]
+    for key in stale:
+        instance.delete_dynamic_partition(PARTITIONS, key)
     # A key names its run for ever: a shard that failed is launched again by a person, who sees why.
-    requests = [dg.RunRequest(run_key=key, partition_key=key, tags=ARCHIVE_TAGS) for key in grown]
-    return dg.SensorResult(run_requests=requests)
+    requests = [
+        dg.RunRequest(run_key=key, partition_key=key, tags=GROWN) for key in grown_shards(pipeline.index, most=REQUESTS)
+    ]
+    requests += _resumed(there, resumed(pipeline.index))
+    if not requests:
+        changed = f"{len(missing)} partitions added, {len(stale)} of removed archives deleted"
+        return dg.SkipReason(changed if missing or stale else "Every shard has its partition")
+    return dg.SensorResult(run_requests=requests[:REQUESTS])
+
+
+def _resumed(there: Sequence[str], parked: Mapping[str, datetime]) -> Iterator[dg.RunRequest]:
+    """Runs of shards that were left while their archive was paused, of as many as those of a backfill."""
+    for block in _blocks(there, parked):
+        since = max(parked[key] for key in block)
+        name = f"{block[0]}-{block[-1]}-{since:%Y%m%dT%H%M%S%f}"
+        if len(block) == 1:
+            yield dg.RunRequest(run_key=name, partition_key=block[0], tags=RESUMED)
+        else:
+            ends = dict(zip(RANGE, (block[0], block[-1]), strict=True))
+            yield dg.RunRequest(run_key=name, tags={**RESUMED, **ends})
+
+
+def _blocks(there: Sequence[str], wanted: Mapping[str, object]) -> Iterator[list[str]]:
+    """Partitions that are wanted and stand side by side in Dagster's list: a range takes all between its ends.
+
+    Cut at fixed places of that list, so that the next tick, when some are at work, asks for the same again.
+    """
+    block: list[str] = []
+    for place, key in enumerate(there):
+        if block and (key not in wanted or place % SHARDS_OF_A_RUN == 0):
+            yield block
+            block = []
+        if key in wanted:
+            block.append(key)
+    if block:
+        yield block

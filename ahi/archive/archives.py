@@ -14,14 +14,17 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.errors import PermanentError
+from ahi.index import catalog
 from ahi.index import catalog_archives as c
-from ahi.index.catalog import metadata
+from ahi.index.catalog import IN_FLIGHT, JobState, ObjectState, metadata
 from ahi.index.catalog_archives import ShardState, Source
 from ahi.index.engine import insert_missing
+from ahi.reasons import Reason
 
 if TYPE_CHECKING:
     import datetime as dt
 
+    from ahi.index.store import Commit
     from ahi.pipeline import Pipeline
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -135,24 +138,67 @@ def find(pipeline: Pipeline, name_or_uri: str) -> Archive:
     return found[0]
 
 
+def last_number(connection: sa.Connection, archive_id: str) -> int:
+    """Number of the last shard that an archive of this name ever had.
+
+    The ledger, jobs and Dagster know shards by their keys for good, also those of an archive that was removed.
+    """
+    here, gone = c.archive_shards, c.archive_numbers
+    newest = connection.scalar(sa.select(sa.func.max(here.c.number)).where(here.c.archive_id == archive_id))
+    before = connection.scalar(sa.select(gone.c.last_number).where(gone.c.archive_id == archive_id))
+    return max(newest or 0, before or 0)
+
+
+def _refuse_if_at_work(connection: sa.Connection, archive_id: str) -> None:
+    shards, jobs = c.archive_shards, catalog.jobs
+    of_archive = shards.c.archive_id == archive_id
+    started = sa.select(sa.func.count()).where(of_archive, shards.c.state == ShardState.STARTED)
+    if number := connection.scalar(started):
+        raise PermanentError(f"{number} shards of {archive_id} are started: let them end first")
+    running = jobs.c.state.in_((JobState.CLAIMED, JobState.SUBMITTED, JobState.ENDED))
+    mine = jobs.c.shard_key.in_(sa.select(shards.c.shard_key).where(of_archive))
+    if number := connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(mine, running)):
+        raise PermanentError(f"{number} import jobs of {archive_id} are under way: let them end first")
+
+
+def _withdraw(commit: Commit, archive_id: str) -> None:
+    """Set aside what waits for a job, with its planned jobs: no run would ever come for it."""
+    objects, jobs, moment = catalog.objects, catalog.jobs, now()
+    keys = sa.select(c.archive_shards.c.shard_key).where(c.archive_shards.c.archive_id == archive_id)
+    values = {"state": ObjectState.SET_ASIDE, "state_since": moment, "settled_at": moment, "not_before": None}
+    values |= {"reason_code": Reason.WITHDRAWN, "reason_text": "its archive was removed before it was imported"}
+    mine = sa.and_(objects.c.shard_key.in_(keys), objects.c.state.in_(IN_FLIGHT))
+    commit.connection.execute(objects.update().where(mine).values(changed_seq=commit.seq, **values))
+    planned = sa.and_(jobs.c.shard_key.in_(keys), jobs.c.state == JobState.PLANNED)
+    ended = {"state": JobState.SETTLED, "status": "WITHDRAWN", "message": "its archive was removed"}
+    commit.connection.execute(jobs.update().where(planned).values(settled_at=moment, ended_at=moment, **ended))
+
+
 def remove(pipeline: Pipeline, archive: Archive) -> int:
     """Forget an archive: its looks, shards and all that the lake names of its keys. Returns how many objects went.
 
     What it imported stays, and so does its account in the ledger. Its own bucket is never touched.
 
+    What of it waited for a job is set aside; entered again by another archive, it goes on from there.
+
     Raises:
-        PermanentError: Shards of it are started: they would be left without a list of what they import.
+        PermanentError: Shards of it are started, or jobs of it run: they would be left without a list of what they
+            import.
     """
     shards = c.archive_shards
-    mine = (shards.c.archive_id == archive.archive_id, shards.c.state == ShardState.STARTED)
     s3, bucket, n_objects = pipeline.aws.s3, pipeline.settings.lake_bucket, 0
-    with pipeline.index.transaction() as connection:
-        if started := connection.scalar(sa.select(sa.func.count()).select_from(shards).where(*mine)):
-            raise PermanentError(f"{started} shards of {archive.archive_id} are started: let them end first")
+    with pipeline.index.commit(kind="archive_removed", run_id=pipeline.run_id) as commit:
+        connection = commit.connection
+        _refuse_if_at_work(connection, archive.archive_id)
+        _withdraw(commit, archive.archive_id)
+        last, numbers = last_number(connection, archive.archive_id), c.archive_numbers
+        connection.execute(numbers.delete().where(numbers.c.archive_id == archive.archive_id))
+        connection.execute(numbers.insert().values(archive_id=archive.archive_id, last_number=last))
         of_shards = sa.select(shards.c.shard_key).where(shards.c.archive_id == archive.archive_id)
         links = c.archive_corrections
         connection.execute(links.delete().where(links.c.shard_key.in_(of_shards)))
-        for table in (one for name, one in metadata.tables.items() if name.startswith("archive") and one is not links):
+        kept = (links, numbers)
+        for table in (one for name, one in metadata.tables.items() if name.startswith("archive") and one not in kept):
             connection.execute(table.delete().where(table.c.archive_id == archive.archive_id))
     # Rows first: what is left of the files after a kill belongs to no archive, and another call removes it.
     for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=archive.folder):

@@ -6,14 +6,17 @@ Belongs here: from the shard's manifest to one commit. Does not belong here: the
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from botocore.exceptions import ClientError, ParamValidationError
+from more_itertools import chunked
 
 from ahi import ledger, uploads
+from ahi.archive.isolation import ShardStalledError
 from ahi.archive.shards import read_shard
 from ahi.aws import FORBIDDEN, GONE, error_code, is_transient
 from ahi.clock import day_of, now
@@ -28,6 +31,7 @@ from ahi.index.store import AlreadyCommittedError
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Iterable
 
     from ahi.index.store import Commit
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 
 CHANGED = "PreconditionFailed"
 """S3's code where the object has another entity tag than asked for ("Conditional requests", S3 user guide)."""
+
+REFUSALS = (Reason.ACCESS_DENIED, Reason.UNREADABLE)
+"""What S3 does not give, whatever is in it."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +55,19 @@ class Shard:
     n_bytes: int
     in_place_prefix: str | None
     manifest_key: str
+    started_at: dt.datetime | None
+    """When its objects entered the ledger; None: they have not."""
 
 
 class ObjectBytes(uploads.S3Bytes):
-    """One object of an archive as a source of ranged GETs, in the version that the look at the archive saw."""
+    """One object of an archive as a source of ranged GETs: what lies there now, if it is what the look saw.
+
+    Never an older version, though an S3 Inventory may name one: a hospital overwrites or deletes for a reason.
+    """
 
     def __init__(self, pipeline: Pipeline, item: ObjectCreated) -> None:
-        super().__init__(pipeline, item)
-        if item.etag and not item.version_id:
+        super().__init__(pipeline, replace(item, version_id=None))
+        if item.etag:
             self._where["IfMatch"] = item.etag
 
 
@@ -77,26 +89,33 @@ def enter(pipeline: Pipeline, shard: Shard) -> uploads.UploadReport:
 
     Objects that the ledger has already, as from a landing bucket that is read as an archive, stay with what entered
     them. Raises what S3 raises beyond "gone", "forbidden" and "changed": nothing is entered then.
+
+    Raises:
+        ahi.archive.isolation.ShardStalledError: S3 gives less than half of them: that is no single object's doing, and
+            would stand in the ledger for good. Nothing is entered.
     """
-    moment = now()
-    batch = Batch(
-        f"archive:{shard.shard_key}", Queue.UPLOADS, day_of(moment), shard.manifest_key, shard.n_objects, moment
-    )
-    if _is_entered(pipeline, batch.batch_id):
+    if shard.started_at or _is_entered(pipeline, shard):
         return uploads.UploadReport(already_committed=True)
+    moment = now()
+    # An archive may be forgotten and entered again under its name: what is committed is a manifest, not a key.
+    manifest = hashlib.sha256(shard.manifest_key.encode()).hexdigest()[:16]
+    batch_id = f"archive:{shard.shard_key}:{manifest}"
+    batch = Batch(batch_id, Queue.UPLOADS, day_of(moment), shard.manifest_key, shard.n_objects, moment)
     created = {}
     for item in read_shard(pipeline, shard.shard_key):
-        object_id = ledger.object_id_of(item.bucket, item.key, item.version_id, item.etag)
+        # Known by its entity tag, whichever way the look named it: a listing gives no versions, an Inventory may.
+        object_id = ledger.object_id_of(item.bucket, item.key, None, item.etag)
         created[object_id] = ObjectCreated(
-            item.bucket, item.key, item.version_id, item.etag, item.size_bytes, "", item.last_modified
+            item.bucket, item.key, None, item.etag, item.size_bytes, "", item.last_modified
         )
     with pipeline.index.engine.connect() as connection:
         known = ledger.known(connection, created)
     fresh = {object_id: item for object_id, item in created.items() if object_id not in known}
     report = uploads.UploadReport(duplicates=len(known))
     with ThreadPoolExecutor(pipeline.settings.header_threads) as pool:
-        outcomes = pool.map(lambda item: _outcome(pipeline, item), fresh.values())
-        rows, headers = uploads.rows_of(pipeline, batch, fresh, outcomes, report)
+        outcomes = list(pool.map(lambda item: _outcome(pipeline, item), fresh.values()))
+    _admit(outcomes)
+    rows, headers = uploads.rows_of(pipeline, batch, fresh, outcomes, report)
     for row in rows:
         row["shard_key"] = shard.shard_key
         if row["state"] == ObjectState.HELD:
@@ -108,17 +127,28 @@ def enter(pipeline: Pipeline, shard: Shard) -> uploads.UploadReport:
     try:
         commit_ = pipeline.index.commit(batch_id=batch.batch_id, kind="archive", run_id=pipeline.run_id, files=files)
         with commit_ as commit:
+            report.duplicates -= _adopt(commit, shard, known)
             _commit(commit, pipeline, shard, rows, report)
     except AlreadyCommittedError:
         return uploads.UploadReport(already_committed=True)
     return report
 
 
-def _is_entered(pipeline: Pipeline, batch_id: str) -> bool:
-    commits = catalog.commits
+def _admit(outcomes: list[Header | HeaderFailure]) -> None:
+    """Nothing, unless S3 refuses most of what was read."""
+    refused = [one for one in outcomes if isinstance(one, HeaderFailure) and one.reason in REFUSALS]
+    if 2 * len(refused) > len(outcomes):
+        raise ShardStalledError(
+            f"S3 does not give {len(refused)} of its {len(outcomes)} objects: {refused[0].text}. Look at the policies "
+            "of bucket, key and role and at the storage classes, then launch the partitions again"
+        )
+
+
+def _is_entered(pipeline: Pipeline, shard: Shard) -> bool:
+    table = c.archive_shards
     with pipeline.index.engine.connect() as connection:
-        query = sa.select(commits.c.seq).where(commits.c.batch_id == batch_id)
-        return connection.execute(query).first() is not None
+        query = sa.select(table.c.started_at).where(table.c.shard_key == shard.shard_key)
+        return connection.execute(query).scalar_one_or_none() is not None
 
 
 def _commit(
@@ -136,6 +166,21 @@ def _commit(
     values = {"state": ShardState.STARTED, "started_at": commit.committed_at, "n_known": report.duplicates}
     change = c.archive_shards.update().where(c.archive_shards.c.shard_key == shard.shard_key)
     commit.connection.execute(change.values(run_id=pipeline.run_id, **values))
+
+
+def _adopt(commit: Commit, shard: Shard, known: set[str]) -> int:
+    """Make ready again, as this shard's, what an archive had that was removed before it was imported. Returns how much.
+
+    All else that is known stays with what entered it.
+    """
+    table, number = catalog.objects, 0
+    withdrawn = sa.and_(table.c.state == ObjectState.SET_ASIDE, table.c.reason_code == Reason.WITHDRAWN)
+    values = {"state": ObjectState.READY, "state_since": now(), "shard_key": shard.shard_key}
+    values |= dict.fromkeys(("reason_code", "reason_text", "settled_at", "job_key", "input_key"))
+    for some in chunked(sorted(known), 500):
+        change = table.update().where(withdrawn, table.c.object_id.in_(some))
+        number += commit.connection.execute(change.values(changed_seq=commit.seq, **values)).rowcount
+    return number
 
 
 def _originals(connection: sa.Connection, shard: Shard, rows: list[dict[str, object]]) -> list[str | None]:

@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from botocore.exceptions import BotoCoreError, ClientError
+from more_itertools import chunked
 
 from ahi import imports
 from ahi.archive import jobs
 from ahi.archive.entry import Shard, enter, shards
 from ahi.archive.isolation import ShardStalledError
 from ahi.archive.progress import sample
+from ahi.aws import is_transient
 from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog
@@ -31,15 +35,22 @@ from ahi.index.catalog import IN_FLIGHT, ObjectState
 from ahi.index.catalog_archives import ShardState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from ahi.index.store import Index
     from ahi.pipeline import Pipeline
 
 AHEAD = 2
 """Shards that wait with their headers read for a job to be started: more would only be older when it is."""
 
+SHARDS_OF_A_RUN = 20
+"""A run costs 1.2 to 2.1 s of CPU whatever it does, and can keep this many jobs under way at a time."""
+
 START_SECONDS = 5.0
 """How long starts go on before the run looks round."""
+
+PATIENCE_SECONDS = 900.0
+"""How long AWS may fail in every look round before the run does."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +78,56 @@ class Work:
     stalled: dict[str, str] = field(default_factory=dict)
     others: dict[str, Shard] = field(default_factory=dict)
     """Shards that another run is at."""
+    parked: list[str] = field(default_factory=list)
+    """Shards left because their archive is paused."""
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All that the run is not through with."""
+        return [*self.unentered, *self.open.values(), *self.others.values()]
+
+    def drop(self, key: str) -> None:
+        """Be through with a shard."""
+        self.unentered = [shard for shard in self.unentered if shard.shard_key != key]
+        self.open.pop(key, None)
+        self.others.pop(key, None)
+
+    @contextmanager
+    def stalling(self, key: str) -> Iterator[None]:
+        """Work on one shard that may stall: the others go on."""
+        try:
+            yield
+        except ShardStalledError as error:
+            self.stalled[key] = str(error)
+            self.drop(key)
+
+
+class Patience:
+    """Bears what AWS answers now and then: each time in a row the wait is longer, until it has lasted too long."""
+
+    def __init__(self, *, least_seconds: float, most_seconds: float, in_all_seconds: float) -> None:
+        self._least, self._most, self._in_all = least_seconds, most_seconds, in_all_seconds
+        self._since: float | None = None
+        self._wait = least_seconds
+
+    def bear(self, error: Exception) -> None:
+        """Wait, or raise an error that waiting does not mend."""
+        self._since = self._since or time.monotonic()
+        if not is_transient(error) or time.monotonic() - self._since > self._in_all:
+            raise error
+        time.sleep(self._wait)
+        self._wait = min(self._most, 2 * self._wait)
+
+    def forget(self) -> None:
+        """All is well again."""
+        self._since, self._wait = None, self._least
 
 
 def run(pipeline: Pipeline, shard_keys: Sequence[str], closed: Callable[[Outcome], None]) -> Counter[str]:
-    """Import shards, and return when every object of them is in a final state.
+    """Import shards, and return when every object of them is in a final state, or their archive is paused.
+
+    A run of a paused archive would hold a slot for as long as a person wants. Its shards are parked instead, once what
+    the service has of them is through; the sensor `archive_shards` asks for them when the archive is resumed.
 
     Args:
         pipeline: With the id of the run.
@@ -78,10 +135,11 @@ def run(pipeline: Pipeline, shard_keys: Sequence[str], closed: Callable[[Outcome
         closed: Is told of each shard as it is done.
 
     Returns:
-        Counts of what was done.
+        Counts of what was done; parked: shards that were left.
 
     Raises:
-        PermanentError: A shard is unknown, or some have stalled; all others are done then.
+        PermanentError: A shard is unknown, or some have stalled; all others are through then.
+        ClientError: AWS refuses something that is no single object's or job's matter, or fails for long.
     """
     found = shards(pipeline, shard_keys)
     if missing := sorted(set(shard_keys) - {shard.shard_key for shard in found}):
@@ -90,18 +148,43 @@ def run(pipeline: Pipeline, shard_keys: Sequence[str], closed: Callable[[Outcome
     for shard in found:
         if shard.state is ShardState.DONE:
             closed(_outcome(pipeline, shard))
+    settings = pipeline.settings
+    patience = Patience(
+        least_seconds=settings.archive_poll_seconds,
+        most_seconds=settings.archive_lease_seconds / 3,
+        in_all_seconds=PATIENCE_SECONDS,
+    )
     try:
-        while work.unentered or work.open or work.others:
-            done = _round(pipeline, work, closed)
+        while work.shards:
+            try:
+                done = _round(pipeline, work, closed)
+            except (BotoCoreError, ClientError) as error:
+                patience.bear(error)
+                continue
+            patience.forget()
             counts += done
             if not done:
-                time.sleep(pipeline.settings.archive_poll_seconds)
+                time.sleep(settings.archive_poll_seconds)
     finally:
-        _let_go(pipeline, [shard.shard_key for shard in [*work.unentered, *work.open.values()]], work.stalled)
+        _let_go(pipeline, work)
     if work.stalled:
         key, why = next(iter(work.stalled.items()))
         raise PermanentError(f"{len(work.stalled)} shards have stalled, {key} among them. {why}")
+    counts["parked"] = len(work.parked)
     return counts
+
+
+def resumed(index: Index) -> dict[str, dt.datetime]:
+    """Shards that were left while their archive was paused, which it is no more, with the time when they were left."""
+    table, archives = c.archive_shards, c.archives
+    query = sa.select(table.c.shard_key, table.c.parked_at).where(
+        table.c.parked_at.is_not(None),
+        table.c.state != ShardState.DONE,
+        archives.c.archive_id == table.c.archive_id,
+        archives.c.paused_at.is_(None),
+    )
+    with index.engine.connect() as connection:
+        return {str(key): parked_at for key, parked_at in connection.execute(query)}
 
 
 def _round(pipeline: Pipeline, work: Work, closed: Callable[[Outcome], None]) -> Counter[str]:
@@ -109,27 +192,64 @@ def _round(pipeline: Pipeline, work: Work, closed: Callable[[Outcome], None]) ->
     done = Counter[str]()
     _share_out(pipeline, work)
     still = _in_flight(pipeline, list(work.open))
-    for key in [key for key in work.open if not still.get(key)]:
-        closed(_close(pipeline, work.open.pop(key)))
-        done["closed"] += 1
+    for key, shard in [(key, shard) for key, shard in work.open.items() if not still.get(key)]:
+        with work.stalling(key):
+            closed(_close(pipeline, shard))
+            done["closed"] += 1
+            work.drop(key)
+    paused = _paused(pipeline, work.shards)
+    done["parked"] = _park(pipeline, work, paused)
     for key, shard in list(work.open.items()):
-        if still[key].get(ObjectState.READY):
-            try:
+        if still[key].get(ObjectState.READY) and shard.archive_id not in paused:
+            with work.stalling(key):
                 done["planned"] += jobs.plan(pipeline, shard)
-            except ShardStalledError as error:
-                work.stalled[key] = str(error)
-                del work.open[key]
-    if work.open:
-        lane = jobs.ArchiveLane(pipeline, list(work.open))
-        done += imports.start_planned(pipeline, budget_seconds=START_SECONDS, lane=lane)
-    archives = {shard.archive_id for shard in [*work.unentered, *work.open.values()]}
-    sample(pipeline, archives)
-    if work.unentered and _waiting(pipeline, list(work.open)) < AHEAD and not _paused(pipeline, work.unentered[0]):
-        shard = work.unentered.pop(0)
-        enter(pipeline, shard)
-        work.open[shard.shard_key] = shard
-        done["entered"] += 1
+    done += _start(pipeline, work)
+    sample(pipeline, {shard.archive_id for shard in work.shards})
+    if shard_ := _next(pipeline, work, paused):
+        with work.stalling(shard_.shard_key):
+            enter(pipeline, shard_)
+            work.drop(shard_.shard_key)
+            work.open[shard_.shard_key] = shard_
+            done["entered"] += 1
     return done
+
+
+def _start(pipeline: Pipeline, work: Work) -> Counter[str]:
+    """Start what is planned, each archive at its own pace, so that a slow one holds up no other."""
+    by_archive, done = defaultdict[str, list[str]](list), Counter[str]()
+    for shard in work.open.values():
+        by_archive[shard.archive_id].append(shard.shard_key)
+    for keys in by_archive.values():
+        lane, seconds = jobs.ArchiveLane(pipeline, keys), START_SECONDS / len(by_archive)
+        done += imports.start_planned(pipeline, budget_seconds=seconds, lane=lane, spare=True)
+        for key, why in jobs.refused(pipeline, keys).items():
+            with work.stalling(key):
+                raise ShardStalledError(why)
+    return done
+
+
+def _next(pipeline: Pipeline, work: Work, paused: set[str]) -> Shard | None:
+    """The shard to enter now: of an archive that is not paused, and of which not enough waits to be started."""
+    waiting = Counter(work.open[key].archive_id for key in _waiting(pipeline, list(work.open)))
+    may = (shard for shard in work.unentered if shard.archive_id not in paused)
+    return next((shard for shard in may if waiting[shard.archive_id] < AHEAD), None)
+
+
+def _park(pipeline: Pipeline, work: Work, paused: set[str]) -> int:
+    """Leave the shards of paused archives, once the service has nothing of them. Returns how many."""
+    keys = [shard.shard_key for shard in work.shards if shard.archive_id in paused]
+    table = catalog.jobs
+    live = table.c.state.in_((catalog.JobState.CLAIMED, catalog.JobState.SUBMITTED, catalog.JobState.ENDED))
+    with pipeline.index.engine.connect() as connection:
+        busy = set[str | None]()
+        for some in chunked(keys, 500):
+            query = sa.select(table.c.shard_key).where(table.c.shard_key.in_(some), live)
+            busy |= set(connection.execute(query).scalars())
+    idle = [key for key in keys if key not in busy]
+    for key in idle:
+        work.drop(key)
+    work.parked += idle
+    return len(idle)
 
 
 def _share_out(pipeline: Pipeline, work: Work) -> None:
@@ -165,7 +285,8 @@ def _lease(pipeline: Pipeline, shard_keys: Sequence[str]) -> list[str]:
         for start in range(0, len(shard_keys), 500):
             some = table.c.shard_key.in_(shard_keys[start : start + 500])
             free = sa.or_(table.c.lease_until.is_(None), table.c.lease_until <= moment, table.c.run_id == me)
-            connection.execute(table.update().where(some, free).values(run_id=me, lease_until=until))
+            mine = {"run_id": me, "lease_until": until, "parked_at": None}
+            connection.execute(table.update().where(some, free).values(**mine))
             again = sa.and_(some, table.c.run_id == me, table.c.state == ShardState.CANCELLED)
             connection.execute(table.update().where(again).values(state=ShardState.STARTED, message=None))
             query = sa.select(table.c.shard_key).where(some, sa.or_(table.c.run_id.is_(None), table.c.run_id != me))
@@ -173,13 +294,19 @@ def _lease(pipeline: Pipeline, shard_keys: Sequence[str]) -> list[str]:
     return refused
 
 
-def _let_go(pipeline: Pipeline, left: Sequence[str], stalled: Mapping[str, str]) -> None:
-    """Free what a run that ends early still holds, and note that it was taken back."""
-    table = c.archive_shards
+def _let_go(pipeline: Pipeline, work: Work) -> None:
+    """Free what a run still holds at its end, and note that it was taken back, or waits for its archive."""
+    table, me = c.archive_shards, pipeline.run_id or ""
+    left = [shard.shard_key for shard in [*work.unentered, *work.open.values()]]
     with pipeline.index.transaction() as connection:
-        for key in [*left, *stalled]:
-            mine = sa.and_(table.c.shard_key == key, table.c.run_id == (pipeline.run_id or ""))
-            connection.execute(table.update().where(mine).values(lease_until=None, message=stalled.get(key)))
+        for key in [*left, *work.stalled, *work.parked]:
+            # What another run held may be of one that was killed: parked, it goes on in any case.
+            mine = table.c.shard_key == key
+            if key in work.parked:
+                open_ = sa.and_(mine, table.c.state != ShardState.DONE)
+                connection.execute(table.update().where(open_).values(parked_at=now()))
+            mine = sa.and_(mine, table.c.run_id == me)
+            connection.execute(table.update().where(mine).values(lease_until=None, message=work.stalled.get(key)))
             started = sa.and_(mine, table.c.state == ShardState.STARTED)
             connection.execute(table.update().where(started).values(state=ShardState.CANCELLED))
 
@@ -195,25 +322,36 @@ def _in_flight(pipeline: Pipeline, shard_keys: Sequence[str]) -> dict[str, dict[
     return found
 
 
-def _waiting(pipeline: Pipeline, shard_keys: Sequence[str]) -> int:
+def _waiting(pipeline: Pipeline, shard_keys: Sequence[str]) -> list[str]:
     """Shards of which something has not been started yet."""
     table = catalog.jobs
     with pipeline.index.engine.connect() as connection:
-        query = sa.select(sa.func.count(table.c.shard_key.distinct()))
+        query = sa.select(table.c.shard_key).distinct()
         query = query.where(table.c.shard_key.in_(shard_keys), table.c.state == catalog.JobState.PLANNED)
-        return connection.execute(query).scalar_one()
+        return [str(key) for key in connection.execute(query).scalars()]
 
 
-def _paused(pipeline: Pipeline, shard: Shard) -> bool:
-    table = c.archives
+def _paused(pipeline: Pipeline, some: Sequence[Shard]) -> set[str]:
+    """Those archives of shards that are paused."""
+    table, names = c.archives, sorted({shard.archive_id for shard in some})
     with pipeline.index.engine.connect() as connection:
-        query = sa.select(table.c.paused_at).where(table.c.archive_id == shard.archive_id)
-        return connection.execute(query).scalar_one_or_none() is not None
+        query = sa.select(table.c.archive_id).where(table.c.archive_id.in_(names), table.c.paused_at.is_not(None))
+        return set(connection.execute(query).scalars())
 
 
 def _close(pipeline: Pipeline, shard: Shard) -> Outcome:
-    """Set a shard down as done, with its numbers."""
+    """Set a shard down as done, with its numbers.
+
+    Raises:
+        ShardStalledError: The ledger does not have all its objects.
+    """
     outcome, table = _outcome(pipeline, shard), c.archive_shards
+    entered = sum(outcome.states.values())
+    if entered + outcome.known != shard.n_objects:
+        raise ShardStalledError(
+            f"Its manifest names {shard.n_objects} objects; the ledger has {entered} of them, and {outcome.known} "
+            "by another way: see `ahi archive report`"
+        )
     values = {f"n_{state}": outcome.states.get(state, 0) for state in ("imported", "failed", "set_aside")}
     with pipeline.index.transaction() as connection:
         images = sa.select(sa.func.count(catalog.objects.c.image_set_id.distinct()))

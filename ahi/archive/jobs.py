@@ -10,10 +10,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from botocore.exceptions import ClientError
-from more_itertools import constrained_batches
+from more_itertools import chunked, constrained_batches
 
-from ahi import chain, closure, imports, pacing
+from ahi import chain, closure, imports, pacing, staging
 from ahi.archive.isolation import (
     COMPLETED,
     ShardStalledError,
@@ -37,6 +36,10 @@ if TYPE_CHECKING:
     from ahi.index.store import Commit
     from ahi.pipeline import Pipeline
     from ahi.settings import Settings
+
+
+MOST_REFUSALS = 3
+"""Attempts to stage and start a job that AWS refuses before its shard stalls; 5 and 10 seconds lie between them."""
 
 
 class ArchiveLane:
@@ -108,9 +111,13 @@ def plan(pipeline: Pipeline, shard: Shard) -> int:
         if not imports.ready(connection, shard.shard_key):
             return 0
     is_whole = bool(shard.in_place_prefix) and _lies_as_seen(pipeline, shard)
+    along: list[str] = []
     with pipeline.index.commit(kind="planned", run_id=pipeline.run_id) as commit:
         chosen = imports.choose(commit.connection, imports.ready(commit.connection, shard.shard_key))
-        untouched = is_whole and len(chosen) == shard.n_objects and not any(item.attempts for item in chosen)
+        if is_whole:
+            along = _refused_anyway(commit.connection, shard)
+        whole = len(chosen) + len(along) == shard.n_objects
+        untouched = is_whole and whole and not any(item.attempts for item in chosen)
         fresh, failed = _apart(commit.connection, chosen)
         groups = [*_filled(pipeline.settings, fresh)]
         prefix = shard.in_place_prefix if untouched and len(groups) == 1 else None
@@ -120,7 +127,7 @@ def plan(pipeline: Pipeline, shard: Shard) -> int:
             stalled = stalled or again is None
             groups += again or []
         for group in groups:
-            imports.insert_job(commit, pipeline, group, prefix, shard.shard_key)
+            imports.insert_job(commit, pipeline, group, prefix, shard.shard_key, along=along if prefix else ())
         stalled = stalled and not groups and not _is_importing(commit.connection, shard)
         if stalled:
             _start_over(commit, shard)
@@ -195,24 +202,47 @@ def _statuses(connection: sa.Connection, job_keys: set[str]) -> dict[str, str | 
 
 
 def _lies_as_seen(pipeline: Pipeline, shard: Shard) -> bool:
-    """Whether its folder still holds what the ledger has of the shard and nothing else.
-
-    A job in place imports whatever lies there, and the look at the archive may be days old.
-    """
+    """Whether its folder still holds what the ledger has of the shard and nothing else; the start will look again."""
     table = catalog.objects
+    surely = sa.or_(table.c.state == ObjectState.READY, _bad_header())
+    query = sa.select(table.c.bucket, table.c.key, table.c.etag).where(table.c.shard_key == shard.shard_key, surely)
     with pipeline.index.engine.connect() as connection:
-        query = sa.select(table.c.bucket, table.c.key, table.c.etag).where(
-            table.c.shard_key == shard.shard_key, table.c.state == ObjectState.READY
-        )
         rows = connection.execute(query).all()
-    bucket, expected = rows[0].bucket if rows else "", {(row.key, row.etag) for row in rows}
-    found = set[tuple[str, str]]()
-    pages = pipeline.aws.s3.get_paginator("list_objects_v2")
-    try:
-        for page in pages.paginate(Bucket=bucket, Prefix=shard.in_place_prefix or ""):
-            found |= {(entry["Key"], entry["ETag"].strip('"')) for entry in page.get("Contents", [])}
-            if len(found) > len(expected):
-                return False
-    except ClientError:
-        return False  # the copies will say what S3 refuses
-    return found == expected
+    bucket = rows[0].bucket if rows else ""
+    return staging.holds(pipeline, bucket, shard.in_place_prefix or "", {(row.key, row.etag) for row in rows})
+
+
+def _refused_anyway(connection: sa.Connection, shard: Shard) -> list[str]:
+    """Objects of a shard that failed by their headers and may lie in a folder that is imported as it is."""
+    table = catalog.objects
+    query = sa.select(table.c.object_id).where(table.c.shard_key == shard.shard_key, _bad_header())
+    return list(connection.execute(query.order_by(table.c.key)).scalars())
+
+
+def _bad_header() -> sa.ColumnElement[bool]:
+    table = catalog.objects
+    return sa.and_(
+        table.c.state == ObjectState.FAILED,
+        table.c.job_key.is_(None),
+        table.c.reason_code.in_(staging.SURELY_REFUSED),
+    )
+
+
+def refused(pipeline: Pipeline, shard_keys: Sequence[str]) -> dict[str, str]:
+    """Shards with a job that AWS refuses again and again, with what to do. Their jobs are tried anew when launched."""
+    table, found = catalog.jobs, dict[str, str]()
+    wait = sa.and_(
+        table.c.state == JobState.PLANNED,
+        table.c.starts >= MOST_REFUSALS,
+        table.c.message.startswith(imports.REFUSED, autoescape=True),
+    )
+    with pipeline.index.transaction() as connection:
+        for some in chunked(shard_keys, 500):
+            mine = sa.and_(table.c.shard_key.in_(some), wait)
+            for key, message in connection.execute(sa.select(table.c.shard_key, table.c.message).where(mine)).all():
+                found[key] = (
+                    f"Its import job was {message}, {MOST_REFUSALS} times. Look at roles, bucket and key policies and "
+                    "storage classes, then launch the partitions again"
+                )
+            connection.execute(table.update().where(mine).values(starts=0, not_before=None))
+    return found

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from more_itertools import chunked
 
-from ahi.archive import inventory, shards
+from ahi.archive import archives, inventory, shards
 from ahi.archive.choices import Screen
 from ahi.archive.keys import KNOWN, Keys, Totals, open_keys
 from ahi.archive.packing import Limits, Packer, Shard
@@ -159,11 +159,11 @@ def _before(pipeline: Pipeline, archive: Archive) -> _Before:
     mine = table.c.archive_id == archive.archive_id
     unstarted = sa.and_(mine, table.c.state == ShardState.PLANNED, table.c.in_place_prefix.is_not(None))
     with pipeline.index.snapshot() as connection:
-        last = connection.scalar(sa.select(sa.func.max(table.c.number)).where(mine))
+        last = archives.last_number(connection, archive.archive_id)
         whole = sa.select(table.c.manifest_key).where(mine, table.c.parent_shard_key.is_(None)).distinct()
         manifests = sorted(connection.execute(whole).scalars())
         folders = connection.execute(sa.select(table.c.in_place_prefix, table.c.n_objects).where(unstarted)).all()
-    return _Before(last or 0, manifests, {str(folder): int(n) for folder, n in folders})
+    return _Before(last, manifests, {str(folder): int(n) for folder, n in folders})
 
 
 def _pack(archive: Archive, keys: Keys, packer: Packer, last: int) -> tuple[list[PlannedShard], int]:
@@ -211,8 +211,7 @@ def _keep(pipeline: Pipeline, plan: Plan, keys: Keys, before: _Before, grown: se
     ]
     table, looked = c.archive_shards, {"archive_id": archive_id, "generation": plan.look.generation}
     with pipeline.index.transaction() as connection:
-        newest = connection.scalar(sa.select(sa.func.max(table.c.number)).where(table.c.archive_id == archive_id))
-        if (newest or 0) != before.last_number:
+        if archives.last_number(connection, archive_id) != before.last_number:
             raise OutdatedPlanError(f"Another plan of {archive_id} was kept meanwhile: plan again")
         for some in chunked(rows, 1_000):
             connection.execute(table.insert(), some)

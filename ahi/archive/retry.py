@@ -81,8 +81,7 @@ def _keep(pipeline: Pipeline, archive: Archive, shards: list[list[tuple[ArchiveO
     write_manifest(pipeline, manifest, [[item for item, _ in shard] for shard in shards])
     keys = []
     with pipeline.index.transaction() as connection:
-        newest = sa.select(sa.func.coalesce(sa.func.max(table.c.number), 0))
-        last = connection.execute(newest.where(table.c.archive_id == archive.archive_id)).scalar_one()
+        last = archives.last_number(connection, archive.archive_id)
         for row_group, shard in enumerate(shards):
             number = last + 1 + row_group
             key = f"{archive.archive_id}-{number:05d}"

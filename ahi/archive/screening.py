@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError, ParamValidationError
 
 from ahi.archive.choices import Screen
+from ahi.archive.entry import ObjectBytes
 from ahi.aws import is_transient
 from ahi.dicom.headers import Header, HeaderFailure, read_header
 from ahi.events import ObjectCreated
 from ahi.reasons import Reason
-from ahi.uploads import S3Bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,7 @@ def _header(pipeline: Pipeline, bucket: str, row: dict[str, Any]) -> Header | He
     """The header of an object, or None when S3 does not give it: its shard's start will tell why."""
     item = ObjectCreated(bucket, row["key"], row["version_id"], row["etag"], row["size_bytes"], "", None)
     try:
-        return read_header(S3Bytes(pipeline, item))
+        return read_header(ObjectBytes(pipeline, item))
     except ClientError as error:
         if is_transient(error):
             raise

@@ -107,6 +107,7 @@ archive_shards = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, default=0, comment="Import jobs that have tried it"),
     sa.Column("run_id", sa.String, comment="Dagster run that worked on it last"),
     sa.Column("lease_until", Instant, comment="Other runs leave it to that one until this time"),
+    sa.Column("parked_at", Instant, comment="When its run left it because its archive was paused; null: it did not"),
     sa.Column("n_imported", sa.Integer, comment="Objects in image sets"),
     sa.Column("n_failed", sa.Integer, comment="Objects that failed for good"),
     sa.Column("n_set_aside", sa.Integer, comment="Objects set aside: no DICOM, overwritten or deleted since"),
@@ -115,6 +116,13 @@ archive_shards = sa.Table(
     sa.Column("message", sa.Text, comment="What went wrong last, without PHI"),
     sa.Index("ix_archive_shards_archive", "archive_id", "state"),
     sa.Index("ix_archive_shards_parent", "parent_shard_key"),
+)
+
+archive_numbers = sa.Table(
+    "archive_numbers",
+    metadata,
+    sa.Column("archive_id", sa.String, primary_key=True, comment="Name of an archive that was removed"),
+    sa.Column("last_number", sa.Integer, nullable=False, comment="Number of its last shard; none is given twice"),
 )
 
 archive_progress = sa.Table(

@@ -9,8 +9,9 @@ import pydicom
 import pytest
 import sqlalchemy as sa
 
-from ahi.archive import control
+from ahi.archive import control, imports
 from ahi.archive.progress import progress
+from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog
 from tests.archive_fixtures import Backfill, planned, samples, shard_rows, small_objects
@@ -39,19 +40,44 @@ def test_shards_go_in_beside_each_other_and_once(make_site):
     assert len(site.stack.calls("StartDICOMImportJob")) == starts == 3
 
 
-def test_a_paused_archive_starts_nothing_until_it_is_resumed(make_site):
+def test_a_paused_archive_starts_nothing_and_holds_no_run_and_is_asked_for_when_resumed(make_site):
     site = make_site(**QUICK)
     keys = planned(site.pipeline, [samples(CT), samples(MR)])
+    (other,) = planned(site.pipeline, [samples(["pydicom/rtplan.dcm"])], archive_id="other")
     index = site.pipeline.index
     control.pause(index, "old")
-    backfill = Backfill(site, keys)
-    site.stack.wait_for(lambda: shard_rows(site.pipeline)[0]["run_id"], what="the run")
-    site.send(["pydicom/rtplan.dcm"])
-    assert site.drive().imported == 1  # uploads go on
-    assert backfill.thread.is_alive(), backfill.error
-    assert not backfill.outcomes
+    # The run ends by itself, though the paused archive comes first, and has done what was not paused.
+    assert list(Backfill(site, [*keys, other]).finish()) == [other]
+    assert {row["state"] for row in shard_rows(site.pipeline)[:2]} == {"planned"}
+    assert imports.resumed(index) == {}
     control.resume(index, "old")
-    assert len(backfill.finish()) == 2
+    assert sorted(imports.resumed(index)) == keys
+    assert sorted(Backfill(site, keys, "resumed").finish()) == keys
+    assert imports.resumed(index) == {}
+
+
+def test_a_pause_lets_running_jobs_end_and_parks_what_waits(make_site):
+    site = make_site(**QUICK)
+    keys = planned(site.pipeline, [samples(CT), samples(MR)])
+    hold = site.stack.fault("hold_jobs")
+    backfill = Backfill(site, keys)
+    site.stack.wait_for(lambda: len(site.stack.calls("StartDICOMImportJob")) == 2, what="both jobs")
+    control.pause(site.pipeline.index, "old")
+    site.stack.control("DELETE", f"faults/{hold}")
+    assert sorted(backfill.finish()) == keys
+    late = planned(site.pipeline, [samples(REST)], archive_id="late")
+    control.set_rate(site.pipeline.index, "late", 0.0001)
+    with site.pipeline.index.transaction() as connection:
+        spent = catalog.pacing.insert().values(bucket="archive:late:start", tokens=0.0, updated_at=now())
+        connection.execute(spent)
+    backfill = Backfill(site, late)
+    site.stack.wait_for(lambda: "importing" in {row["state"] for row in site.ledger()}, what="a planned job")
+    control.pause(site.pipeline.index, "late")
+    assert backfill.finish() == {}
+    control.resume(site.pipeline.index, "late")
+    control.set_rate(site.pipeline.index, "late", None)
+    assert list(imports.resumed(site.pipeline.index)) == late
+    assert list(Backfill(site, late, "again").finish()) == late
 
 
 def test_the_file_that_fails_every_job_is_found_and_the_rest_goes_in(make_site):
