@@ -38,11 +38,23 @@ class Holding:
         for key in keys:
             self.s3.delete_object(Bucket=self.bucket, Key=key)
 
-    def report(self, kind: str, *, files: int = 2, day: str = "2026-11-20T01-00Z", extra: Any = ()) -> str:
+    def report(
+        self,
+        kind: str,
+        *,
+        files: int = 2,
+        day: str = "2026-11-20T01-00Z",
+        extra: Any = (),
+        versions: Mapping[str, str] | None = None,
+    ) -> str:
         """Write an S3 Inventory report of what the bucket holds now, in the documented form; gives the manifest."""
+        named_versions = versions or {}
         entries = self.s3.list_objects_v2(Bucket=self.bucket).get("Contents", [])
-        rows = [
-            (self.bucket, e["Key"], "v1", True, False, e["Size"], e["LastModified"], e["ETag"].strip('"'), "STANDARD")
+        rows: list[tuple[Any, ...]] = [
+            (
+                *(self.bucket, e["Key"], named_versions.get(e["Key"], "v1"), True, False),
+                *(e["Size"], e["LastModified"], e["ETag"].strip('"'), "STANDARD"),
+            )
             for e in entries
             if not e["Key"].startswith("reports/")
         ]
