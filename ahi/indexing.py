@@ -23,6 +23,7 @@ from ahi.documents_form import DocumentError
 from ahi.index import catalog
 from ahi.index.catalog import ObjectState
 from ahi.index.columnar import TableWriter
+from ahi.index.engine import execute_many
 from ahi.index.store import Head
 from ahi.patients import patient_key_of
 from ahi.reasons import Reason
@@ -188,7 +189,15 @@ def _shown(pipeline: Pipeline, commit: Commit, chunk: Sequence[Kept]) -> None:
     _caught_up(pipeline, commit, chunk)
     if not chunk:
         return
+    seen = {"shown_at": commit.committed_at, "shown_seq": commit.seq}
+    rows = [{"shown_id": kept.image_set_id, "shown_version": kept.version, **seen} for kept in chunk]
+    execute_many(commit.connection, _SHOWN, rows)
+
+
+def _shown_update() -> sa.Update:
+    """UPDATE of the objects of an image set whose rows the index shows from now on."""
     table, version = catalog.objects, sa.bindparam("shown_version", type_=sa.Integer)
+    seq = sa.bindparam("shown_seq", type_=sa.Integer)
     reached = sa.or_(table.c.image_set_version.is_(None), table.c.image_set_version <= version)
     change = table.update().where(
         table.c.image_set_id == sa.bindparam("shown_id"),
@@ -196,26 +205,39 @@ def _shown(pipeline: Pipeline, commit: Commit, chunk: Sequence[Kept]) -> None:
         reached,
         table.c.state == ObjectState.IMPORTED,
     )
-    values = {"indexed_at": commit.committed_at, "indexed_seq": commit.seq, "changed_seq": commit.seq}
-    parameters = [{"shown_id": kept.image_set_id, "shown_version": kept.version} for kept in chunk]
-    commit.connection.execute(change.values(values), parameters)
+    moment = sa.bindparam("shown_at", type_=table.c.indexed_at.type)
+    return change.values(indexed_at=moment, indexed_seq=seq, changed_seq=seq)
 
 
 def _caught_up(pipeline: Pipeline, commit: Commit, chunk: Sequence[Kept], *, unreadable: bool = False) -> None:
     if not chunk:
         return
-    table = catalog.sightings
-    change = table.update().where(
-        table.c.datastore_id == pipeline.settings.datastore_id,
-        table.c.image_set_id == sa.bindparam("kept_id"),
-        table.c.version <= sa.bindparam("kept_version"),
-    )
-    parameters = [
-        {"kept_id": kept.image_set_id, "kept_version": kept.version, "unreadable": kept.version if unreadable else None}
+    store = pipeline.settings.datastore_id
+    rows = [
+        {
+            "kept_store": store,
+            "kept_id": kept.image_set_id,
+            "kept_version": kept.version,
+            "unreadable": kept.version if unreadable else None,
+        }
         for kept in chunk
     ]
-    values = {"pending": False, "unreadable_version": sa.bindparam("unreadable", type_=sa.Integer)}
-    commit.connection.execute(change.values(values), parameters)
+    execute_many(commit.connection, _CAUGHT_UP, rows)
+
+
+def _caught_up_update() -> sa.Update:
+    """UPDATE of a sighting that has been dealt with."""
+    table = catalog.sightings
+    change = table.update().where(
+        table.c.datastore_id == sa.bindparam("kept_store"),
+        table.c.image_set_id == sa.bindparam("kept_id"),
+        table.c.version <= sa.bindparam("kept_version", type_=sa.Integer),
+    )
+    return change.values(pending=False, unreadable_version=sa.bindparam("unreadable", type_=sa.Integer))
+
+
+# Made once: making them costs as much as executing them.
+_SHOWN, _CAUGHT_UP = _shown_update(), _caught_up_update()
 
 
 def _bury(pipeline: Pipeline, report: IndexReport) -> None:

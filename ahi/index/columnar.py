@@ -182,14 +182,15 @@ def to_arrow(table: Table, parts: Sequence[Rows], *, batch_id: str, stamp: dt.da
     """Rows as Arrow has them, under the table's schema."""
     import pyarrow as pa
 
+    constants = _by_column([part.constants for part in parts])
     varying = {name for part in parts for name in part.columns}
-    constants = [part.constants for part in parts]
-    given = varying.union(*constants)
-    if unknown := sorted(given - {column.name for column in table.columns}):
+    if unknown := sorted((varying | constants.keys()) - {column.name for column in table.columns}):
         raise IndexWriteError(f"Table {table.name} has no column {', '.join(unknown)}: add it to the registry.")
     sizes = [part.n_rows for part in parts]
     n_rows = sum(sizes)
     of_part = pa.array([number for number, size in enumerate(sizes) for _ in range(size)], pa.int32())
+    constants["batch_id"] = [batch_id] * len(parts)
+    constants["indexed_at"] = [value or stamp for value in constants.get("indexed_at", [None] * len(parts))]
     schema = _schema(table)
     arrays: list[pa.Array[Any]] = []
     for column, kind in zip(table.columns, schema.types, strict=True):
@@ -199,18 +200,21 @@ def to_arrow(table: Table, parts: Sequence[Rows], *, batch_id: str, stamp: dt.da
             if name == "indexed_at":
                 values = [value or stamp for value in values]
             arrays.append(_array(table, column, kind, values))
-            continue
-        if name not in given and name not in {"batch_id", "indexed_at"}:
+        elif name not in constants or not any(one is not None for one in constants[name]):
             arrays.append(pa.nulls(n_rows, kind))  # type: ignore[call-overload]
-            continue
-        values = [one.get(name) for one in constants]
-        if name == "batch_id":
-            values = [batch_id] * len(parts)
-        elif name == "indexed_at":
-            values = [value or stamp for value in values]
-        found = _array(table, column, kind, values)
-        arrays.append(found if n_rows == len(parts) else found.take(of_part))
+        else:
+            found = _array(table, column, kind, constants[name])
+            arrays.append(found if n_rows == len(parts) else found.take(of_part))
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _by_column(rows: Sequence[Row]) -> dict[str, Sequence[Any]]:
+    """Dicts as a sequence for each name. Most have the same names in the same order."""
+    first = list(rows[0])
+    if all(list(row) == first for row in rows):
+        return dict(zip(first, zip(*(row.values() for row in rows), strict=True), strict=True))
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 _SCHEMAS: dict[str, pa.Schema] = {}
@@ -225,7 +229,7 @@ def _schema(table: Table) -> pa.Schema:
     return _SCHEMAS[table.name]
 
 
-def _array(table: Table, column: Column, kind: pa.DataType, values: list[Any]) -> pa.Array[Any]:
+def _array(table: Table, column: Column, kind: pa.DataType, values: Sequence[Any]) -> pa.Array[Any]:
     import pyarrow as pa
 
     misfit = f"A value of {table.name}.{column.name} is not a {column.duckdb_type}: cast it with ahi.index.values."

@@ -10,13 +10,14 @@ or deleting an image set is one small insert, whatever the size of the image set
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi.index import catalog as c
-from ahi.index.engine import insert_many, insert_missing
+from ahi.index.engine import execute_many, insert_many, insert_missing
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 CHUNK = 500
 # Rows of these tables are written without a number, and get the one of the next commit, for incremental publishing.
 STAMPED = (c.jobs, c.quarantine, c.events, c.documents)
+# Statements are made once: making one costs as much as executing it.
+_UNNUMBERED = sa.select(*(sa.exists().where(table.c.seq.is_(None)).label(table.name) for table in STAMPED))
+_HEADS = sa.select(c.heads).where(c.heads.c.image_set_id.in_(sa.bindparam("ids", expanding=True)))
 
 
 class AlreadyCommittedError(Exception):
@@ -196,8 +200,7 @@ class Commit:
 
     def close(self) -> None:
         """Number the rows that were written without a number. `Index.commit` calls it last."""
-        some = (sa.exists().where(table.c.seq.is_(None)).label(table.name) for table in STAMPED)
-        for table, has_some in zip(STAMPED, self.connection.execute(sa.select(*some)).one(), strict=True):
+        for table, has_some in zip(STAMPED, self.connection.execute(_UNNUMBERED).one(), strict=True):
             if has_some:
                 self.connection.execute(table.update().where(table.c.seq.is_(None)).values(seq=self.seq))
 
@@ -221,7 +224,7 @@ class Commit:
     def _heads(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], sa.Row[Any]]:
         found: dict[tuple[str, str], sa.Row[Any]] = {}
         for part in chunked({image_set_id for _, image_set_id in keys}, CHUNK):
-            for row in self.connection.execute(sa.select(c.heads).where(c.heads.c.image_set_id.in_(part))):
+            for row in self.connection.execute(_HEADS, {"ids": part}):
                 found[row.datastore_id, row.image_set_id] = row
         return found
 
@@ -241,17 +244,9 @@ class Commit:
     def _update_heads(self, rows: list[dict[str, Any]]) -> None:
         if not rows:
             return
-        keys = ("datastore_id", "image_set_id")
-        names = [name for name in rows[0] if name not in keys]
-        statement = (
-            c.heads.update()
-            .where(*(c.heads.c[key] == sa.bindparam(f"key_{key}") for key in keys))
-            .values({name: sa.bindparam(f"new_{name}") for name in names})
-        )
-        parameters = [
-            {f"key_{key}": row[key] for key in keys} | {f"new_{name}": row[name] for name in names} for row in rows
-        ]
-        self.connection.execute(statement, parameters)
+        names = tuple(rows[0])
+        parameters = [{f"new_{name}": row[name] for name in names} for row in rows]
+        execute_many(self.connection, _heads_update(names), parameters)
 
     def _bury(self, tables: Iterable[str], keys: Sequence[tuple[str, str]]) -> None:
         """Insert (row key, batch) into `dead` for each table of which the batch has rows."""
@@ -270,6 +265,15 @@ class Commit:
             if names is None or table in names
         ]
         insert_missing(self.connection, c.dead, dead)
+
+
+@cache
+def _heads_update(names: tuple[str, ...]) -> sa.Update:
+    """UPDATE of heads by their keys; every parameter is `new_` and its column."""
+    table, keys = c.heads, ("datastore_id", "image_set_id")
+    new = {name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in names}
+    values = {name: value for name, value in new.items() if name not in keys}
+    return table.update().where(*(table.c[key] == new[key] for key in keys)).values(values)
 
 
 def _wins(head: Head, old: sa.Row[Any], *, replace: bool) -> bool:

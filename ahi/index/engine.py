@@ -18,6 +18,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import NullPool
 
 from ahi.errors import PermanentError
@@ -215,40 +216,73 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def insert_missing(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
-    """Insert rows whose primary key is not there yet; leave the others as they are."""
+    """Insert rows with the same columns whose primary key is not there yet; leave the others as they are."""
     if not rows:
         return
     if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as pg_insert
-
-        connection.execute(pg_insert(table).on_conflict_do_nothing(), list(rows))
+        connection.execute(postgresql.insert(table).on_conflict_do_nothing(), list(rows))
     else:
-        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-        connection.execute(sqlite_insert(table).on_conflict_do_nothing(), list(rows))
+        execute_many(connection, _insert(table, tuple(rows[0]), missing=True), rows)
 
 
 def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert many rows with the same columns.
+    """Insert many rows with the same columns."""
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        connection.execute(table.insert(), list(rows))
+    else:
+        execute_many(connection, _insert(table, tuple(rows[0])), rows)
+
+
+def execute_many(connection: sa.Connection, statement: sa.UpdateBase, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Execute a statement for many rows with the same names, which are all of its parameters without a value.
 
     On SQLite by column and by the driver itself: SQLAlchemy's way from a dict to parameters costs as much as SQLite.
+
+    Args:
+        connection: A write transaction.
+        statement: Made once, as it is compiled once for each.
+        rows: Values by parameter.
     """
     if not rows:
         return
-    dialect = connection.dialect
-    if dialect.name != "sqlite":
-        connection.execute(table.insert(), list(rows))
+    if connection.dialect.name != "sqlite":
+        connection.execute(statement, list(rows))
         return
-    compiled = table.insert().compile(dialect=dialect, column_keys=list(rows[0]))
+    sql, parameters = _prepared(statement, connection.dialect)
     cells: list[Iterable[Any]] = []
-    for name in compiled.positiontup or ():
+    for name, bind, fixed in parameters:
         if name not in rows[0]:
-            cells.append(repeat(table.c[name].default.arg))  # type: ignore[union-attr]
+            cells.append(repeat(fixed))
             continue
-        bind = table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
         values = list(map(itemgetter(name), rows))
         if bind is not None:
             bound = {value: bind(value) for value in dict.fromkeys(values)}
             values = [bound[value] for value in values]
         cells.append(values)
-    connection.exec_driver_sql(str(compiled), list(zip(*cells, strict=False)))
+    connection.exec_driver_sql(sql, list(zip(*cells, strict=False)))
+
+
+@lru_cache(maxsize=256)
+def _insert(table: sa.Table, names: tuple[str, ...], *, missing: bool = False) -> sa.Insert:
+    """INSERT of some columns into SQLite; the others get their default. `missing` passes over keys that are there."""
+    values: dict[str, Any] = {
+        column.name: column.default.arg
+        for column in table.columns
+        if isinstance(column.default, sa.ColumnDefault) and column.default.is_scalar
+    }
+    values |= {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
+    return sqlite.insert(table).values(values).on_conflict_do_nothing() if missing else table.insert().values(values)
+
+
+@lru_cache(maxsize=256)
+def _prepared(statement: sa.UpdateBase, dialect: sa.Dialect) -> tuple[str, list[tuple[str, Any, Any]]]:
+    """SQL of a statement, and its parameters in order: name, function to the driver's value, and a value if it has."""
+    compiled = statement.compile(dialect=dialect)
+    parameters = []
+    for name in compiled.positiontup or ():
+        bind = compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)
+        fixed = compiled.params[name]
+        parameters.append((name, bind, fixed if bind is None or fixed is None else bind(fixed)))
+    return str(compiled), parameters

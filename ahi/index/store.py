@@ -22,7 +22,7 @@ from ahi.clock import now
 from ahi.index import catalog as c
 from ahi.index.columnar import write_rows
 from ahi.index.commit import AlreadyCommitted, AlreadyCommittedError, Commit, Head
-from ahi.index.engine import create_tables, open_engine, snapshot, write_transaction
+from ahi.index.engine import create_tables, insert_many, open_engine, snapshot, write_transaction
 from ahi.index.registry import SCHEMA_VERSION, TABLES
 from ahi.index.writer import DataFile, IndexWriteError, sync_files
 
@@ -116,29 +116,27 @@ class Index:
         # Before the transaction: the lock is held for the catalog's own rows only.
         sync_files(self.root, [file.path for file in present])
         with self.transaction() as connection:
-            if connection.execute(sa.select(c.commits.c.seq).where(c.commits.c.batch_id == batch_id)).first():
+            before = connection.execute(_BEFORE, {"batch": batch_id}).one()
+            if before.seq is not None:
                 raise AlreadyCommittedError(batch_id)
             if strays := [file.path for file in present if file.batch_id != batch_id]:
                 raise ValueError(f"Written for another batch than {batch_id}: {', '.join(strays)}")
-            committed_at = _next_time(connection)
+            committed_at = _next_time(before.last_time)
             wrote = tuple(sorted({file.table_name for file in present}))
-            result = connection.execute(
-                c.commits.insert().values(
-                    batch_id=batch_id,
-                    kind=kind,
-                    run_id=run_id,
-                    committed_at=committed_at,
-                    tables=",".join(wrote),
-                    n_rows=sum(file.n_rows for file in present),
-                    n_files=len(present),
-                    schema_version=SCHEMA_VERSION,
-                )
-            )
-            key = result.inserted_primary_key
+            row = {
+                "batch_id": batch_id,
+                "kind": kind,
+                "run_id": run_id,
+                "committed_at": committed_at,
+                "tables": ",".join(wrote),
+                "n_rows": sum(file.n_rows for file in present),
+                "n_files": len(present),
+                "schema_version": SCHEMA_VERSION,
+            }
+            key = connection.execute(c.commits.insert(), row).inserted_primary_key
             assert key is not None
             seq = int(key[0])
-            if present:
-                connection.execute(c.files.insert(), [file_row(file, seq, seq, seq) for file in present])
+            insert_many(connection, c.files, [file_row(file, seq, seq, seq) for file in present])
             image_set_tables = tuple(t.name for t in self.tables.values() if t.row_key == "image_set_id")
             commit = Commit(connection, seq, batch_id, committed_at, image_set_tables, wrote)
             yield commit
@@ -169,9 +167,15 @@ class Index:
         return query(self.path, sql, parameters)
 
 
-def _next_time(connection: sa.Connection) -> dt.datetime:
+_LAST = sa.select(c.commits.c.committed_at).order_by(c.commits.c.seq.desc()).limit(1)
+_BEFORE = sa.select(
+    sa.select(c.commits.c.seq).where(c.commits.c.batch_id == sa.bindparam("batch")).scalar_subquery().label("seq"),
+    _LAST.scalar_subquery().label("last_time"),
+)
+
+
+def _next_time(last: dt.datetime | None) -> dt.datetime:
     """Time of a new commit: now, or just after the last commit where the clock has gone back since."""
-    last = connection.scalar(sa.select(c.commits.c.committed_at).order_by(c.commits.c.seq.desc()).limit(1))
     return max(now(), last + dt.timedelta(microseconds=1)) if last else now()
 
 

@@ -95,16 +95,22 @@ def test_what_the_disk_did_not_take_is_not_committed(index: Index, put, monkeypa
         assert list(connection.scalars(sa.select(c.commits.c.batch_id))) == ["one"]
 
 
-def test_columns_with_a_value_are_compressed_and_the_others_cost_nothing(index: Index, series_row) -> None:
+def test_columns_with_much_in_them_are_compressed_and_keys_have_statistics(index: Index, series_row) -> None:
     parts = {"family": "Doe", "given": None}
-    rows = [series_row(str(n), SoftwareVersions=["1"], PatientName_parts=parts) for n in range(20)]
-    file = index.write("series", rows, batch_id="batch")
-    assert file is not None
-    group = pq.ParquetFile(index.root / file.path).metadata.row_group(0)
-    found = [group.column(n) for n in range(group.num_columns)]
-    filled = {one.path_in_schema for one in found if one.statistics is None or one.statistics.has_min_max}
-    zstd = {one.path_in_schema for one in found if one.compression == "ZSTD"}
-    assert {"Modality", "SoftwareVersions.list.element", "PatientName_parts.family"} <= zstd
-    assert filled <= zstd
-    assert {one.path_in_schema for one in found if one.has_dictionary_page} <= zstd
-    assert len(zstd) < len(found) / 3
+    rows = [
+        series_row(str(n), SoftwareVersions=["1" * 100], PatientName_parts=parts, SeriesDescription=f"{n:0200}")
+        for n in range(20)
+    ]
+    for n_rows in (20, 2_000):
+        file = index.write("series", rows * (n_rows // 20), batch_id="batch")
+        assert file is not None
+        group = pq.ParquetFile(index.root / file.path).metadata.row_group(0)
+        found = [group.column(n) for n in range(group.num_columns)]
+        zstd = {one.path_in_schema for one in found if one.compression == "ZSTD"}
+        known = {one.path_in_schema for one in found if one.statistics is not None}
+        assert {"SeriesDescription", "SoftwareVersions.list.element"} <= zstd
+        assert {one.path_in_schema for one in found if one.has_dictionary_page} <= zstd
+        keys = {"StudyInstanceUID", "SeriesInstanceUID", "PatientID", "patient_key", "image_set_id"}
+        assert zstd | keys == known
+        assert len(zstd) < len(found) / 3
+    assert {"Modality", "PatientName_parts.family"} <= zstd
