@@ -1,8 +1,9 @@
 """Erasure of what was deleted in HealthImaging. Belongs here: when it is time, and the documents in the lake.
 
 Does not belong here: rows and files of the index (`ahi.index.erasure`), showing that nothing is left (`ahi.proof`).
-Inbox batches, job outputs and FHIR batches hold many objects each: lifecycle rules of infra/template.yaml remove those.
-What HealthLake has of a deleted study is taken back, and its row emptied, by the next batch (`ahi.healthlake`).
+Inbox batches and job outputs hold many objects each: lifecycle rules of infra/template.yaml remove those, and FHIR of
+other origin. What HealthLake has of a deleted study is taken back, and its row emptied, by the next batch
+(`ahi.healthlake`); the lines that told of it go with those of all batches of the index that are as old.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ahi.clock import now
+from ahi.healthlake.erasure import erase_lines
 from ahi.index.erasure import Erased, due, erase
 
 if TYPE_CHECKING:
@@ -19,8 +21,12 @@ if TYPE_CHECKING:
 
 
 def erase_deleted(pipeline: Pipeline) -> Erased:
-    """Erase image sets whose deletion is `erase_after_days` old: documents first, so that nothing makes rows again."""
+    """Erase image sets whose deletion is `erase_after_days` old: documents first, so that nothing makes rows again.
+
+    Lines of FHIR made from the index are kept for as long.
+    """
     before = now() - dt.timedelta(days=pipeline.settings.erase_after_days)
+    erase_lines(pipeline, before)
     image_sets = due(pipeline.index, before)
     return erase(pipeline.index, image_sets, before=before, delete_documents=partial(_delete_documents, pipeline))
 

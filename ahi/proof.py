@@ -38,7 +38,7 @@ LAKE = {
     "documents/": "kept documents",
     "inbox/": "inbox batches; a lifecycle rule of the lake bucket removes them",
     "jobs/": "job outputs; a lifecycle rule of the lake bucket removes them",
-    "fhir/": "FHIR batches and job outputs; a lifecycle rule of the lake bucket removes them",
+    "fhir/": "FHIR batches and job outputs; erasure removes those of the index, a rule of the lake bucket the others",
     "archives/": "keys of archives; `ahi archive remove` removes them with the archive",
 }
 

@@ -56,6 +56,15 @@ def test_what_waits_can_be_held_moved_and_hurried(chain):
     assert chain.starts()[-1].startswith(f"{two}-2-")
 
 
+def test_lines_that_the_bucket_no_longer_has_are_said_to_be_gone(shared):
+    [batch_id] = shared.plan(shared.put_each(lines(patient("p0"), BASIC)), policy="continue").batch_ids
+    shared.drive()
+    key = f"fhir/batches/{batch_id}/00000.ndjson"
+    shared.stack.client("s3").delete_object(Bucket=shared.pipeline.settings.lake_bucket, Key=key)
+    with pytest.raises(PermanentError, match=r"is gone: lines are kept as long as .* `ahi fhir import`"):
+        failed_lines(shared.pipeline, batch_id)
+
+
 P1, P2 = patient("p1"), patient("p2")
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
+from ahi.erasure import erase_deleted
+from ahi.errors import PermanentError
 from ahi.healthlake.closure import study_closure
 from ahi.healthlake.from_index import plan_changes
-from ahi.index.catalog_fhir import fhir_sent
+from ahi.healthlake.resubmission import resubmit
+from ahi.index.catalog_fhir import fhir_batches, fhir_sent
 from ahi.patients import secret_of
 from ahi.proof import prove
 from tests.ahi.healthlake.index_site import CT, MR, bury, send_fhir, site, states
@@ -15,7 +19,7 @@ from tests.site_fixtures import make_site
 __all__ = ["make_site", "site"]
 
 
-def test_studies_go_in_once_and_come_back_when_deleted(site):
+def test_studies_go_in_once_and_come_back_when_deleted(site, monkeypatch):
     site.send([*MR, *CT])
     assert site.drive().closes
     assert len(study_closure(site.pipeline).missing) == 2
@@ -46,6 +50,13 @@ def test_studies_go_in_once_and_come_back_when_deleted(site):
     left = prove(site.pipeline.index, gone, secret=secret_of(site.pipeline), pipeline=site.pipeline)
     found_in = {place.name for place in left if place.n}
     assert "fhir_sent" not in found_in
-    assert "fhir/" in found_in, (
-        "batches hold many studies each: their bucket's rule removes them, and the proof says so"
-    )
+    assert "fhir/" in found_in, "batches that told of it are kept as long as the history of the index"
+    monkeypatch.setitem(site.pipeline.settings.__dict__, "erase_after_days", 0)
+    erase_deleted(site.pipeline)
+    left = prove(site.pipeline.index, gone, secret=secret_of(site.pipeline), pipeline=site.pipeline)
+    assert "fhir/" not in {place.name for place in left if place.n}
+    with site.pipeline.index.engine.connect() as connection:
+        batches = connection.execute(sa.select(fhir_batches)).mappings().all()
+    assert all(batch["erased_at"] and batch["sha256"] for batch in batches), "their digests stay"
+    with pytest.raises(PermanentError, match="failed on no line"):
+        resubmit(site.pipeline, batches[0]["batch_id"], None)

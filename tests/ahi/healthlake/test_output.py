@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ahi.healthlake.diagnostics import _WORDS, _schema, template
 from ahi.healthlake.failures import diagnostic
-from ahi.healthlake.output import FailureLine, Manifest, _base, parse_failure
+from ahi.healthlake.output import FailureLine, Manifest, _base, parse_failure, read_failures
+from tests.ahi.healthlake.conftest import patient
 
 OUTCOME = {
     "resourceType": "OperationOutcome",
@@ -51,6 +52,24 @@ def test_lines_count_from_what_fits(base):
     sent = [f"Patient/p{n}" for n in range(5)]
     named = [FailureLine("a", n + base, "Patient", f"p{n}", 400, "") for n in (1, 3)]
     assert _base(dict(enumerate(sent)), named) == base
+
+
+def test_many_failures_are_read_by_line_and_kept_as_few(shared):
+    """Half of them name their resource, half have a number alone; both are found in one pass over what was sent."""
+    n, prefix = 4_000, "fhir/batches/many/"
+    shared.put(f"{prefix}00000.ndjson", b"".join(patient(f"p{number}") + b"\n" for number in range(n)))
+    told = [{"lineId": number} | ({"resourceId": f"p{number}", "resourceType": "Patient"} if number % 2 else {})
+            for number in range(n)]  # fmt: skip
+    body = b"\n".join(line(**one, UpdateResourceResponse={"statusCode": 500}) for one in told) + b'\n{"lineId": 7, "Upd'
+    shared.put("fhir/jobs/job/FAILURE/00000.ndjson", body)
+    where = f"s3://{shared.bucket}/"
+    found = read_failures(shared.pipeline, f"{where}fhir/jobs/job/", f"{where}{prefix}", limit=n)
+    assert [(one.resource_id, one.line) for one in found.rows] == [(f"p{number}", number + 1) for number in range(n)]
+    few = read_failures(shared.pipeline, f"{where}fhir/jobs/job/", f"{where}{prefix}", limit=3)
+    assert (len(few.rows), few.rest.total(), few.n_lines, few.n_unreadable) == (3, n - 3, n, 1)
+    assert len(few.tracked) == n
+    gone = read_failures(shared.pipeline, f"{where}fhir/jobs/job/", f"{where}nowhere/", limit=n)
+    assert gone.rows[1].line is None, "what was sent is gone: its lines are not known"
 
 
 def test_a_manifest_adds_up_or_not():
