@@ -113,7 +113,7 @@ def enter(pipeline: Pipeline, shard: Shard) -> uploads.UploadReport:
     fresh = {object_id: item for object_id, item in created.items() if object_id not in known}
     report = uploads.UploadReport(duplicates=len(known))
     with ThreadPoolExecutor(pipeline.settings.header_threads) as pool:
-        outcomes = list(pool.map(lambda item: _outcome(pipeline, item), fresh.values()))
+        outcomes = list(pool.map(lambda item: read_object(pipeline, item), fresh.values()))
     _admit(outcomes)
     rows, headers = uploads.rows_of(pipeline, batch, fresh, outcomes, report)
     for row in rows:
@@ -200,7 +200,8 @@ def _originals(connection: sa.Connection, shard: Shard, rows: list[dict[str, obj
     return [found.get((str(row["bucket"]), str(row["key"]))) for row in rows]
 
 
-def _outcome(pipeline: Pipeline, item: ObjectCreated) -> Header | HeaderFailure:
+def read_object(pipeline: Pipeline, item: ObjectCreated) -> Header | HeaderFailure:
+    """The header of an object of an archive, or why there is none. Raises what may pass by itself."""
     try:
         return read_header(ObjectBytes(pipeline, item))
     except ClientError as error:

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi.archive import inventory, parts
 from ahi.archive.packing import Folder, Piece
+from ahi.index import catalog_archives as c
 from ahi.index.parquet import spilling
 from ahi.index.sql import text
 from ahi.reasons import Reason
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
+    from ahi.archive.archives import Archive
     from ahi.archive.inventory import Look
     from ahi.archive.packing import Limits
     from ahi.pipeline import Pipeline
@@ -166,6 +169,15 @@ class Keys:
         kinds = {name: pa.int64() if name == "number" else pa.string() for name in names}
         cursor.register("given", pa.table(columns, pa.schema(kinds)))
         cursor.execute(f"INSERT INTO work.{table} SELECT * FROM given")
+
+
+def set_aside_files(pipeline: Pipeline, archive: Archive, folder: Path) -> list[Path]:
+    """The file of what the newest plan set aside, brought to a local folder; none where that was nothing."""
+    table = c.archive_set_aside
+    of_plan = (table.c.archive_id == archive.archive_id, table.c.generation == archive.planned_generation)
+    with pipeline.index.engine.connect() as connection:
+        found = connection.execute(sa.select(table.c.object_key).where(*of_plan).distinct()).scalars().all()
+    return parts.fetch(pipeline, found, folder)
 
 
 @contextmanager

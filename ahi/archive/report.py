@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi.archive import archives, inventory, parts
+from ahi.archive.keys import set_aside_files
 from ahi.archive.shard_account import Missing, ShardAccount, of_shard
 from ahi.index import catalog
 from ahi.index import catalog_archives as c
@@ -206,15 +207,13 @@ def _fill(duck: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Sequence[o
 
 def _count_plans(pipeline: Pipeline, archive: Archive, duck: duckdb.DuckDBPyConnection, folder: Path) -> None:
     """What no shard has: set aside by the newest plan, or seen by the newest look and in no plan yet."""
-    aside, shards = c.archive_set_aside, c.archive_shards
+    shards, aside = c.archive_shards, set_aside_files(pipeline, archive, folder / "aside")
     with pipeline.index.engine.connect() as connection:
-        of_plan = (aside.c.archive_id == archive.archive_id, aside.c.generation == archive.planned_generation)
-        aside_keys = connection.execute(sa.select(aside.c.object_key).where(*of_plan).distinct()).scalars().all()
         whole = sa.select(shards.c.manifest_key).where(shards.c.archive_id == archive.archive_id).distinct()
         manifests = connection.execute(whole).scalars().all()
     look = inventory.newest(pipeline, archive)
-    set_aside = inventory.files(parts.fetch(pipeline, aside_keys, folder / "aside"))
-    if aside_keys:
+    set_aside = inventory.files(aside)
+    if aside:
         cursor = duck.cursor().execute(f"SELECT key, etag, hindrance FROM {set_aside}")
         while rows := cursor.fetchmany(ROWS):
             _insert(duck, "missing", [_set_aside(archive.bucket, *row) for row in rows])

@@ -5,17 +5,23 @@ Does not belong here: importing it, which is a shard like any other (`ahi.archiv
 
 from __future__ import annotations
 
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from more_itertools import chunked
 
-from ahi import uploads
-from ahi.archive import archives
-from ahi.archive.shards import ArchiveObject, write_manifest
-from ahi.clock import now
+from ahi import ledger, uploads
+from ahi.archive import archives, parts
+from ahi.archive.entry import read_object
+from ahi.archive.keys import set_aside_files
+from ahi.archive.shards import ArchiveObject, read_shard, write_manifest
+from ahi.clock import day_of, now
 from ahi.errors import PermanentError
+from ahi.events import ObjectCreated
+from ahi.inbox import Batch, Queue
 from ahi.index import catalog
 from ahi.index import catalog_archives as c
 from ahi.index.catalog import ObjectState
@@ -26,8 +32,19 @@ if TYPE_CHECKING:
     from ahi.archive.archives import Archive
     from ahi.pipeline import Pipeline
 
-MAY_PASS = (Reason.JOB_FAILED, Reason.IMPORT_SERVER_ERROR, Reason.NOT_REPORTED)
+NOT_GIVEN = (Reason.ACCESS_DENIED, Reason.OBJECT_GONE, Reason.UNREADABLE)
+"""S3 did not give the object: a policy, a key or a storage class, which a person mends."""
+
+MAY_PASS = (Reason.JOB_FAILED, Reason.IMPORT_SERVER_ERROR, Reason.NOT_REPORTED, *NOT_GIVEN)
 """Failures that say nothing against the file itself."""
+
+ROWS = 20_000
+"""Rows in memory at a time."""
+
+_OF_HEADER = (
+    *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality", "Manufacturer"),
+    *("TransferSyntaxUID", "state", "state_since", "reason_code", "reason_text"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,43 +52,84 @@ class Retry:
     """What another try is made of."""
 
     shard_keys: list[str]
-    """Partitions to launch."""
+    """Partitions to launch, those of an earlier retry among them that nobody has launched yet."""
     objects: int
     unmatched: int
     """Objects under the prefix that correspond to nothing that failed; they are left alone."""
+    repeated: int = 0
+    """Objects that are in a shard of an earlier retry as they lie there, or that are the very ones that failed."""
+    still_failing: int = 0
+    """Objects that S3 does not give, or whose header is no good, as before."""
 
 
 def corrected(pipeline: Pipeline, archive: Archive, uri: str) -> Retry:
-    """Plan corrected files as shards of their archive, each linked to the original that failed.
+    """Plan corrected files as shards of their archive, each linked to the original that failed or was set aside.
 
-    A corrected file has the key of its original, below the prefix that is given instead of the archive's own.
+    A corrected file has the key of its original, below the prefix that is given instead of the archive's own. The same
+    again plans nothing twice.
 
     Raises:
         PermanentError: No file there corresponds to an object that failed.
     """
     bucket, prefix = archives.split_uri(uri)
-    originals = {key.removeprefix(archive.prefix): object_id for key, object_id in _failed(pipeline, archive)}
-    found, unmatched = [], 0
-    for item in uploads.listing(pipeline, bucket, prefix):
-        original = originals.get(item.key.removeprefix(prefix).lstrip("/"))
-        if original is None or item.at is None:
-            unmatched += 1
-            continue
-        one = ArchiveObject(bucket, item.key, None, item.etag or "", item.size or 0, item.at)
-        found.append((one, original))
-    if not found:
-        raise PermanentError("No file there has the key of an object that failed, below its prefix")
+    there = {item.key.removeprefix(prefix).lstrip("/"): item for item in uploads.listing(pipeline, bucket, prefix)}
+    originals, planned = _failed(pipeline, archive, set(there)), _planned_before(pipeline, archive)
+    found, again, waiting = list[tuple[ArchiveObject, str]](), 0, set[str]()
+    for key, original in originals.items():
+        item = there[key]
+        etag, at = item.etag or "", item.at or now()
+        if ledger.object_id_of(bucket, item.key, None, etag) == original:
+            again += 1
+        elif (place := (bucket, item.key, etag)) in planned:
+            again += 1
+            waiting |= planned[place]
+        else:
+            found.append((ArchiveObject(bucket, item.key, None, etag, item.size or 0, at), original))
+    if not found and not waiting:
+        said = "those are in already, or the very objects that failed" if again else "no file there has the key of one"
+        raise PermanentError(f"Nothing to try again: {said}. Without a prefix, what may pass by itself is tried again")
     shards = list(chunked(sorted(found, key=lambda pair: pair[0].key), pipeline.settings.max_files_per_job))
-    return Retry(_keep(pipeline, archive, shards), len(found), unmatched)
+    keys = _keep(pipeline, archive, shards) if shards else []
+    return Retry([*sorted(waiting), *keys], len(found), len(there) - len(originals), again)
 
 
-def _failed(pipeline: Pipeline, archive: Archive) -> list[tuple[str, str]]:
-    table, shards = catalog.objects, c.archive_shards
+def _failed(pipeline: Pipeline, archive: Archive, wanted: set[str]) -> dict[str, str]:
+    """Of keys below the archive's prefix those that failed, or that the newest plan set aside, with their objects.
+
+    Of several objects of a key the last counts.
+    """
+    import pyarrow.parquet as pq
+
+    table, shards, found = catalog.objects, c.archive_shards, dict[str, str]()
+    with parts.scratch(pipeline) as folder:
+        for path in set_aside_files(pipeline, archive, folder):
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(ROWS, columns=["key", "etag"]):
+                    for row in batch.to_pylist():
+                        if (key := row["key"].removeprefix(archive.prefix)) in wanted:
+                            found[key] = ledger.object_id_of(archive.bucket, row["key"], None, row["etag"])
     mine = sa.select(shards.c.shard_key).where(shards.c.archive_id == archive.archive_id)
     query = sa.select(table.c.key, table.c.object_id)
     query = query.where(table.c.shard_key.in_(mine), table.c.state == ObjectState.FAILED)
     with pipeline.index.engine.connect() as connection:
-        return [(key, object_id) for key, object_id in connection.execute(query.order_by(table.c.state_since))]
+        for name, object_id in connection.execute(query.order_by(table.c.state_since)):
+            if (key := name.removeprefix(archive.prefix)) in wanted:
+                found[key] = object_id
+    return found
+
+
+def _planned_before(pipeline: Pipeline, archive: Archive) -> dict[tuple[str, str, str], set[str]]:
+    """Bucket, key and entity tag of what earlier retries planned, with the shard where it was not launched yet."""
+    links, shards = c.archive_corrections, c.archive_shards
+    query = sa.select(shards.c.shard_key, shards.c.started_at).where(shards.c.archive_id == archive.archive_id)
+    query = query.where(shards.c.shard_key.in_(sa.select(links.c.shard_key)))
+    with pipeline.index.engine.connect() as connection:
+        rows = connection.execute(query).all()
+    found: dict[tuple[str, str, str], set[str]] = {}
+    for shard_key, started_at in rows:
+        for item in read_shard(pipeline, shard_key):
+            found[item.bucket, item.key, item.etag] = set() if started_at else {shard_key}
+    return found
 
 
 def _keep(pipeline: Pipeline, archive: Archive, shards: list[list[tuple[ArchiveObject, str]]]) -> list[str]:
@@ -99,19 +157,75 @@ def _keep(pipeline: Pipeline, archive: Archive, shards: list[list[tuple[ArchiveO
 
 
 def once_more(pipeline: Pipeline, archive: Archive) -> Retry:
-    """Take back the failures that say nothing against the file: their shards go on when they are launched again."""
+    """Take back the failures that say nothing against the file: their shards go on when they are launched again.
+
+    Objects that S3 did not give are read again now, a shard at a time; those that it still does not give stay failed.
+    """
     table, shards = catalog.objects, c.archive_shards
-    with pipeline.index.commit(kind="retry", run_id=pipeline.run_id) as commit:
-        mine = sa.select(shards.c.shard_key).where(shards.c.archive_id == archive.archive_id)
-        which = sa.and_(
-            table.c.shard_key.in_(mine), table.c.state == ObjectState.FAILED, table.c.reason_code.in_(MAY_PASS)
-        )
-        keys = sorted(commit.connection.execute(sa.select(table.c.shard_key).where(which).distinct()).scalars())
-        values = {"state": ObjectState.READY, "state_since": now(), "reason_code": None, "reason_text": None}
-        values |= {"job_key": None, "input_key": None, "not_before": None, "changed_seq": commit.seq}
-        number = commit.connection.execute(table.update().where(which).values(**values)).rowcount
-        reopened = shards.update().where(shards.c.shard_key.in_(keys))
-        commit.connection.execute(reopened.values(state=ShardState.CANCELLED, ended_at=None))
-    if not number:
+    of_archive = sa.select(shards.c.shard_key).where(shards.c.archive_id == archive.archive_id)
+    failed = sa.and_(table.c.shard_key.in_(of_archive), table.c.state == ObjectState.FAILED)
+    may_pass = sa.and_(failed, table.c.reason_code.in_(MAY_PASS))
+    with pipeline.index.engine.connect() as connection:
+        query = sa.select(table.c.shard_key).where(may_pass).distinct().order_by(table.c.shard_key)
+        keys = list(connection.execute(query).scalars())
+    reopened, number, still = list[str](), 0, 0
+    for shard_key in keys:
+        n_ready, n_failing = _read_again(pipeline, shard_key)
+        # One that was refused by S3 as it was copied has its header.
+        which = sa.and_(may_pass, table.c.shard_key == shard_key, sa.not_(_without_header()))
+        with pipeline.index.commit(kind="retry", run_id=pipeline.run_id) as commit:
+            values = {"state": ObjectState.READY, "state_since": now(), "reason_code": None, "reason_text": None}
+            values |= {"job_key": None, "input_key": None, "not_before": None, "changed_seq": commit.seq}
+            n_ready += commit.connection.execute(table.update().where(which).values(**values)).rowcount
+            if n_ready:
+                change = shards.update().where(shards.c.shard_key == shard_key)
+                commit.connection.execute(change.values(state=ShardState.CANCELLED, ended_at=None))
+                reopened.append(shard_key)
+        number, still = number + n_ready, still + n_failing
+    if not keys:
         raise PermanentError("Nothing of it failed for a reason that may pass; give the corrected files' prefix")
-    return Retry(keys, number, 0)
+    return Retry(reopened, number, 0, still_failing=still)
+
+
+def _without_header() -> sa.ColumnElement[bool]:
+    table = catalog.objects
+    return sa.and_(table.c.reason_code.in_(NOT_GIVEN), table.c.SOPInstanceUID.is_(None))
+
+
+def _read_again(pipeline: Pipeline, shard_key: str) -> tuple[int, int]:
+    """Read the headers of a shard's objects that S3 did not give. Returns how many are ready, and how many are not."""
+    table, moment = catalog.objects, now()
+    which = sa.and_(table.c.shard_key == shard_key, table.c.state == ObjectState.FAILED, _without_header())
+    with pipeline.index.engine.connect() as connection:
+        rows = connection.execute(sa.select(table).where(which)).mappings().all()
+    items = {
+        row["object_id"]: ObjectCreated(
+            row["bucket"], row["key"], row["version_id"], row["etag"], row["size_bytes"], "", row["landed_at"]
+        )
+        for row in rows
+    }
+    if not items:
+        return 0, 0
+    batch = Batch(f"retry:{shard_key}:{uuid.uuid4().hex}", Queue.UPLOADS, day_of(moment), "", len(items), moment)
+    with ThreadPoolExecutor(pipeline.settings.header_threads) as pool:
+        outcomes = list(pool.map(lambda item: read_object(pipeline, item), items.values()))
+    entries, headers = uploads.rows_of(pipeline, batch, items, outcomes, uploads.UploadReport())
+    file = pipeline.index.write("headers", headers, batch_id=batch.batch_id)
+    counts = {ObjectState.READY: 0, ObjectState.FAILED: 0, ObjectState.SET_ASIDE: 0}
+    commit_ = pipeline.index.commit(
+        batch_id=batch.batch_id, kind="retry", run_id=pipeline.run_id, files=[file] if file else []
+    )
+    with commit_ as commit:
+        # Somebody else may have read some meanwhile: those are theirs.
+        open_ = set(commit.connection.execute(sa.select(table.c.object_id).where(which)).scalars())
+        commit.discard("headers", sorted(set(items) - open_))
+        for row in (row for row in entries if row["object_id"] in open_):
+            if row["state"] == ObjectState.HELD:
+                row["state"] = ObjectState.READY
+            elif row["reason_code"] == Reason.SUPERSEDED:
+                row["state"] = ObjectState.SET_ASIDE
+            counts[ObjectState(str(row["state"]))] += 1
+            values = {name: row[name] for name in _OF_HEADER} | {"job_key": None, "input_key": None}
+            values |= {"header_at": commit.committed_at, "header_seq": commit.seq, "changed_seq": commit.seq}
+            commit.connection.execute(table.update().where(table.c.object_id == row["object_id"]).values(**values))
+    return counts[ObjectState.READY], counts[ObjectState.FAILED]

@@ -22,7 +22,7 @@ from ahi.index import catalog
 from ahi.index.catalog import IN_FLIGHT, JobState, ObjectState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ahi.archive.shards import ArchiveObject
     from ahi.pipeline import Pipeline
@@ -151,8 +151,7 @@ def _count_lines(pipeline: Pipeline, shard_key: str, rows: list[_Row], account: 
     for job in chain.jobs(pipeline.index, SERVICE, catalog.jobs.c.shard_key == shard_key):
         if job.state != JobState.SETTLED:
             continue
-        # A job's own account: what it was planned with, and what its end settled.
-        account.add(None, "staged", number=job.n_objects - _settled(pipeline, job.job_key))
+        account.add(None, "staged", number=_unaccounted(pipeline, job, rows))
         summary, found = results.output(pipeline, job)
         erased = [row for row in rows if row.values["erased_at"] and row.values["job_key"] == job.job_key]
         study_of: dict[str | None, str | None] = {}
@@ -174,11 +173,16 @@ def _count_lines(pipeline: Pipeline, shard_key: str, rows: list[_Row], account: 
                 account.add(study_of[item["imageSetId"]], "job_summary", number=number)
 
 
-def _settled(pipeline: Pipeline, job_key: str) -> int:
+def _unaccounted(pipeline: Pipeline, job: chain.Job, rows: Iterable[_Row]) -> int:
+    """Objects that a job was planned with and the ledger has neither in it nor, for all we know, in a later one."""
     jobs = catalog.jobs
-    query = sa.select(jobs.c.n_imported, jobs.c.n_failed, jobs.c.n_retried).where(jobs.c.job_key == job_key)
+    query = sa.select(jobs.c.n_failed, jobs.c.n_retried).where(jobs.c.job_key == job.job_key)
     with pipeline.index.engine.connect() as connection:
-        return sum(int(number or 0) for number in connection.execute(query).one())
+        n_failed, n_retried = (int(number or 0) for number in connection.execute(query).one())
+    states = [row.values["state"] for row in rows if row.values["job_key"] == job.job_key]
+    gone_on = n_retried + max(0, n_failed - states.count(ObjectState.FAILED))
+    gap = job.n_objects - len(states)
+    return -gap if gap < 0 else max(0, gap - gone_on)
 
 
 def _count_row(row: _Row, account: ShardAccount) -> None:

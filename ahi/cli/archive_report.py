@@ -14,9 +14,10 @@ import typer
 from ahi.cli import common
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ahi.archive.report import Account
+    from ahi.archive.retry import Retry
     from ahi.pipeline import Pipeline
 
 SHOWN = 50
@@ -108,6 +109,9 @@ def retry(
 ) -> None:
     """Plan what failed once more: corrected files, linked to their originals; or what failed by no fault of a file.
 
+    Without a prefix, objects that S3 did not give are read again: mend policies and keys, and restore what is archived,
+    before.
+
     The partitions it names are launched in the UI like any other.
 
     Examples: `ahi archive retry old-pacs s3://old-pacs-corrected/`, `ahi archive retry old-pacs`
@@ -119,8 +123,31 @@ def retry(
     with common.permanent_errors(), common.aws_errors(pipeline.settings):
         found = archives.find(pipeline, archive)
         done = domain.corrected(pipeline, found, corrected) if corrected else domain.once_more(pipeline, found)
-    left = (
-        f"; {common.counted(done.unmatched, 'other')} there correspond to nothing that failed" if done.unmatched else ""
-    )
-    typer.echo(f"{common.counted(done.objects, 'object')} to try again{left}.")
-    typer.echo(f"Launch in the UI: archive_imports, {', '.join(done.shard_keys)}")
+    typer.echo(f"{common.counted(done.objects, 'object')} to try again{_beside(done)}.")
+    if done.shard_keys:
+        shards = common.counted(len(done.shard_keys), "partition")
+        typer.echo(f"Launch in the UI: archive_imports, {shards}:")
+    for block in _blocks(done.shard_keys):
+        typer.echo("  " + (block[0] if len(block) == 1 else f"[{block[0]}...{block[-1]}]"))
+
+
+def _beside(done: Retry) -> str:
+    """What else there was, in words."""
+    others = {
+        "of an earlier retry, or unchanged": done.repeated,
+        "that fail as before": done.still_failing,
+        "that correspond to nothing that failed": done.unmatched,
+    }
+    return "".join(f"; {number:,} {what}" for what, number in others.items() if number)
+
+
+def _blocks(shard_keys: Iterable[str]) -> Iterator[list[str]]:
+    """Keys whose numbers follow each other, as the launch dialog takes them for a range."""
+    block: list[str] = []
+    for key in sorted(shard_keys):
+        if block and int(key.rpartition("-")[2]) != int(block[-1].rpartition("-")[2]) + 1:
+            yield block
+            block = []
+        block.append(key)
+    if block:
+        yield block

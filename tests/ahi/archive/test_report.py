@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -13,9 +14,19 @@ from ahi.archive.plan import make_plan
 from ahi.archive.report import Study
 from ahi.cli.main import app
 from ahi.index import catalog
+from ahi.settings import load_settings
 from tests.ahi.archive.conftest import Holding
 from tests.archive_fixtures import Backfill, planned, samples, small_objects
 from tests.site_fixtures import SAMPLES, SET
+
+
+@pytest.fixture(autouse=True)
+def _own_settings() -> Iterator[None]:
+    """The command of each test reads the settings of its own site."""
+    load_settings.cache_clear()
+    yield
+    load_settings.cache_clear()
+
 
 QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5}
 
@@ -116,7 +127,7 @@ def test_each_source_is_read_by_itself(make_site):
         connection.execute(catalog.jobs.update().values(n_objects=7))
     nowhere, study = report.studies(site.pipeline, "old")
     # The ledger lost an object: the plan, the lines and the job itself still know of it.
-    assert (nowhere.inventory, nowhere.success_lines, nowhere.staged) == (0, 1, 5)
+    assert (nowhere.inventory, nowhere.success_lines, nowhere.staged) == (0, 1, 6)
     assert study.inventory == 2
     assert study.known == 1
     with index.transaction() as connection:
