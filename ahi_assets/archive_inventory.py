@@ -23,6 +23,7 @@ class ArchiveConfig(dg.Config):
     kinds={"s3", "parquet"},
     owners=OWNERS,
     retry_policy=SERVICE_RETRY,
+    pool="archive_planning",  # one at a time: a run may take long, and live ones keep their slots
     metadata=described("archive_looks", LOOKS),
 )
 def archive_inventory(config: ArchiveConfig, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:

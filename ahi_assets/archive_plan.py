@@ -35,6 +35,7 @@ class PlanConfig(ArchiveConfig):
     kinds={"s3", "parquet"},
     owners=OWNERS,
     retry_policy=SERVICE_RETRY,
+    pool="archive_planning",  # one at a time: a run may take long, and live ones keep their slots
     metadata=described("archive_shards", SHARDS, lineage_by_name(SHARDS, schemas([archive_inventory]))),
 )
 def archive_plan(

@@ -104,16 +104,18 @@ def planned(
 class Backfill:
     """A run of shards in a thread, as the asset makes it, while the site does the work of the live path."""
 
-    def __init__(self, site: Site, shard_keys: Sequence[str], run_id: str = "backfill") -> None:
+    def __init__(
+        self, site: Site, shard_keys: Sequence[str], run_id: str = "backfill", *, pipeline: Pipeline | None = None
+    ) -> None:
         self.site, self.outcomes = site, list[Any]()
         self.error: Exception | None = None
-        self._keys, self._run_id = list(shard_keys), run_id
+        self._keys, self._pipeline = list(shard_keys), pipeline or connect(site.settings, run_id=run_id)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
         try:
-            imports.run(connect(self.site.settings, run_id=self._run_id), self._keys, self.outcomes.append)
+            imports.run(self._pipeline, self._keys, self.outcomes.append)
         except Exception as error:  # noqa: BLE001 - handed to whoever waits
             self.error = error
 

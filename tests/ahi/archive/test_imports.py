@@ -8,14 +8,17 @@ from collections import Counter
 import pydicom
 import pytest
 import sqlalchemy as sa
+from botocore.exceptions import ClientError
 
 from ahi.archive import control, imports
 from ahi.archive.progress import progress
 from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog
+from ahi.pipeline import connect
 from tests.archive_fixtures import Backfill, planned, samples, shard_rows, small_objects
 from tests.site_fixtures import SET
+from tests.trouble_fixtures import refuse
 
 CT, MR = [n for n in SET if "CT2" in n], [n for n in SET if "MR2" in n]
 REST = [name for name in SET if name not in CT and name not in MR]
@@ -78,6 +81,51 @@ def test_a_pause_lets_running_jobs_end_and_parks_what_waits(make_site):
     control.set_rate(site.pipeline.index, "late", None)
     assert list(imports.resumed(site.pipeline.index)) == late
     assert list(Backfill(site, late, "again").finish()) == late
+
+
+def test_a_slow_archive_holds_up_no_other_of_the_same_run(make_site):
+    site = make_site(**QUICK)
+    slow = planned(site.pipeline, [samples([name]) for name in CT], archive_id="slow")
+    (other,) = planned(site.pipeline, [samples(MR)], archive_id="other")
+    control.set_rate(site.pipeline.index, "slow", 0.0001)
+    with site.pipeline.index.transaction() as connection:
+        connection.execute(catalog.pacing.insert().values(bucket="archive:slow:start", tokens=0.0, updated_at=now()))
+    backfill = Backfill(site, [*slow, other])
+
+    def told() -> list[str]:
+        site.collect()
+        site.work()
+        return [outcome.shard_key for outcome in backfill.outcomes]
+
+    site.stack.wait_for(told, what="the other archive")
+    assert told() == [other]
+    control.set_rate(site.pipeline.index, "slow", None)
+    assert sorted(backfill.finish()) == sorted([*slow, other])
+
+
+def test_an_error_of_s3_now_and_then_ends_no_run(make_site):
+    site = make_site(**QUICK)
+    keys = planned(site.pipeline, [samples(CT), samples(MR)])
+    troubled = connect(site.settings, run_id="troubled")
+    s3 = troubled.aws.s3
+    s3.meta.events.unregister("needs-retry.s3", unique_id="retry-config-s3")  # the SDK's own retries
+    seen = refuse(s3, "GetObject", "InternalError", of=CT[:1], times=3)
+    assert sorted(Backfill(site, keys, pipeline=troubled).finish()) == keys
+    assert len(seen) == 3
+
+
+def test_what_waiting_does_not_mend_is_not_waited_for():
+    def answer(code: str, status: int) -> ClientError:
+        return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
+
+    patience = imports.Patience(least_seconds=0, most_seconds=0, in_all_seconds=60)
+    patience.bear(answer("InternalError", 500))
+    with pytest.raises(ClientError, match="AccessDenied"):
+        patience.bear(answer("AccessDenied", 403))
+    spent = imports.Patience(least_seconds=0.001, most_seconds=0.001, in_all_seconds=0)
+    spent.bear(answer("InternalError", 500))
+    with pytest.raises(ClientError, match="InternalError"):
+        spent.bear(answer("InternalError", 500))
 
 
 def test_the_file_that_fails_every_job_is_found_and_the_rest_goes_in(make_site):
