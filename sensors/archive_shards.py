@@ -9,11 +9,14 @@ an archive was paused.
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 
 import dagster as dg
 
+from ahi.archive.archives import shards_as_of
 from ahi.archive.imports import SHARDS_OF_A_RUN, resumed
 from ahi.archive.progress import grown_shards, shard_keys
+from ahi.clock import now
 from ahi.index import catalog_archives
 from ahi.pipeline import Pipeline
 
@@ -49,7 +52,27 @@ def archive_shards(
     if context.cursor is None:
         # Once: whoever sets another limit in the UI keeps it.
         instance.event_log_storage.set_concurrency_slots(POOL, POOL_RUNS)
-        context.update_cursor(f"{POOL}={POOL_RUNS}")
+    # Both lists may be long, so they are compared when shards came or went, and each hour: somebody may have
+    # deleted partitions in the UI.
+    state = f"{shards_as_of(pipeline.index)} {now():%Y-%m-%dT%H}"
+    changed = ""
+    if context.cursor != state:
+        changed, is_all = _keep_alike(instance, pipeline)
+        context.update_cursor(state if is_all else "more to delete")
+    half = REQUESTS // 2
+    # A key names its run for ever: a shard that failed is launched again by a person, who sees why.
+    requests = [
+        dg.RunRequest(run_key=key, partition_key=key, tags=GROWN) for key in grown_shards(pipeline.index, most=half)
+    ]
+    if parked := resumed(pipeline.index):
+        requests += islice(_resumed(instance.get_dynamic_partitions(PARTITIONS), parked), half)
+    if not requests:
+        return dg.SkipReason(changed or "Every shard has its partition")
+    return dg.SensorResult(run_requests=requests)
+
+
+def _keep_alike(instance: dg.DagsterInstance, pipeline: Pipeline) -> tuple[str, bool]:
+    """Add and delete partitions. Returns what was done, in words, and whether it was all there was to do."""
     # Dagster's list first: a shard planned in between is then missing, and not one too many.
     there = list(instance.get_dynamic_partitions(PARTITIONS))
     keys = set(shard_keys(pipeline.index))
@@ -62,18 +85,11 @@ def archive_shards(
             PLAN, description="Planned outside Dagster, as by `ahi archive plan`.", metadata={"shards": len(missing)}
         )
         instance.report_runless_asset_event(planned)
-    stale = [key for key in there if key not in keys][:STALE]
-    for key in stale:
+    stale = [key for key in there if key not in keys]
+    for key in stale[:STALE]:
         instance.delete_dynamic_partition(PARTITIONS, key)
-    # A key names its run for ever: a shard that failed is launched again by a person, who sees why.
-    requests = [
-        dg.RunRequest(run_key=key, partition_key=key, tags=GROWN) for key in grown_shards(pipeline.index, most=REQUESTS)
-    ]
-    requests += _resumed(there, resumed(pipeline.index))
-    if not requests:
-        changed = f"{len(missing)} partitions added, {len(stale)} of removed archives deleted"
-        return dg.SkipReason(changed if missing or stale else "Every shard has its partition")
-    return dg.SensorResult(run_requests=requests[:REQUESTS])
+    said = f"{len(missing)} partitions added, {len(stale[:STALE])} of removed archives deleted"
+    return said if missing or stale else "", len(stale) <= STALE
 
 
 def _resumed(there: Sequence[str], parked: Mapping[str, datetime]) -> Iterator[dg.RunRequest]:

@@ -24,7 +24,7 @@ from ahi.reasons import Reason
 if TYPE_CHECKING:
     import datetime as dt
 
-    from ahi.index.store import Commit
+    from ahi.index.store import Commit, Index
     from ahi.pipeline import Pipeline
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -147,6 +147,14 @@ def last_number(connection: sa.Connection, archive_id: str) -> int:
     newest = connection.scalar(sa.select(sa.func.max(here.c.number)).where(here.c.archive_id == archive_id))
     before = connection.scalar(sa.select(gone.c.last_number).where(gone.c.archive_id == archive_id))
     return max(newest or 0, before or 0)
+
+
+def shards_as_of(index: Index) -> str:
+    """What differs as soon as shards of any archive are planned, or go with it: their number and their newest."""
+    table = c.archive_shards
+    with index.engine.connect() as connection:
+        number, newest = connection.execute(sa.select(sa.func.count(), sa.func.max(table.c.planned_at))).one()
+    return f"{number} {newest.isoformat() if newest else '-'}"
 
 
 def _refuse_if_at_work(connection: sa.Connection, archive_id: str) -> None:

@@ -12,6 +12,7 @@ from ahi.index import catalog_archives as c
 from ahi_assets import archive_imports
 from ahi_assets.common import ARCHIVE_SHARDS
 from dagster_project.definitions import build_defs
+from sensors import archive_shards as sensor
 from sensors.archive_shards import PARTITIONS, PLAN, POOL, RANGE, archive_shards
 from tests.archive_fixtures import planned
 
@@ -55,7 +56,7 @@ def test_the_pool_of_shards_gets_its_limit_once(site):
         (limit,) = instance.event_log_storage.get_pool_limits()
         assert (limit.name, limit.limit, limit.from_default) == (POOL, 2, False)
         instance.event_log_storage.set_concurrency_slots(POOL, 1)  # as a person does in the UI
-        ticked(site, instance, cursor="set")
+        ticked(site, instance, cursor="of an earlier tick")
         assert [limit.limit for limit in instance.event_log_storage.get_pool_limits()] == [1]
 
 
@@ -104,5 +105,22 @@ def test_partitions_of_a_removed_archive_go(site):
         ticked(site, instance)
         assert set(instance.get_dynamic_partitions(PARTITIONS)) == {*keys, other}
         archives.remove(site.pipeline, archives.find(site.pipeline, "old"))
-        ticked(site, instance, cursor="set")
+        ticked(site, instance, cursor="of an earlier tick")
         assert instance.get_dynamic_partitions(PARTITIONS) == [other]
+
+
+def test_lists_are_compared_only_when_shards_came_or_went(site, monkeypatch):
+    moment = now()
+    monkeypatch.setattr(sensor, "now", lambda: moment)  # once an hour they are in any case
+    planned(site.pipeline, [{"a.txt": b"a"}])
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance, resources={"pipeline": site.pipeline})
+        archive_shards(context)
+        seen = context.cursor
+        assert seen
+        instance.delete_dynamic_partition(PARTITIONS, "old-00001")
+        ticked(site, instance, cursor=seen)
+        assert not instance.get_dynamic_partitions(PARTITIONS)
+        planned(site.pipeline, [{"b.txt": b"b"}], archive_id="other")
+        ticked(site, instance, cursor=seen)
+        assert set(instance.get_dynamic_partitions(PARTITIONS)) == {"old-00001", "other-00001"}
