@@ -14,7 +14,8 @@ from ahi.cli import common
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ahi.healthlake.control import ImportStatus
+    from ahi.healthlake.control import BatchStatus, ImportStatus
+    from ahi.healthlake.failures import Group, Warned
     from ahi.healthlake.plan import Planned
     from ahi.pipeline import Pipeline
 
@@ -135,6 +136,43 @@ def _row(one: ImportStatus) -> tuple[object, ...]:
 
 
 @app.command()
+def batches(
+    name: Annotated[str | None, typer.Argument(help="An import or a batch; else all.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Only what has not gone in.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List batches in the order in which they go: their ids are what the other commands take."""
+    from ahi.healthlake import control
+
+    with opened() as pipeline:
+        found = control.batches(pipeline.index.engine, name, is_open=open_)
+    if as_json:
+        common.print_json([asdict(one) for one in found])
+    elif not found:
+        typer.echo("No batch.")
+    else:
+        columns = ("batch", "state", "lines", "refused", "sent", "imported", "errors", "why")
+        common.print_table(columns, [_batch_row(one) for one in found])
+
+
+def _batch_row(one: BatchStatus) -> tuple[object, ...]:
+    marks = ("held",) if one.is_held else (one.job,) if one.job else ()
+    numbers = (one.lines, one.refused, one.sent, one.imported, one.errors)
+    why = one.reason or (f"corrects {one.parent_batch_id}" if one.parent_batch_id else "")
+    return (one.batch_id, ", ".join((one.state, *marks)), *("" if n is None else n for n in numbers), why)
+
+
+@app.command()
+def again(batch: str) -> None:
+    """Send a batch again whose job is over, as it was frozen: over whatever later batches brought."""
+    from ahi.healthlake import control
+
+    with opened() as pipeline:
+        if not control.again(pipeline, batch):
+            common.fail(f"A job of {batch} waits or runs: see `ahi fhir batches`.", common.NO)
+
+
+@app.command()
 def index(as_json: AsJson = False) -> None:
     """Plan FHIR of what changed in the index now, as Dagster does every five minutes."""
     from ahi.healthlake.from_index import plan_changes
@@ -150,8 +188,14 @@ def index(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def wait(timeout: Annotated[float, typer.Option(help="Seconds.")] = 600.0) -> None:
-    """Wait until nothing of any chain waits or runs. Exit code 1 if that takes too long, or a chain is stopped."""
+def wait(
+    name: Annotated[str | None, typer.Argument(help="An import; else all.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 600.0,
+) -> None:
+    """Wait until nothing of an import, or of any, waits or runs.
+
+    Exit code 1 if that takes too long, or once only stopped imports are left.
+    """
     import time
 
     from ahi.healthlake import control
@@ -159,12 +203,15 @@ def wait(timeout: Annotated[float, typer.Option(help="Seconds.")] = 600.0) -> No
     deadline = time.monotonic() + timeout
     with opened() as pipeline:
         while True:
-            found = control.imports(pipeline.index.engine)
+            found = [one for one in control.imports(pipeline.index.engine) if name in (None, one.import_id)]
+            if name and not found:
+                common.fail(f"There is no import {name}: see `ahi fhir status`.")
             open_ = [one for one in found if one.settled + one.failed < one.batches]
             if not open_:
                 return
-            if any(one.stopped_reason for one in open_):
-                common.fail("A chain is stopped: see `ahi fhir status`.", common.NO)
+            # A job at HealthLake goes on when its import is stopped.
+            if all(one.stopped_reason and not one.at_healthlake for one in open_):
+                common.fail(f"Stopped: {', '.join(one.import_id for one in open_)}. See `ahi fhir status`.", common.NO)
             if time.monotonic() > deadline:
                 common.fail(f"Not done within {timeout:.0f} s: see `ahi fhir status`.", common.NO)
             time.sleep(0.5)
@@ -181,6 +228,7 @@ def failures(
 
     Correct the exported lines and give them back: `ahi fhir resubmit BATCH FILE`.
     """
+    from ahi.healthlake import control
     from ahi.healthlake import failures as domain
     from ahi.healthlake.resubmission import failed_lines
 
@@ -188,19 +236,49 @@ def failures(
         if export:
             if not batch:
                 common.fail("--export needs --batch.")
+            control.batch_facts(pipeline.index.engine, batch)
             lines = failed_lines(pipeline, batch)
             export.write_bytes(b"".join(line.body + b"\n" for line in lines))
             typer.echo(f"{common.counted(len(lines), 'line')} in {export}.")
             return
+        if batch:
+            control.batch_facts(pipeline.index.engine, batch)
         groups = domain.groups(pipeline.index.engine, batch_id=batch, is_open=not all_)
     if as_json:
         common.print_json([asdict(group) for group in groups])
     elif not groups:
         typer.echo("No resource has failed.")
     else:
-        columns = ("lines", "batches", "stage", "type", "why")
-        rows = [(g.n_lines, g.n_batches, g.stage, g.resource_type or "?", g.diagnostic) for g in groups]
+        columns = ("lines", "in", "stage", "type", "why")
+        rows = [(g.n_lines, _where(g), g.stage, g.resource_type or "?", g.diagnostic) for g in groups]
         common.print_table(columns, rows)
+
+
+@app.command()
+def warnings(
+    batch: Annotated[str | None, typer.Option(help="Of one batch.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what was sent although it may not go in, or not as it is meant: types that HealthLake does not name, ..."""
+    from ahi.healthlake import control
+    from ahi.healthlake import failures as domain
+
+    with opened() as pipeline:
+        if batch:
+            control.batch_facts(pipeline.index.engine, batch)
+        found = domain.warned(pipeline.index.engine, batch_id=batch)
+    if as_json:
+        common.print_json([asdict(one) for one in found])
+    elif not found:
+        typer.echo("No warning.")
+    else:
+        rows = [(one.n_lines, _where(one), one.resource_type, one.diagnostic) for one in found]
+        common.print_table(("lines", "in", "type", "what"), rows)
+
+
+def _where(group: Group | Warned) -> str:
+    more = group.n_batches - 1
+    return group.first_batch + (f" and {common.counted(more, 'other', 'others')}" if more else "")
 
 
 @app.command()
@@ -237,7 +315,7 @@ def release(name: Annotated[str, typer.Argument(help="A batch or an import.")]) 
         typer.echo(f"{common.counted(control.hold(pipeline, name, release=True), 'batch', 'batches')} released.")
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})
 def priority(name: Annotated[str, typer.Argument(help="A batch or an import.")], value: int) -> None:
     """Let batches that still wait go before those of lower priority."""
     from ahi.healthlake import control

@@ -53,7 +53,7 @@ BLANK = Verdict(ok=True)
 
 def payload(line: bytes) -> bytes:
     """The line as it is to be sent: without a byte order mark and without its end."""
-    return line.removeprefix(BYTE_ORDER_MARK).strip(_SPACE)
+    return line.strip(_SPACE).removeprefix(BYTE_ORDER_MARK).strip(_SPACE)
 
 
 class Validator:

@@ -88,6 +88,66 @@ def imports(engine: sa.Engine) -> list[ImportStatus]:
     return [ImportStatus(**row) for row in rows]
 
 
+@dataclass(frozen=True)
+class BatchStatus:
+    """Where a batch is."""
+
+    batch_id: str
+    state: str
+    job: str | None
+    """State of its newest job, while that is not over."""
+    is_held: bool
+    priority: int
+    lines: int | None
+    sent: int | None
+    refused: int | None
+    imported: int | None
+    errors: int | None
+    """Resources that HealthLake refused or failed on."""
+    attempt: int
+    parent_batch_id: str | None
+    """Batch whose failed lines it corrects."""
+    reason: str | None
+
+
+def batches(engine: sa.Engine, name: str | None = None, *, is_open: bool = False) -> list[BatchStatus]:
+    """Batches of all chains or of one, or a single one, in the order in which they go.
+
+    Raises PermanentError when there is no such batch or chain.
+    """
+    table, job = fhir_batches, catalog.jobs
+    query = sa.select(table, job.c.state.label("job_state")).join(job, job.c.job_key == table.c.job_key, isouter=True)
+    query = query.join(fhir_imports, fhir_imports.c.import_id == table.c.import_id)
+    order = (fhir_imports.c.created_at, table.c.import_id, table.c.priority.desc(), table.c.position)
+    with engine.connect() as connection:
+        if name:
+            _batches(connection, name)
+            query = query.where(sa.or_(table.c.batch_id == name, table.c.import_id == name))
+        if is_open:
+            query = query.where(table.c.state != BatchState.SETTLED)
+        rows = connection.execute(query.order_by(*order)).mappings().all()
+    return [_status_of(row) for row in rows]
+
+
+def _status_of(row: sa.RowMapping) -> BatchStatus:
+    errors = None if row["n_scanned"] is None else (row["n_customer_errors"] or 0) + (row["n_server_errors"] or 0)
+    return BatchStatus(
+        batch_id=row["batch_id"],
+        state=row["state"],
+        job=row["job_state"] if row["job_state"] != JobState.SETTLED else None,
+        is_held=row["held_at"] is not None,
+        priority=row["priority"],
+        lines=row["n_lines"],
+        sent=row["n_sent"],
+        refused=row["n_refused"],
+        imported=row["n_imported"],
+        errors=errors,
+        attempt=row["attempt"],
+        parent_batch_id=row["parent_batch_id"],
+        reason=row["reason"],
+    )
+
+
 def hold(pipeline: Pipeline, name: str, *, release: bool = False) -> int:
     """Keep batches from starting, or let them go: one batch, or all of a chain. Returns how many that changed."""
     with pipeline.index.transaction() as connection:
@@ -197,15 +257,14 @@ def _is_waiting(connection: sa.Connection, batch: sa.RowMapping) -> bool:
     return batch["state"] == BatchState.FROZEN and str(connection.execute(job).scalar_one()) == JobState.PLANNED
 
 
-FACTS = ("state", "n_files", "n_lines", "n_sent", "n_refused", "n_repeated", "n_dangling", "n_imported")
+FACTS = ("state", "n_files", "n_lines", "n_sent", "n_refused", "n_repeated", "n_warned", "n_dangling", "n_imported")
 ERRORS = ("n_customer_errors", "n_server_errors", "attempt", "job_key", "reason")
 
 
 def batch_facts(engine: sa.Engine, batch_id: str) -> dict[str, int | str]:
-    """What is known of a batch, without what is not known yet."""
-    table = fhir_batches
+    """What is known of a batch, without what is not known yet. Raises PermanentError when there is no such batch."""
     with engine.connect() as connection:
-        row = connection.execute(sa.select(table).where(table.c.batch_id == batch_id)).mappings().one()
+        row = _batch(connection, batch_id)
     return {name: row[name] for name in (*FACTS, *ERRORS) if row[name] is not None}
 
 

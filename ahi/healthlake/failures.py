@@ -18,7 +18,7 @@ from more_itertools import chunked
 
 from ahi.clock import now
 from ahi.healthlake.diagnostics import LONGEST
-from ahi.index.catalog_fhir import fhir_batches, fhir_failures
+from ahi.index.catalog_fhir import fhir_batches, fhir_failures, fhir_warnings
 from ahi.index.engine import insert_missing
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Group:
     diagnostic: str
     n_lines: int
     n_batches: int
+    first_batch: str
     n_resubmitted: int
     n_resolved: int
 
@@ -158,6 +159,44 @@ def open_lines(connection: sa.Connection, batch_id: str, *stages: Stage) -> int:
     return int(connection.execute(query).scalar_one())
 
 
+def warn(connection: sa.Connection, batch_id: str, warnings: Mapping[tuple[str, str], int]) -> None:
+    """Enter what was sent although it is a trap: lines by type and what it is. Again is harmless."""
+    rows = [
+        {"batch_id": batch_id, "resource_type": kind, "diagnostic": text, "n_lines": number}
+        for (kind, text), number in warnings.items()
+    ]
+    insert_missing(connection, fhir_warnings, rows)
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Lines that were sent with the same warning."""
+
+    resource_type: str
+    diagnostic: str
+    n_lines: int
+    n_batches: int
+    first_batch: str
+
+
+def warned(engine: sa.Engine, *, batch_id: str | None = None) -> list[Warned]:
+    """Warnings by type and text, most lines first."""
+    table = fhir_warnings
+    total = sa.func.sum(table.c.n_lines)
+    query = sa.select(
+        table.c.resource_type,
+        table.c.diagnostic,
+        total.label("n_lines"),
+        sa.func.count().label("n_batches"),
+        sa.func.min(table.c.batch_id).label("first_batch"),
+    ).group_by(table.c.resource_type, table.c.diagnostic)
+    if batch_id:
+        query = query.where(table.c.batch_id == batch_id)
+    query = query.order_by(total.desc(), table.c.resource_type, table.c.diagnostic)
+    with engine.connect() as connection:
+        return [Warned(**{**row, "n_lines": int(row["n_lines"])}) for row in connection.execute(query).mappings()]
+
+
 def groups(engine: sa.Engine, *, batch_id: str | None = None, is_open: bool = False) -> list[Group]:
     """Failures by stage, type and diagnostic, most lines first."""
     table = fhir_failures
@@ -172,6 +211,7 @@ def groups(engine: sa.Engine, *, batch_id: str | None = None, is_open: bool = Fa
         table.c.diagnostic,
         total.label("n_lines"),
         sa.func.count(table.c.batch_id.distinct()).label("n_batches"),
+        sa.func.min(table.c.batch_id).label("first_batch"),
         lines(table.c.resubmitted_in.is_not(None)).label("n_resubmitted"),
         lines(table.c.resolved_at.is_not(None)).label("n_resolved"),
     ).group_by(table.c.stage, table.c.resource_type, table.c.diagnostic)

@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ahi import chain, findings
 from ahi.aws import error_code, is_transient
 from ahi.clock import now
-from ahi.healthlake import audit
+from ahi.healthlake import audit, policy
 from ahi.healthlake.audit import Entry, What
 from ahi.healthlake.service import CONFIGURATION, SERVICE, HealthLake
 from ahi.index import catalog
@@ -178,21 +178,20 @@ def _refused(pipeline: Pipeline, job_key: str, error: ClientError) -> str:
     """A call was refused for want of a right, or of the data store: wait, doubling, and then stop the chain."""
     call, code = error.operation_name, error_code(error)
     with pipeline.index.transaction() as connection:
-        batch_id = _batch_of(connection, job_key)
-        audit.note(connection, [Entry(What.REFUSED, batch_id=batch_id, note=f"{call}: {code}")])
-        refused = sa.and_(fhir_audit.c.batch_id == batch_id, fhir_audit.c.what == What.REFUSED)
+        batch = _batch_of(connection, job_key)
+        audit.note(connection, [Entry(What.REFUSED, batch_id=batch["batch_id"], note=f"{call}: {code}")])
+        refused = sa.and_(fhir_audit.c.batch_id == batch["batch_id"], fhir_audit.c.what == What.REFUSED)
         times = connection.execute(sa.select(sa.func.count()).where(refused)).scalar_one()
         # After a person has let the chain go on, it has as many tries again.
         is_last = times % REFUSALS == 0
         if is_last:
-            stop_import_of(connection, job_key, f"{call}: {code}; correct it, then continue")
+            policy.stop(connection, batch, f"{call}: {code}; correct it, then continue")
     _postpone(pipeline, job_key, 5.0 * 2 ** ((times - 1) % REFUSALS), code)
     return "stopped" if is_last else "refused"
 
 
-def _batch_of(connection: sa.Connection, job_key: str) -> str | None:
-    query = sa.select(fhir_batches.c.batch_id).where(fhir_batches.c.job_key == job_key)
-    return connection.execute(query).scalar_one_or_none()
+def _batch_of(connection: sa.Connection, job_key: str) -> sa.RowMapping:
+    return connection.execute(sa.select(fhir_batches).where(fhir_batches.c.job_key == job_key)).mappings().one()
 
 
 def _start_one(pipeline: Pipeline, service: HealthLake, job: chain.Job, limits: chain.Limits | None) -> str:
@@ -214,21 +213,7 @@ def _start_one(pipeline: Pipeline, service: HealthLake, job: chain.Job, limits: 
     if job_id is None:
         return "taken_over"
     with index.transaction() as connection:
-        audit.note(connection, [Entry(What.SUBMITTED, batch_id=_batch_of(connection, job.job_key), job_id=job_id)])
+        audit.note(
+            connection, [Entry(What.SUBMITTED, batch_id=_batch_of(connection, job.job_key)["batch_id"], job_id=job_id)]
+        )
     return "started"
-
-
-def stop_import_of(connection: sa.Connection, job_key: str, reason: str) -> None:
-    """Start nothing more of the chain that a job belongs to until a person continues it."""
-    batch_id = _batch_of(connection, job_key)
-    if batch_id:
-        stop_chain_of(connection, batch_id, reason)
-
-
-def stop_chain_of(connection: sa.Connection, batch_id: str, reason: str) -> None:
-    """Start and freeze nothing more of the chain that a batch belongs to until a person continues it."""
-    own = sa.select(fhir_batches.c.import_id).where(fhir_batches.c.batch_id == batch_id)
-    running = sa.and_(fhir_imports.c.import_id == own.scalar_subquery(), fhir_imports.c.stopped_at.is_(None))
-    stop = fhir_imports.update().where(running).values(stopped_at=now(), stopped_reason=reason)
-    if connection.execute(stop).rowcount:
-        audit.note(connection, [Entry(What.STOPPED, batch_id=batch_id, note=reason)])

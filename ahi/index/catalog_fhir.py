@@ -100,6 +100,7 @@ fhir_batches = sa.Table(
     sa.Column("n_refused", sa.Integer, comment="Lines in quarantine"),
     sa.Column("n_repeated", sa.Integer, comment="Lines left out as exact repetitions"),
     sa.Column("n_dangling", sa.Integer, comment="References to resources that are not in the batch"),
+    sa.Column("n_warned", sa.Integer, comment="Lines that were sent although they are a trap"),
     sa.Column("n_scanned", sa.Integer, comment="Resources HealthLake read"),
     sa.Column("n_imported", sa.Integer, comment="Resources HealthLake took"),
     sa.Column("n_customer_errors", sa.Integer, comment="Resources HealthLake refused"),
@@ -138,6 +139,15 @@ fhir_failures = sa.Table(
     sa.Column("resolved_at", Instant, comment="When HealthLake took the corrected line"),
     sa.Index("ix_fhir_failures_batch", "batch_id"),
     sa.Index("ix_fhir_failures_again", "resubmitted_in"),
+)
+
+fhir_warnings = sa.Table(
+    "fhir_warnings",
+    metadata,
+    sa.Column("batch_id", sa.String, primary_key=True, comment="Batch that carries the lines"),
+    sa.Column("resource_type", sa.String, primary_key=True, comment="Their type"),
+    sa.Column("diagnostic", sa.String, primary_key=True, comment="Why they are a trap, without values"),
+    sa.Column("n_lines", sa.Integer, nullable=False, comment="How many were sent"),
 )
 
 fhir_sent = sa.Table(

@@ -63,12 +63,24 @@ def test_files_of_this_machine_go_in_and_what_failed_is_corrected(shared, tmp_pa
     assert (found["settled"], found["imported"], found["open_failures"]) == (1, 1, 2)
     assert f"{chain} is stopped: 1 of 2 resources of a batch failed." in ahi("status")
     assert "Nothing is late." in ahi("late")
-    ahi("wait", "--timeout", "5", code=1)
+    assert f"Stopped: {chain}." in ahi("wait", "--timeout", "5", code=1)
+    shown = {one["batch_id"]: one for one in said("batches", chain)}
+    assert list(shown) == [first, second]
+    assert (shown[first]["state"], shown[first]["refused"], shown[first]["errors"]) == ("settled", 1, 1)
+    assert [one["batch_id"] for one in said("batches", "--open")] == [second]
+    assert "frozen, planned" in ahi("batches", second)
+    assert first in ahi("failures")
+    other = said("import", f"s3://{shared.bucket}/{shared.put_each(lines(patient('p9')))}")["import_id"]
+    shared.drive()
+    ahi("wait", other)
     assert {(group["stage"], group["n_lines"]) for group in said("failures", "--batch", first)} == {
         ("validation", 1),
         ("import", 1),
     }
     assert "gender" in ahi("failures")
+    assert [group["resource_type"] for group in said("warnings", "--batch", first)] == ["Basic"]
+    assert "HealthLake does not list" in ahi("warnings")
+    assert "No warning." in ahi("warnings", "--batch", second)
     exported = tmp_path / "failed.ndjson"
     assert ahi("failures", "--batch", first, "--export", str(exported)).startswith("2 lines in ")
     assert exported.read_bytes() == lines(BAD, BASIC)
@@ -92,7 +104,7 @@ def test_a_chain_is_steered_by_hand(shared):
     chain, (one, two, three, four) = planned["import_id"], planned["batch_ids"]
     assert planned["n_skipped"] == 1
     assert status(chain)["policy"] == "stop_if_ratio"
-    assert "Nothing new below" in ahi("import", source)
+    assert "4 files planned before, 1 object left out: not .ndjson, or empty." in ahi("import", source)
     ahi("stop", chain)
     shared.drive()
     assert (order(shared, chain), status(chain)["stopped_reason"]) == ([], "stopped by hand")
@@ -101,6 +113,8 @@ def test_a_chain_is_steered_by_hand(shared):
     assert ahi("release", chain) == "4 batches released.\n"
     assert ahi("hold", one) == "1 batch held.\n"
     ahi("move", four, "--before", two)
+    assert ahi("priority", four, "-1") == "1 batch changed.\n"
+    assert ahi("priority", four, "0") == "1 batch changed.\n"
     assert ahi("priority", three, "5") == "1 batch changed.\n"
     ahi("continue", chain)
     shared.drive()
@@ -119,7 +133,12 @@ def test_a_chain_is_steered_by_hand(shared):
         (("import", "s3://"), "an address such as s3://bucket/history/"),
         (("import", "s3://bucket/", "--policy", "never"), "--policy is one of stop, continue, ratio"),
         (("hold", "nothing"), "There is no batch and no import nothing"),
-        (("move", "nothing", "--before", "nothing"), "There is no batch and no import nothing"),
+        (("move", "nothing", "--before", "nothing"), "There is no batch nothing"),
+        (("again", "nothing"), "There is no batch nothing"),
+        (("batches", "nothing"), "There is no batch and no import nothing"),
+        (("wait", "nothing"), "There is no import nothing"),
+        (("failures", "--batch", "nothing"), "There is no batch nothing"),
+        (("import", "s3://nobody-has-this-bucket/"), "There is no bucket nobody-has-this-bucket"),
         (("priority", "nothing", "1"), "There is no batch and no import nothing"),
         (("stop", "nothing"), "There is no import nothing"),
         (("continue", "nothing"), "There is no import nothing"),

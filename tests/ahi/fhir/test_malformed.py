@@ -93,3 +93,4 @@ def test_an_id_may_be_missing_where_no_import_follows() -> None:
 
 def test_what_is_sent_has_neither_mark_nor_line_end() -> None:
     assert payload(b'\xef\xbb\xbf{"id":"1"}\r\n') == b'{"id":"1"}'
+    assert payload(b' \xef\xbb\xbf {"id":"1"}') == b'{"id":"1"}'

@@ -46,6 +46,10 @@ def test_what_is_invalid_stays_behind_and_what_healthlake_refuses_is_listed(chai
     [batch] = chain.batches()
     assert (batch["n_lines"], batch["n_sent"], batch["n_refused"], batch["n_repeated"]) == (7, 3, 3, 1)
     assert (batch["n_imported"], batch["n_customer_errors"]) == (2, 1), "HealthLake takes no Basic"
+    assert batch["n_warned"] == 1
+    [warned] = failures.warned(chain.pipeline.index.engine, batch_id=batch_id)
+    assert (warned.resource_type, warned.n_lines, warned.first_batch) == ("Basic", 1, batch_id)
+    assert warned.diagnostic == "not-accepted: is of a type that HealthLake does not list"
     kept = chain.stack.client("s3").get_object(
         Bucket=chain.pipeline.settings.lake_bucket, Key=f"fhir/quarantine/{batch_id}/00000.ndjson"
     )["Body"].read()  # fmt: skip
