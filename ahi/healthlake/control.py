@@ -14,9 +14,10 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.errors import PermanentError
-from ahi.healthlake import audit
+from ahi.healthlake import audit, sent
 from ahi.healthlake.audit import Entry, What
-from ahi.healthlake.freeze import plan_job
+from ahi.healthlake.freeze import plan_job, prefix_of
+from ahi.healthlake.plan import INDEX
 from ahi.index import catalog
 from ahi.index.catalog import JobState
 from ahi.index.catalog_fhir import BatchState, fhir_audit, fhir_batches, fhir_failures, fhir_imports
@@ -166,7 +167,10 @@ def hold(pipeline: Pipeline, name: str, *, release: bool = False) -> int:
 def prioritise(pipeline: Pipeline, name: str, priority: int) -> int:
     """Let batches that still wait go before all of lower priority. Returns how many."""
     with pipeline.index.transaction() as connection:
-        chosen = [row["batch_id"] for row in _batches(connection, name) if _is_waiting(connection, row)]
+        rows = _batches(connection, name)
+        if priority < 0 or name != rows[0]["import_id"]:
+            _require_order(connection, rows[0]["import_id"])
+        chosen = [row["batch_id"] for row in rows if _is_waiting(connection, row)]
         for batch_id in chosen:
             change = fhir_batches.update().where(fhir_batches.c.batch_id == batch_id)
             connection.execute(change.values(priority=priority))
@@ -180,6 +184,7 @@ def move(pipeline: Pipeline, batch_id: str, *, before: str) -> None:
         row, target = _batch(connection, batch_id), _batch(connection, before)
         if row["import_id"] != target["import_id"]:
             raise PermanentError("Both batches must be of one chain; between chains priority decides.")
+        _require_order(connection, row["import_id"])
         for one in (row, target):
             if not _is_waiting(connection, one):
                 raise PermanentError(f"{one['batch_id']} does not wait any more, so nothing can be put before it.")
@@ -190,6 +195,12 @@ def move(pipeline: Pipeline, batch_id: str, *, before: str) -> None:
         values = {"position": place, "priority": target["priority"]}
         connection.execute(table.update().where(table.c.batch_id == batch_id).values(values))
         audit.note(connection, [Entry(What.MOVED, batch_id=batch_id, note=f"before {before}")])
+
+
+def _require_order(connection: sa.Connection, import_id: str) -> None:
+    if _is_of_index(connection, import_id):
+        text = "what they say of a study is only true in their order. Hurry all of the chain with a priority above 0"
+        raise PermanentError(f"Batches from the index cannot change places: {text}.")
 
 
 def stop(pipeline: Pipeline, import_id: str, reason: str = "stopped by hand") -> None:
@@ -203,25 +214,54 @@ def go_on(pipeline: Pipeline, import_id: str) -> None:
 
 
 def again(pipeline: Pipeline, batch_id: str) -> bool:
-    """Plan another job of a batch whose last one is over: the same bytes, which HealthLake takes as updates.
+    """Send a batch again whose last job is over.
 
-    A batch that failed before it was frozen is read again. Returns False when a job of it waits or runs.
+    Of any origin but the index, it is the same bytes, which HealthLake takes as updates, over whatever later batches
+    brought; a batch of which nothing was ever sent is read again. Lines made from the index may be out of date by now:
+    what the batch was the last to carry is made anew from the index, in the next batch of it, and the rest not.
+
+    Returns:
+        False when a job of it waits or runs.
+
+    Raises:
+        PermanentError: There is no such batch, or its frozen lines are gone.
     """
+    with pipeline.index.engine.connect() as connection:
+        row = _batch(connection, batch_id)
+        is_of_index = _is_of_index(connection, row["import_id"])
+    if row["job_key"] and not is_of_index:
+        _require_lines(pipeline, batch_id)
     with pipeline.index.transaction() as connection:
         row = _batch(connection, batch_id)
+        if row["state"] not in (BatchState.SETTLED, BatchState.FAILED):
+            return False
         values: dict[str, object] = {"settled_at": None, "reason": None}
-        if row["state"] == BatchState.FAILED and row["sha256"] is None:
-            values |= {"state": BatchState.PLANNED}
+        if is_of_index:
+            sent.again(connection, batch_id)
+            values = {}
+        elif row["job_key"]:
+            size = sa.select(catalog.jobs.c.n_bytes).where(catalog.jobs.c.job_key == row["job_key"])
+            n_bytes = connection.execute(size).scalar_one()
+            values |= {"state": BatchState.FROZEN, **plan_job(connection, pipeline, dict(row), n_bytes=n_bytes)}
         else:
-            job = connection.execute(sa.select(catalog.jobs).where(catalog.jobs.c.job_key == row["job_key"]))
-            last = job.mappings().first()
-            if last is None or last["state"] != JobState.SETTLED:
-                return False
-            values |= {"state": BatchState.FROZEN}
-            values |= plan_job(connection, pipeline, dict(row), n_bytes=last["n_bytes"])
-        connection.execute(fhir_batches.update().where(fhir_batches.c.batch_id == batch_id).values(values))
+            values |= {"state": BatchState.PLANNED}
+        if values:
+            connection.execute(fhir_batches.update().where(fhir_batches.c.batch_id == batch_id).values(values))
         audit.note(connection, [Entry(What.AGAIN, batch_id=batch_id)])
     return True
+
+
+def _require_lines(pipeline: Pipeline, batch_id: str) -> None:
+    """Make sure that HealthLake would find something to read."""
+    bucket, prefix = pipeline.settings.lake_bucket, prefix_of(batch_id)
+    if not pipeline.aws.s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("KeyCount"):
+        text = "frozen lines are kept as long as the rule of the lake bucket for fhir/ says. Import its files again"
+        raise PermanentError(f"{prefix} is gone: {text}.")
+
+
+def _is_of_index(connection: sa.Connection, import_id: str) -> bool:
+    origin = sa.select(fhir_imports.c.origin).where(fhir_imports.c.import_id == import_id)
+    return bool(connection.execute(origin).scalar_one() == INDEX)
 
 
 def _change_import(pipeline: Pipeline, import_id: str, what: What, **values: object) -> None:

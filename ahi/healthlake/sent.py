@@ -173,6 +173,16 @@ def mend(connection: sa.Connection, retry_seconds: float) -> None:
     _fail(connection, sa.and_(table.c.state == SentState.PENDING, table.c.batch_id.in_(lost)), retry_seconds)
 
 
+def again(connection: sa.Connection, batch_id: str) -> None:
+    """What a batch of the index was the last to carry is to be made from the index and sent again, now.
+
+    What a later batch has carried since is newer than its lines, and of a study that is gone nothing is to come back.
+    """
+    table = fhir_sent
+    mine = sa.and_(table.c.batch_id == batch_id, table.c.origin == INDEX, table.c.state != SentState.RETRACTED)
+    connection.execute(table.update().where(mine).values(state=SentState.FAILED, retry_at=now()))
+
+
 def superseded(connection: sa.Connection, datastore_id: str, batch_id: str, references: Iterable[str]) -> set[str]:
     """Those of a batch's resources that have been sent again since, or went in: its own lines are out of date."""
     found = set[str]()

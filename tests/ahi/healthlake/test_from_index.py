@@ -7,13 +7,14 @@ import sqlalchemy as sa
 
 from ahi.erasure import erase_deleted
 from ahi.errors import PermanentError
+from ahi.healthlake import control
 from ahi.healthlake.closure import study_closure
 from ahi.healthlake.from_index import plan_changes
 from ahi.healthlake.resubmission import resubmit
 from ahi.index.catalog_fhir import fhir_batches, fhir_sent
 from ahi.patients import secret_of
 from ahi.proof import prove
-from tests.ahi.healthlake.index_site import CT, MR, bury, send_fhir, site, states
+from tests.ahi.healthlake.index_site import CT, MR, bury, in_healthlake, send_fhir, site, states
 from tests.site_fixtures import make_site
 
 __all__ = ["make_site", "site"]
@@ -47,6 +48,7 @@ def test_studies_go_in_once_and_come_back_when_deleted(site, monkeypatch):
     with site.pipeline.index.engine.connect() as connection:
         kept = connection.execute(sa.select(fhir_sent).where(fhir_sent.c.state == "retracted")).mappings().all()
     assert {(row["study_uid"], row["subject"]) for row in kept} == {(None, None)}
+    _batches_sent_again_bring_nothing_old_back(site)
     left = prove(site.pipeline.index, gone, secret=secret_of(site.pipeline), pipeline=site.pipeline)
     found_in = {place.name for place in left if place.n}
     assert "fhir_sent" not in found_in
@@ -60,3 +62,24 @@ def test_studies_go_in_once_and_come_back_when_deleted(site, monkeypatch):
     assert all(batch["erased_at"] and batch["sha256"] for batch in batches), "their digests stay"
     with pytest.raises(PermanentError, match="failed on no line"):
         resubmit(site.pipeline, batches[0]["batch_id"], None)
+
+
+def _batches_sent_again_bring_nothing_old_back(site):
+    """The first batch has a study that is gone, one that has grown, and the Endpoint and the Patient of that one."""
+    first, grown, gone = [one.batch_id for one in control.batches(site.pipeline.index.engine)]
+    for one in (first, grown, gone):
+        assert control.again(site.pipeline, one)
+    counts = plan_changes(site.pipeline)
+    assert (counts["resources"], counts["retracted"]) == (3, 0), "ImagingStudy and Patient that are left, and Endpoint"
+    for refused in (
+        lambda: control.move(site.pipeline, grown, before=first),
+        lambda: control.prioritise(site.pipeline, grown, 1),
+        lambda: control.prioritise(site.pipeline, grown.rpartition("-")[0], -1),
+    ):
+        with pytest.raises(PermanentError, match="cannot change places"):
+            refused()
+    send_fhir(site)
+    found = in_healthlake(site, "ImagingStudy")
+    kept = {one["status"]: (one["meta"]["versionId"], one.get("numberOfInstances")) for one in found}
+    assert kept == {"available": ("3", 3), "entered-in-error": ("2", None)}
+    assert study_closure(site.pipeline).closes
