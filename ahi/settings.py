@@ -59,7 +59,7 @@ class Settings(BaseSettings):
 
     # HealthLake quotas have moved each year ("Quotas" of its developer guide): 1 job runs, 25 wait in a data store.
     fhir_jobs_in_service: int = Field(
-        1, ge=1, le=26, description="Import jobs at HealthLake at a time; 1: the next starts when the last has ended."
+        1, ge=1, le=26, description="Import jobs at HealthLake at a time; of an ordered chain never more than one."
     )
     fhir_slot_scope: Literal["datastore", "account"] = Field(
         "account", description="Whose jobs take HealthLake's one slot; account is the safe reading of its quota."
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     fhir_validation_level: Literal["strict", "structure-only", "minimal"] = Field(
         "strict", description="How HealthLake judges resources on import."
     )
-    fhir_frozen_ahead: int = Field(3, ge=1, description="Batches made ready before the chain can start them.")
+    fhir_frozen_ahead: int = Field(3, ge=1, description="Batches of each chain made ready before it can start them.")
     fhir_max_attempts: int = Field(2, ge=1, description="Import jobs for one batch before its chain stops.")
     fhir_look_seconds: float = Field(
         60.0, gt=0, description="A running HealthLake job unheard of for so long is asked after."

@@ -31,7 +31,10 @@ FREEZE_SECONDS = 20.0
 LEASE_SECONDS = 60.0
 """A batch that another run has taken up to freeze is left to it for so long."""
 
-LOOK = "healthlake jobs"
+RESULTS_SECONDS, RESULTS_AGE, RESULTS_LONGEST = 5.0, 0.1, 600.0
+"""How often a run looks for a manifest that is late, which a job may owe for a day: by the time it is owed so far."""
+
+LOOK, OWED = "healthlake jobs", "healthlake results"
 
 
 @dataclass
@@ -53,6 +56,8 @@ def advance(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Progress:
     counts, batches = results.settle_ended(pipeline, patience_seconds=patience_seconds)
     progress.counts += counts
     progress.settled += batches
+    if counts["results_awaited"]:
+        findings.done(pipeline, OWED)
     _start(pipeline, progress)
     deadline = time.monotonic() + FREEZE_SECONDS
     while time.monotonic() < deadline and (batch_id := _to_freeze(pipeline)):
@@ -160,11 +165,18 @@ def is_work_waiting(pipeline: Pipeline) -> bool:
     left = sa.select(jobs.c.job_key).where(mine, jobs.c.state == JobState.CLAIMED, silent)
     with pipeline.index.engine.connect() as connection:
         open_ = {row.state: row.n for row in connection.execute(states)}
-        if JobState.ENDED in open_ or connection.execute(left.limit(1)).first():
+        if connection.execute(left.limit(1)).first():
             return True
         running = open_.get(JobState.SUBMITTED, 0) + open_.get(JobState.CLAIMED, 0)
         is_free = running < pipeline.settings.fhir_jobs_in_service
         is_next = is_free and connection.execute(starts.next_job()).first() is not None
+        newest = connection.execute(sa.select(sa.func.max(jobs.c.ended_at)).where(mine, jobs.c.state == JobState.ENDED))
+        ended_at = newest.scalar_one()
+    if JobState.ENDED in open_:
+        owed_for = (moment - ended_at).total_seconds() if ended_at else 0.0
+        seconds = min(RESULTS_LONGEST, max(RESULTS_SECONDS, RESULTS_AGE * owed_for))
+        if findings.due(pipeline, OWED, seconds, moment):
+            return True
     if is_next and starts.is_slot_worth_a_look(pipeline, moment):
         return True
     if JobState.SUBMITTED in open_ and findings.due(pipeline, LOOK, pipeline.settings.fhir_look_seconds, moment):

@@ -57,7 +57,7 @@ class Entry:
 
 
 def note(connection: sa.Connection, entries: Iterable[Entry]) -> None:
-    """Add entries. There is no way to change one."""
+    """Add entries. A trigger of the table keeps everybody from changing or deleting one."""
     moment = now()
     rows = [{**vars(entry), "at": entry.at or moment, "observed_at": moment} for entry in entries]
     if rows:

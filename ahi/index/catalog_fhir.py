@@ -183,3 +183,27 @@ fhir_audit = sa.Table(
     sa.Index("ix_fhir_audit_file", "file_id"),
     sqlite_autoincrement=True,
 )
+
+
+_APPEND_ONLY = "fhir_audit takes entries and neither changes nor gives back one"
+_GUARDS = {
+    "sqlite": [
+        f"CREATE TRIGGER fhir_audit_no_{verb.lower()} BEFORE {verb} ON fhir_audit "
+        f"BEGIN SELECT RAISE(ABORT, '{_APPEND_ONLY}'); END"
+        for verb in ("UPDATE", "DELETE")
+    ],
+    "postgresql": [
+        (
+            "CREATE OR REPLACE FUNCTION fhir_audit_is_append_only() RETURNS trigger LANGUAGE plpgsql "
+            f"AS $$ BEGIN RAISE EXCEPTION '{_APPEND_ONLY}'; END $$"
+        ),
+        (
+            "CREATE TRIGGER fhir_audit_append_only BEFORE UPDATE OR DELETE ON fhir_audit "
+            "FOR EACH ROW EXECUTE FUNCTION fhir_audit_is_append_only()"
+        ),
+    ],
+}
+for _dialect, _statements in _GUARDS.items():
+    for _statement in _statements:
+        _guard = sa.DDL(_statement)  # type: ignore[no-untyped-call]
+        sa.event.listen(fhir_audit, "after_create", _guard.execute_if(dialect=_dialect))

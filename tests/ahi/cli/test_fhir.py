@@ -61,7 +61,7 @@ def test_files_of_this_machine_go_in_and_what_failed_is_corrected(shared, tmp_pa
     shared.drive()
     found = status(chain)
     assert (found["settled"], found["imported"], found["open_failures"]) == (1, 1, 2)
-    assert f"{chain} is stopped: 1 of 2 resources of a batch failed." in ahi("status")
+    assert f"{chain} is stopped: 2 of 3 resources of a batch failed." in ahi("status")
     assert "Nothing is late." in ahi("late")
     assert f"Stopped: {chain}." in ahi("wait", "--timeout", "5", code=1)
     shown = {one["batch_id"]: one for one in said("batches", chain)}

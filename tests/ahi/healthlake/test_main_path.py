@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import sqlalchemy as sa
 
 from ahi.healthlake import audit, failures
@@ -26,6 +27,9 @@ def test_files_go_in_as_batches_one_after_the_other(chain):
         row["what"] for row in chain.rows(sa.select(fhir_audit).where(fhir_audit.c.batch_id == planned.batch_ids[0]))
     ]
     assert {"received", "planned", "frozen", "submitted", "ended", "settled"} <= set(whats)
+    for change in (sa.delete(fhir_audit), sa.update(fhir_audit).values(what="never")):
+        with pytest.raises(sa.exc.DBAPIError, match="takes entries"), chain.pipeline.index.transaction() as connection:
+            connection.execute(change)
     assert {hop.name for hop in audit.hops(chain.pipeline.index.engine)} == {name for name, *_ in audit.HOPS}
 
 

@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 
 from ahi.clock import now
 from ahi.healthlake import control, plan, results
+from ahi.healthlake.advance import is_work_waiting
 from ahi.healthlake.plan import Planned
 from ahi.healthlake.resubmission import resubmit
 from ahi.index import catalog
@@ -180,6 +181,7 @@ def test_results_without_a_manifest_are_waited_for_and_then_told_of(shared):
     late = one_file(shared, patient("p0"), BASIC)
     shared.stack.wait_for(lambda: shared.step().counts["results_awaited"], what="the end of the job")
     assert [job["state"] for job in shared.jobs(late)] == [JobState.ENDED]
+    assert not is_work_waiting(shared.pipeline), "it is not looked for all the time"
     shared.stack.control("POST", "clock", {"advance": 3_601})
     shared.stack.wait_for(lambda: is_settled(shared, late), what="the manifest")
     [batch] = shared.batches(late)
@@ -241,3 +243,5 @@ def test_a_chain_has_its_catalog_on_postgresql(make_chain, postgresql):
     assert [name.rsplit("-", 2)[0] for name in chain.starts()] == [first, new, third, second]
     [found] = control.imports(chain.pipeline.index.engine)
     assert (found.settled, found.imported, found.open_failures) == (4, 4, 0)
+    with pytest.raises(sa.exc.DBAPIError, match="takes entries"), chain.pipeline.index.transaction() as connection:
+        connection.execute(sa.delete(fhir_audit))
