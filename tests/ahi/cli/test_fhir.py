@@ -142,7 +142,7 @@ def test_a_chain_is_steered_by_hand(shared):
         (("priority", "nothing", "1"), "There is no batch and no import nothing"),
         (("stop", "nothing"), "There is no import nothing"),
         (("continue", "nothing"), "There is no import nothing"),
-        (("resubmit", "nothing", "--server-errors"), "HealthLake itself failed on no line of nothing"),
+        (("resubmit", "nothing", "--server-errors"), "There is no batch nothing"),
         (("failures", "--export", "there"), "--export needs --batch"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
