@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from ahi import chain, imports, results, staging
-from ahi.archive import jobs
+from ahi.archive import jobs, report
 from ahi.archive.entry import enter, shards
 from ahi.index import catalog
 from tests.archive_fixtures import Backfill, planned, samples, small_objects
@@ -59,6 +59,10 @@ def test_bad_files_do_not_turn_a_folder_into_copies(make_site):
     (job,) = chain.jobs(site.pipeline.index, "medical-imaging", sa.true())
     _, lines = results.output(site.pipeline, job)
     assert set(lines) == {row["input_key"] for row in site.ledger()} == set(folder())
+    site.drive()
+    studies = report.studies(site.pipeline, "old")
+    assert [one.open for one in studies if one.open] == []
+    assert sum(one.failure_lines for one in studies) == 3
 
 
 def test_a_folder_that_changed_after_its_job_was_planned_is_copied(make_site):
