@@ -120,12 +120,12 @@ FORBIDDEN = frozenset({"403", "AccessDenied", "Forbidden"})
 
 def is_transient(error: Exception) -> bool:
     """Whether the same call may well succeed later: throttling, a fault of the service, or of the way to it."""
-    from botocore.exceptions import ClientError, HTTPClientError
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError  # noqa: A004 - botocore's own
 
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return error_code(error) in THROTTLED | {"RequestTimeout"} or status >= FIRST_SERVER_ERROR
-    return isinstance(error, HTTPClientError)
+    return isinstance(error, (HTTPClientError, ConnectionError))
 
 
 class AwsCallError(Exception):

@@ -112,8 +112,9 @@ class Patience:
 
     def bear(self, error: Exception) -> None:
         """Wait, or raise an error that waiting does not mend."""
-        self._since = self._since or time.monotonic()
-        if not is_transient(error) or time.monotonic() - self._since > self._in_all:
+        moment = time.monotonic()
+        self._since = self._since or moment
+        if not is_transient(error) or moment - self._since > self._in_all:
             raise error
         time.sleep(self._wait)
         self._wait = min(self._most, 2 * self._wait)

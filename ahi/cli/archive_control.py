@@ -31,7 +31,7 @@ def pause(archive: ARCHIVE) -> None:
 
 
 def resume(archive: ARCHIVE) -> None:
-    """Go on with a paused archive: runs that wait go on by themselves.
+    """Go on with a paused archive: what was launched of it goes on by itself within seconds.
 
     Example: `ahi archive resume old-pacs`
     """

@@ -8,7 +8,7 @@ from collections import Counter
 import pydicom
 import pytest
 import sqlalchemy as sa
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from ahi.archive import control, imports
 from ahi.archive.progress import progress
@@ -120,6 +120,7 @@ def test_what_waiting_does_not_mend_is_not_waited_for():
 
     patience = imports.Patience(least_seconds=0, most_seconds=0, in_all_seconds=60)
     patience.bear(answer("InternalError", 500))
+    patience.bear(EndpointConnectionError(endpoint_url="http://127.0.0.1:1"))
     with pytest.raises(ClientError, match="AccessDenied"):
         patience.bear(answer("AccessDenied", 403))
     spent = imports.Patience(least_seconds=0.001, most_seconds=0.001, in_all_seconds=0)
