@@ -20,7 +20,6 @@ from ahi.documents_instances import (
     instance_rows,
     metadata_rows,
     take_apart,
-    vrs_of,
 )
 from ahi.documents_series import metadata_row, series_row
 from ahi.documents_side import side_row
@@ -161,8 +160,7 @@ def _add_series(
     side = side_row(source, row["Modality"])
     if side is not None:
         found[side[0]] = Rows(1, side[1])
-    vrs = [vrs_of(entry) for entry in source.entries]
-    exploded = explode_series(source.uids, source.attributes, vrs, source.keys, source.offsets, source.columns)
+    exploded = explode_series(source.uids, source.attributes, source.vrs, source.keys, source.offsets, source.columns)
     for name, level in zip(("patient", "study", "series"), levels, strict=True):
         for table, rows in explode_level(name, level).items():
             exploded.setdefault(table, []).extend(rows)

@@ -69,6 +69,24 @@ def as_json(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def all_as_json(values: Sequence[Any]) -> list[bytes]:
+    """Each value as JSON again."""
+    try:
+        return list(map(orjson.dumps, values))
+    except (orjson.JSONEncodeError, RecursionError):
+        return list(map(as_json, values))
+
+
+def transposed(objects: Sequence[Any]) -> tuple[frozenset[str], dict[str, Sequence[Any]]]:
+    """Keys that at least one object has; their values, if all have the same in the same order, as most do."""
+    first = list(objects[0]) if objects else []
+    if len(objects) == 1:
+        return frozenset(first), {key: (value,) for key, value in objects[0].items()}
+    if list(map(list, objects)).count(first) == len(objects):
+        return frozenset(first), dict(zip(first, zip(*map(dict.values, objects), strict=True), strict=False))
+    return frozenset(first).union(*objects), {}
+
+
 def mapping(parent: Mapping[str, Any], key: str, name: str = "") -> dict[str, Any]:
     """The object under a key."""
     value = parent.get(key)
@@ -101,6 +119,11 @@ def string(parent: Mapping[str, Any], key: str) -> str:
 def text(value: object) -> str | None:
     """The value if it is text."""
     return value if isinstance(value, str) else None
+
+
+def texts(values: Sequence[Any]) -> list[str | None]:
+    """The values that are text; None in the place of others."""
+    return list(values) if set(map(type, values)) == {str} else list(map(text, values))
 
 
 def floats(values: Sequence[Any], key: str) -> list[float | None]:

@@ -7,10 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from ahi.documents_form import DocumentError, as_json, floats, items, mapping, text, wholes, width
+from ahi.documents_form import (
+    DocumentError,
+    all_as_json,
+    as_json,
+    floats,
+    items,
+    mapping,
+    texts,
+    transposed,
+    wholes,
+    width,
+)
+from ahi.exploded.volume import normal_of
 from ahi.index.casting import caster
 from ahi.index.columnar import Rows
 from ahi.index.keywords_instance import INSTANCE
@@ -22,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ahi.index.casting import Caster, Failures
+    from ahi.index.values import CastFailure
 
 Row = dict[str, object]
 
@@ -30,11 +44,13 @@ _PLANE, _POINT = 6, 3
 # Of a digest; 128 bits tell the instances of any archive apart.
 _DIGITS = 32
 _WIDTH = itemgetter("Width")
+_LEVELS = "PixelDataChecksumFromBaseToFullResolution"
 _REFERENCES = {
     "referenced_sop_instance_uids": "ReferencedSOPInstanceUID",
     "referenced_series_uids": "referenced_series_uid",
 }
 _CASTERS = [caster(column) for column in INSTANCE if column.name != "SOPInstanceUID"]
+_EACH = [(one.name, one.one) for one in _CASTERS]
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,10 @@ class Source:
         attributes: DICOM attributes of each instance.
         keys: Attributes that at least one instance has.
         offsets: Offset from UTC of each instance.
+        columns: Values of each attribute, where all instances have the same attributes in the same order.
+        told: The same of what the document has of each instance.
+        vrs: VRs of the private attributes of each instance; empty when none has any.
+        only: Attributes of the instance and those that it inherits, where the series has one instance.
     """
 
     base: Row
@@ -59,7 +79,13 @@ class Source:
     keys: frozenset[str]
     offsets: Sequence[dt.timezone | None]
     columns: Mapping[str, Sequence[Any]]
-    """Values of each attribute, where all instances have the same attributes in the same order."""
+    told: Mapping[str, Sequence[Any]]
+    vrs: Sequence[Mapping[str, Any]]
+    only: Mapping[str, Any] | None
+
+    def entry(self, key: str) -> Sequence[Any]:
+        """What the document has of each instance under a key; None where it has not got it."""
+        return self.told.get(key) or [entry.get(key) for entry in self.entries]
 
     def own(self, name: str) -> Sequence[Any]:
         """Values of an attribute of the instances themselves, one for each; None for one that has not got it."""
@@ -96,46 +122,57 @@ def take_apart(base: Row, inherited: Mapping[str, Any], series: Mapping[str, Any
     entries = list(instances.values())
     if not set(map(type, entries)) <= {dict}:
         raise DocumentError("an instance is missing or not an object.")
-    attributes = [mapping(entry, "DICOM") for entry in entries]
+    told = transposed(entries)[1]
+    attributes: Sequence[Mapping[str, Any]] = told.get("DICOM", ())
+    if set(map(type, attributes)) != {dict}:
+        attributes = [mapping(entry, "DICOM") for entry in entries]
     offset = parse_offset(inherited.get(OFFSET))
     offsets: list[dt.timezone | None] = [offset] * len(entries)
-    keys, columns = _transposed(attributes)
-    if OFFSET in keys:
+    keys, columns = transposed(attributes)
+    if OFFSET in columns:
+        offsets = list(map(parse_offset, columns[OFFSET]))
+    elif OFFSET in keys:
         offsets = [parse_offset(one[OFFSET]) if OFFSET in one else offset for one in attributes]
-    return Source(base, inherited, list(instances), entries, attributes, keys, offsets, columns)
-
-
-def _transposed(attributes: Sequence[Mapping[str, Any]]) -> tuple[frozenset[str], dict[str, Sequence[Any]]]:
-    """Attributes that at least one instance has; their values, if all have the same in the same order, as most do."""
-    first = list(attributes[0]) if attributes else []
-    others = [one for one in attributes if list(one) != first]
-    if not others:
-        columns = zip(*(one.values() for one in attributes), strict=True)
-        return frozenset(first), dict(zip(first, columns, strict=False))
-    return frozenset(first).union(*others), {}
+    vrs: Sequence[Any] = told.get("DICOMVRs") or [entry.get("DICOMVRs") for entry in entries]
+    vrs = [one if isinstance(one, dict) else {} for one in vrs] if any(vrs) else []
+    only = {**inherited, **attributes[0]} if len(attributes) == 1 else None
+    return Source(base, inherited, list(instances), entries, attributes, keys, offsets, columns, told, vrs, only)
 
 
 def instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
     """Rows of `instances`; `frames` are the frames of each."""
     rows = Rows(len(source.uids), dict(source.base))
     failures: Failures = {}
-    present = source.keys | source.inherited.keys()
-    for one in _CASTERS:
-        if one.name in present and (cells := source.typed(one, failures)) is not None:
-            rows.put(one.name, cells)
+    if source.only is not None:
+        rows.constants |= _only_row(source.only, failures, source.offsets[0])
+    else:
+        present = source.keys | source.inherited.keys()
+        for one in _CASTERS:
+            if one.name in present and (cells := source.typed(one, failures)) is not None:
+                rows.put(one.name, cells)
     rows.columns |= {
         "SOPInstanceUID": list(source.uids),
         "has_pixel_data": [bool(one) for one in frames],
         "n_frames": [len(one) for one in frames],
         "slice_position_mm": _slice_positions(rows),
     }
-    rows.put("n_elements", _same(list(map(len, source.attributes))))
-    rows.put("n_private_elements", _same([len(vrs_of(entry)) for entry in source.entries]))
+    rows.put("n_elements", (True, len(source.columns)) if source.columns else _same(list(map(len, source.attributes))))
+    rows.put("n_private_elements", _same(list(map(len, source.vrs))) if source.vrs else (True, 0))
     rows.put("cast_failures", _failed(failures, rows.n_rows))
-    rows.put("stored_transfer_syntax_uid", _texts(source.entries, "StoredTransferSyntaxUID"))
-    rows.put("checksum_type", _texts(source.entries, "ChecksumType"))
-    rows.put("sop_class_name", _same([SOP_CLASSES.get(uid) for uid in rows.values("SOPClassUID")]))
+    rows.put("stored_transfer_syntax_uid", _same(texts(source.entry("StoredTransferSyntaxUID"))))
+    rows.put("checksum_type", _same(texts(source.entry("ChecksumType"))))
+    classes = rows.columns.get("SOPClassUID") or [rows.constants.get("SOPClassUID")]
+    rows.put("sop_class_name", _same([SOP_CLASSES.get(uid) for uid in classes]))
     return rows
+
+
+def _only_row(only: Mapping[str, Any], failures: Failures, offset: dt.timezone | None) -> Row:
+    """Typed values of the one instance of a series."""
+    found: list[CastFailure] = []
+    row = {name: one(only[name], found, offset) for name, one in _EACH if name in only}
+    if found:
+        failures[0] = found
+    return row
 
 
 def _failed(failures: Failures, n_rows: int) -> tuple[bool, Any]:
@@ -146,17 +183,26 @@ def _failed(failures: Failures, n_rows: int) -> tuple[bool, Any]:
 
 def frames_of(source: Source) -> list[list[Any]]:
     """The frames of each instance, checked for their form."""
-    frames = [items(entry, "ImageFrames") for entry in source.entries]
-    if not {type(frame) for one in frames for frame in one} <= {dict}:
+    frames = list(source.entry("ImageFrames"))
+    if set(map(type, frames)) != {list}:
+        frames = [items(entry, "ImageFrames") for entry in source.entries]
+    if not set(map(type, chain.from_iterable(frames))) <= {dict}:
         raise DocumentError("An entry of ImageFrames is not an object.")
     return frames
 
 
 def frame_rows(source: Source, frames: Sequence[Sequence[Mapping[str, Any]]]) -> Rows:
     """Rows of `frames`."""
-    every = [frame for one in frames for frame in one]
-    levels = [items(frame, "PixelDataChecksumFromBaseToFullResolution") for frame in every]
-    if not {type(level) for one in levels for level in one} <= {dict}:
+    every = list(chain.from_iterable(frames))
+    told = transposed(every)[1]
+
+    def each(key: str) -> Sequence[Any]:
+        return told.get(key) or [frame.get(key) for frame in every]
+
+    levels = list(each(_LEVELS))
+    if set(map(type, levels)) != {list}:
+        levels = [items(frame, _LEVELS) for frame in every]
+    if not set(map(type, chain.from_iterable(levels))) <= {dict}:
         raise DocumentError("A checksum of a frame is not an object.")
     try:
         full: list[Mapping[str, Any]] = [max(one, key=_WIDTH, default={}) for one in levels]
@@ -168,35 +214,36 @@ def frame_rows(source: Source, frames: Sequence[Sequence[Mapping[str, Any]]]) ->
         {
             "SOPInstanceUID": [uid for uid, one in zip(source.uids, frames, strict=True) for _ in one],
             "frame_number": [number for one in frames for number in range(1, len(one) + 1)],
-            "frame_id": [text(frame.get("ID")) for frame in every],
+            "frame_id": texts(each("ID")),
             "width": wholes([level.get("Width") for level in full], "Width", 2**31),
             "height": wholes([level.get("Height") for level in full], "Height", 2**31),
             "crc32": wholes([level.get("Checksum") for level in full], "Checksum", 2**32),
-            "n_resolutions": [len(one) for one in levels],
-            "min_pixel_value": floats([frame.get("MinPixelValue") for frame in every], "MinPixelValue"),
-            "max_pixel_value": floats([frame.get("MaxPixelValue") for frame in every], "MaxPixelValue"),
-            "frame_size_bytes": wholes([frame.get("FrameSizeInBytes") for frame in every], "FrameSizeInBytes", 2**63),
+            "n_resolutions": list(map(len, levels)),
+            "min_pixel_value": floats(each("MinPixelValue"), "MinPixelValue"),
+            "max_pixel_value": floats(each("MaxPixelValue"), "MaxPixelValue"),
+            "frame_size_bytes": wholes(each("FrameSizeInBytes"), "FrameSizeInBytes", 2**63),
         },
     )
 
 
 def metadata_rows(source: Source) -> Rows:
     """Rows of `instance_metadata`."""
-    return Rows(
+    rows = Rows(
         len(source.uids),
         dict(source.base),
-        {
-            "SOPInstanceUID": list(source.uids),
-            "metadata_json": [as_json(one) for one in source.attributes],
-            "vrs_json": [as_json(vrs) if (vrs := vrs_of(entry)) else None for entry in source.entries],
-        },
+        {"SOPInstanceUID": list(source.uids), "metadata_json": all_as_json(source.attributes)},
     )
+    if source.vrs:
+        rows.columns["vrs_json"] = [as_json(vrs) if vrs else None for vrs in source.vrs]
+    return rows
 
 
 def add_hashes(instances: Rows, metadata: Rows) -> None:
     """Add `dataset_hash`: the document holds no file meta and no pixels, so its text of an instance is what counts."""
-    texts = zip(metadata.values("metadata_json"), metadata.values("vrs_json"), strict=True)
-    instances.columns["dataset_hash"] = [sha256(own + (vrs or b"")).hexdigest()[:_DIGITS] for own, vrs in texts]
+    own, vrs = metadata.columns["metadata_json"], metadata.columns.get("vrs_json")
+    if vrs:
+        own = [one + (more or b"") for one, more in zip(own, vrs, strict=True)]
+    instances.columns["dataset_hash"] = [sha256(one).hexdigest()[:_DIGITS] for one in own]
 
 
 def add_references(instances: Rows, references: Sequence[Row]) -> None:
@@ -211,16 +258,6 @@ def add_references(instances: Rows, references: Sequence[Row]) -> None:
             instances.columns[name] = [sorted(found[uid]) if uid in found else None for uid in uids]
 
 
-def vrs_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """VRs of the private attributes of an instance."""
-    vrs = entry.get("DICOMVRs")
-    return vrs if isinstance(vrs, dict) else {}
-
-
-def _texts(entries: Sequence[Mapping[str, Any]], key: str) -> tuple[bool, Any]:
-    return _same([text(entry.get(key)) for entry in entries])
-
-
 def _same(values: list[Any]) -> tuple[bool, Any]:
     if values and values.count(values[0]) == len(values):
         return True, values[0]
@@ -230,7 +267,16 @@ def _same(values: list[Any]) -> tuple[bool, Any]:
 def _slice_positions(rows: Rows) -> list[float | None]:
     """ImagePositionPatient along the normal of ImageOrientationPatient, in mm."""
     planes, points = rows.values("ImageOrientationPatient"), rows.values("ImagePositionPatient")
-    return [_slice_position(plane, point) for plane, point in zip(planes, points, strict=True)]
+    if "ImageOrientationPatient" in rows.columns or not _are_vectors(planes[:1], _PLANE):
+        return [_slice_position(plane, point) for plane, point in zip(planes, points, strict=True)]
+    if not _are_vectors(points, _POINT):
+        return [_slice_position(planes[0], point) for point in points]
+    nx, ny, nz = normal_of(planes[0])
+    return [float(nx * x + ny * y + nz * z) for x, y, z in points]
+
+
+def _are_vectors(cells: Sequence[Any], size: int) -> bool:
+    return all(cell is not None and len(cell) == size and None not in cell for cell in cells) and bool(cells)
 
 
 def _slice_position(plane: list[Any] | None, point: list[Any] | None) -> float | None:
@@ -238,6 +284,5 @@ def _slice_position(plane: list[Any] | None, point: list[Any] | None) -> float |
         return None
     if None in plane or None in point:
         return None
-    a, b, c, d, e, f = plane
-    x, y, z = point
-    return float((b * f - c * e) * x + (c * d - a * f) * y + (a * e - b * d) * z)
+    (nx, ny, nz), (x, y, z) = normal_of(plane), point
+    return float(nx * x + ny * y + nz * z)

@@ -66,10 +66,10 @@ def series_row(source: Source, instances: Rows, patient_key: PatientKey) -> Row:
 
 def _above(source: Source, mixed: list[str]) -> Iterator[tuple[str, object]]:
     """Attributes of patient, study and series: those that the levels have, else those that the instances agree on."""
-    for name in _CASTERS.keys() & (source.inherited.keys() | source.keys):
+    for name in _CASTERS:
         value = source.inherited.get(name)
         if value is None and name in source.keys:
-            value = _agreed(name, source.own(name), mixed)
+            value = source.attributes[0][name] if source.only else _agreed(name, source.own(name), mixed)
         if value is not None and name not in source.base:
             yield name, value
 
@@ -100,8 +100,9 @@ def _agreed(name: str, values: Sequence[object], mixed: list[str]) -> object:
 
 def _agreed_value(name: str, instances: Rows, mixed: list[str]) -> object:
     """Like `_agreed`, of typed values."""
-    values = instances.columns.get(name)
-    return instances.constants.get(name) if values is None else _agreed(name, values, mixed)
+    if name in instances.columns:
+        return _agreed(name, instances.columns[name], mixed)
+    return instances.constants.get(name)
 
 
 def _first_type(instances: Rows) -> list[Any] | None:

@@ -62,6 +62,8 @@ def side_row(source: Source, modality: object) -> tuple[str, Row] | None:
 
 def _values(source: Source, one: Caster, failures: dict[tuple[str, str], CastFailure]) -> list[Any]:
     """Typed values of an attribute that the instances, or the levels above, have as their own."""
+    if source.only is not None:
+        return _found([source.only.get(one.name)], one, source, failures)
     own: Failures = {}
     cells = source.typed(one, own)
     if cells is None:
@@ -83,7 +85,8 @@ def _found(
     found: list[CastFailure] = []
     offset = source.offsets[0] if source.offsets else None
     typed = [one.one(value, found, offset) for value in values or ()]
-    failures |= {(failure.keyword, failure.raw): failure for failure in found}
+    if found:
+        failures |= {(failure.keyword, failure.raw): failure for failure in found}
     return [value for value in typed if value is not None]
 
 

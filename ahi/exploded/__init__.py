@@ -85,7 +85,7 @@ def explode_series(
             head = all_of_them if number is None else {**heads[number], "n_instances": 1}
             tables.setdefault("private_elements", []).append(row | head)
     # A set has another order in each process.
-    for keyword in sorted(may_hold_items(key for key in keys if key not in plain)):
+    for keyword in sorted(may_hold_items([key for key in keys if key not in plain] if plain else keys)):
         values = columns.get(keyword) or [one.get(keyword) for one in attributes]
         _sequence(tables, keyword, values, heads, all_of_them)
     _objects(tables, uids, attributes, keys, offsets or [None] * len(uids))

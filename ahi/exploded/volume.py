@@ -188,12 +188,16 @@ def _along(row: Row, normal: Vector, points: Sequence[list[float]]) -> None:
     base = placed[0][0]
     places: list[float] = []
     counts: list[int] = []
-    for along, _ in placed:
-        if places and along - base - places[-1] <= SAME_PLACE_MM:
-            counts[-1] += 1
-        else:
-            places.append(along - base)
-            counts.append(1)
+    afar = [along - base for along, _ in placed]
+    if all(b - a > SAME_PLACE_MM for a, b in pairwise(afar)):
+        places, counts = afar, [1] * len(afar)
+    else:
+        for far in afar:
+            if places and far - places[-1] <= SAME_PLACE_MM:
+                counts[-1] += 1
+            else:
+                places.append(far)
+                counts.append(1)
     fx, fy, fz = offsets[placed[0][1]]
     row["origin"] = list(points[placed[0][1]])
     row["n_positions"] = len(places)
@@ -201,12 +205,11 @@ def _along(row: Row, normal: Vector, points: Sequence[list[float]]) -> None:
     row["n_per_position"] = counts[0] if even else None
     row["unique_positions"], row["is_4d"] = even, even and counts[0] > 1 and len(places) > 1
     row["enough_slices"] = len(places) > 1
-    beside = 0.0
-    for along, at in placed:
-        (x, y, z), far = offsets[at], along - base
-        x, y, z = x - fx - far * nx, y - fy - far * ny, z - fz - far * nz
-        beside = max(beside, x * x + y * y + z * z)
-    beside = math.sqrt(beside)
+    squares = [
+        (x - fx - far * nx) ** 2 + (y - fy - far * ny) ** 2 + (z - fz - far * nz) ** 2
+        for far, (x, y, z) in zip(afar, [offsets[at] for _, at in placed], strict=True)
+    ]
+    beside = math.sqrt(max(squares))
     spacing = row.get("pixel_spacing_mm")
     pixel = min(spacing) if isinstance(spacing, list) else 0.0
     row["aligned_positions"] = beside <= max(IN_PLANE_MM, IN_PLANE_PIXELS * pixel)

@@ -5,6 +5,7 @@ Does not belong here: what one kind of object means (the other modules), values 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import filterfalse
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from ahi.index.columns import Tier, dicom
 from ahi.index.values import CastFailure, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ahi.exploded.notes import Item
 
@@ -194,8 +195,13 @@ def _may_hold_items(key: str) -> bool:
     return named or key in _ODD_NAMES or key[:1].isdigit() or key.isupper()
 
 
-def may_hold_items(keys: Iterable[str]) -> list[str]:
+def may_hold_items(keys: Iterable[str]) -> Sequence[str]:
     """Keys of attributes that may be sequences: all that objects without any cost, once their keywords are known."""
+    return _items_among(tuple(keys))
+
+
+@lru_cache(maxsize=1024)
+def _items_among(keys: tuple[str, ...]) -> Sequence[str]:
     found = []
     for key in filterfalse(_PLAIN.__contains__, keys):
         if _may_hold_items(key):

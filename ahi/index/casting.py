@@ -56,14 +56,23 @@ class Caster:
 
     def one(self, value: object, failures: list[CastFailure], offset: dt.timezone | None = None) -> object:
         """What `values.cast` gives for this value; what it gave for the same text before is remembered."""
-        if value is None or value == "":
+        kind, key = type(value), value
+        if kind is int:
+            # A 1 is also equal to 1.0 and True, which are cast in other ways.
+            key = (int, value)
+        elif kind is list and set(map(type, value)) == _TEXT:  # type: ignore[call-overload]
+            key = tuple(value)  # type: ignore[arg-type]
+        elif kind is not str:
+            return None if value is None else cast(self.column, value, failures, offset)
+        if self._needs_offset:
+            return cast(self.column, value, failures, offset)
+        typed = self._remembered.get(key, self)
+        if typed is self:
+            typed = self._learned(key, value)
+        if type(typed) is CastFailure:
+            failures.append(typed)
             return None
-        kind = type(value)
-        if kind is str and not self._needs_offset:
-            return self._recall(value, value, failures)
-        if kind is list and set(map(type, value)) == {str} and not self._needs_offset:  # type: ignore[call-overload]
-            return self._recall(tuple(value), value, failures)  # type: ignore[arg-type]
-        return cast(self.column, value, failures, offset)
+        return typed
 
     def all(
         self, values: Sequence[object], failures: Failures, offsets: Sequence[dt.timezone | None]
@@ -139,17 +148,13 @@ class Caster:
                 failures.setdefault(position, []).extend(found)
         return cells
 
-    def _recall(self, key: object, value: object, failures: list[CastFailure]) -> object:
-        typed = self._remembered.get(key, self)
-        if typed is self:
-            found: list[CastFailure] = []
-            typed = cast(self.column, value, found)
-            if len(self._remembered) >= _REMEMBERED:
-                self._remembered.clear()
-            self._remembered[key] = typed = found[0] if found else typed
-        if type(typed) is CastFailure:
-            failures.append(typed)
-            return None
+    def _learned(self, key: object, value: object) -> object:
+        """The typed value, or what did not fit, for the next time too."""
+        found: list[CastFailure] = []
+        typed = cast(self.column, value, found)
+        if len(self._remembered) >= _REMEMBERED:
+            self._remembered.clear()
+        self._remembered[key] = typed = found[0] if found else typed
         return typed
 
 
