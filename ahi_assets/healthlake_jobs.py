@@ -35,7 +35,8 @@ def healthlake_import_jobs(
 ) -> dg.MaterializeResult[None]:
     """The HealthLake import job of a batch. A batch whose job is over goes in again: HealthLake takes it as updates.
 
-    It waits for its turn in the chain like any other.
+    It waits for its turn in the chain like any other. What a batch from the index was the last to carry goes in anew,
+    as it is now, with the next batch of the index.
     """
     with domain_errors():
         again = sum(control.again(pipeline, batch_id) for batch_id in context.partition_keys)

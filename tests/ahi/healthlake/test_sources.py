@@ -37,15 +37,16 @@ def states(chain, planned) -> list[str]:
     return [batch["state"] for batch in chain.batches(planned)]
 
 
-def test_a_source_that_may_not_be_read_stops_its_chain_until_it_may(shared):
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidObjectState"])
+def test_a_source_that_cannot_be_read_stops_its_chain_until_it_can(shared, code):
     planned = shared.plan(shared.put_each(*FOUR), files_per_batch=1, policy=Policy.CONTINUE)
-    allow = refuse(shared, "/2.ndjson", "AccessDenied", 403)
+    allow = refuse(shared, "/2.ndjson", code, 403)
     shared.drive()
     allow()
     assert states(shared, planned) == ["settled", "planned", "planned", "planned"]
     reason = status(shared, planned).stopped_reason or ""
     assert reason.startswith(planned.batch_ids[1])
-    assert "may not be read (AccessDenied)" in reason
+    assert f"cannot be read ({code})" in reason
     control.go_on(shared.pipeline, planned.import_id)
     shared.drive()
     assert states(shared, planned) == ["settled"] * 4
