@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi.clock import now
+from ahi.index.catalog import Instant
 from ahi.index.catalog_fhir import BatchState, SentState, fhir_batches, fhir_imports, fhir_sent
 
 if TYPE_CHECKING:
@@ -148,12 +149,13 @@ def settle(
 
 
 def _fail(connection: sa.Connection, where: sa.ColumnElement[bool], retry_seconds: float) -> None:
-    """Rows have failed and are sent again: after a wait that doubles each time, a day at most."""
+    """Rows have failed. Those of the index are sent again: after a wait that doubles each time, a day at most."""
     table, moment = fhir_sent, now()
     tries = connection.execute(sa.select(table.c.tries).where(where).distinct()).scalars().all()
     for n in tries:
         wait = dt.timedelta(seconds=min(LONGEST_RETRY, retry_seconds * 2 ** min(n, 20)))
-        values = {"state": SentState.FAILED, "tries": n + 1, "retry_at": moment + wait}
+        again = sa.case((table.c.origin == INDEX, sa.literal(moment + wait, Instant)), else_=None)
+        values = {"state": SentState.FAILED, "tries": n + 1, "retry_at": again}
         connection.execute(table.update().where(where, table.c.tries == n).values(values))
 
 
