@@ -6,9 +6,11 @@ Does not belong here: what follows from them (`ahi.healthlake.results`).
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -17,9 +19,10 @@ from botocore.exceptions import ClientError
 from ahi.aws import GONE, error_code
 from ahi.healthlake.diagnostics import template
 from ahi.healthlake.failures import Failure, Stage
+from ahi.healthlake.lines import split_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ahi.pipeline import Pipeline
 
@@ -130,9 +133,9 @@ def read_failures(pipeline: Pipeline, folder: str, prefix_uri: str, *, limit: in
         for entry in page.get("Contents", []):
             file, lines = entry["Key"].removeprefix(prefix), list[FailureLine]()
             for line in _stream(pipeline, f"s3://{bucket}/{entry['Key']}"):
-                if not line.strip():
+                if line is not None and not line.strip():
                     continue
-                parsed = parse_failure(line, file)
+                parsed = parse_failure(line, file) if line else None
                 if parsed is None:
                     found.n_unreadable += 1
                 else:
@@ -215,8 +218,8 @@ def _references(pipeline: Pipeline, uri: str) -> Iterator[str]:
             yield f"{content['resourceType']}/{content['id']}"
 
 
-def _stream(pipeline: Pipeline, uri: str) -> Iterator[bytes]:
-    """Lines of an object, without their line feed; none when there is no such object."""
+def _stream(pipeline: Pipeline, uri: str) -> Iterator[bytes | None]:
+    """Lines of an object, without their line feed, None for one that nobody could hold; none if there is no object."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
         body = pipeline.aws.s3.get_object(Bucket=bucket, Key=key)["Body"]
@@ -224,20 +227,8 @@ def _stream(pipeline: Pipeline, uri: str) -> Iterator[bytes]:
         if error_code(error) in GONE:
             return
         raise
-    yield from split_lines(body.iter_chunks(CHUNK))
-
-
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their line feed, each copied once however many pieces it comes in."""
-    pieces = list[bytes]()
-    for chunk in chunks:
-        head, *ends = chunk.split(b"\n")
-        pieces.append(head)
-        for piece in ends:
-            yield b"".join(pieces)
-            pieces = [piece]
-    if any(pieces):
-        yield b"".join(pieces)
+    with Path(os.devnull).open("wb") as nowhere:
+        yield from split_lines(body.iter_chunks(CHUNK), nowhere)
 
 
 def _body(pipeline: Pipeline, uri: str) -> bytes | None:

@@ -7,9 +7,12 @@ belong here: which lines failed (`ahi.healthlake.failures`).
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections import deque
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
@@ -25,7 +28,8 @@ from ahi.fhir.validate import payload
 from ahi.healthlake import sent
 from ahi.healthlake.failures import Stage
 from ahi.healthlake.freeze import prefix_of, refused_key
-from ahi.healthlake.output import CHUNK, split_lines
+from ahi.healthlake.lines import split_lines
+from ahi.healthlake.output import CHUNK
 from ahi.healthlake.plan import Part, SourceFile, add_batch
 from ahi.index.catalog_fhir import fhir_batches, fhir_failures, fhir_files, fhir_imports
 
@@ -91,8 +95,10 @@ def _lines(pipeline: Pipeline, key: str, places: Collection[int]) -> dict[int, b
             f"{key} is gone: lines are kept as long as the rule of the lake bucket for fhir/ says, those of the index "
             "AHI_ERASE_AFTER_DAYS. Import the corrected lines as files of their own: `ahi fhir import`."
         ) from None
-    last = max(places)
-    return {n: line for n, line in enumerate(islice(split_lines(body.iter_chunks(CHUNK)), last + 1)) if n in places}
+    with Path(os.devnull).open("wb") as nowhere:
+        # Whoever asks for a line gets it, however long it is.
+        lines = islice(split_lines(body.iter_chunks(CHUNK), nowhere, longest=sys.maxsize), max(places) + 1)
+        return {n: line for n, line in enumerate(lines) if n in places and line is not None}
 
 
 def resubmit(pipeline: Pipeline, batch_id: str, corrected: bytes | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from ahi.healthlake import control, failures, sent
 from ahi.healthlake.closure import study_closure
 from ahi.healthlake.from_index import plan_changes
@@ -15,7 +17,9 @@ __all__ = ["make_site", "site"]
 def test_what_healthlake_fails_on_is_sent_again_until_it_is_in(site):
     site.send(MR)
     site.drive()
-    plan_changes(site.pipeline)
+    with ThreadPoolExecutor(2) as both:
+        planned = list(both.map(plan_changes, [site.pipeline] * 2))
+    assert sorted(one["resources"] for one in planned) == [0, 3], "a schedule and a person do not plan the same twice"
     site.stack.fault("fail_job", service="healthlake", times=2)
     send_fhir(site)
     assert set(states(site).values()) == {"failed"}, "a job that fails whole leaves nothing pending or current"
