@@ -11,8 +11,10 @@ from __future__ import annotations
 import random
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from bench_freshness import one_object
 from live_stack import live_stack
@@ -26,9 +28,25 @@ from ahi.index import catalog
 from tests.archive_fixtures import planned, small_objects
 from tests.dagster_project.archive_stack import forecast_error, launch
 
+if TYPE_CHECKING:
+    from ahi.pipeline import Pipeline
+
 SHARDS = 40
 WORST, ETA_ERROR = 2.0, 0.15
 PATIENCE_SECONDS = 300.0
+HOPS = ("landed", "received", "header", "submitted", "job_ended", "settled", "indexed", "published")
+
+
+def hops(pipeline: Pipeline, kind: str) -> dict[str, float]:
+    """Median seconds from one time of an upload to the next, of the uploads of a kind."""
+    table = catalog.objects
+    query = sa.select(*(table.c[f"{hop}_at"] for hop in HOPS)).where(table.c.key.startswith(f"{kind}-"))
+    with pipeline.index.engine.connect() as connection:
+        rows = connection.execute(query).all()
+    return {
+        f"{before} to {after}": median((row[n + 1] - row[n]).total_seconds() for row in rows)
+        for n, (before, after) in enumerate(pairwise(HOPS))
+    }
 
 
 def main() -> None:
@@ -64,7 +82,7 @@ def main() -> None:
         while not (seen := progress(pipeline.index, "old")).ended_at:
             busy.append(upload(f"busy-{len(busy)}.dcm"))
             time.sleep(luck.uniform(0.5, 4))
-        error = forecast_error(pipeline, 0.25)
+        error, waits = forecast_error(pipeline, 0.25), {kind: hops(pipeline, kind) for kind in ("idle", "busy")}
     took = (seen.ended_at - seen.started_at).total_seconds() if seen.started_at else 0.0
     first, second = (sorted(times)[max(0, -(-95 * len(times) // 100) - 1)] for times in (idle, busy))
     met = second <= WORST * first
@@ -73,6 +91,9 @@ def main() -> None:
         f"upload to queryable p50: idle {median(idle):.1f} s, in the backfill {median(busy):.1f} s\n"
         f"upload to queryable p95: idle {first:.1f} s (n {len(idle)}), in the backfill {second:.1f} s (n {len(busy)})"
     )
+    print("\nmedian seconds of a hop       idle  in the backfill")
+    for hop in waits["idle"]:
+        print(f"{hop:28} {waits['idle'][hop]:5.1f}  {waits['busy'][hop]:5.1f}")
     print(f"ratio {second / first:.2f}, target {WORST} {'met' if met else 'MISSED'}")
     print(
         f"forecast at a quarter off by {error:.0%}, target {ETA_ERROR:.0%} {'met' if error <= ETA_ERROR else 'MISSED'}"
