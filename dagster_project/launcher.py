@@ -38,6 +38,12 @@ WORKER_TAG = ".dagster/ahi-worker"
 PRELOAD = ("dagster_project.preload",)
 """Modules that the fork server imports unless `dagster.yaml` names others."""
 
+BACKGROUND = ("archive_imports", "archive_shards")
+"""Assets and jobs whose runs step back for all others on a busy machine, unless `dagster.yaml` names others."""
+
+NICENESS = 5
+"""They get a third of the CPU that another run gets, when both want it."""
+
 _starting = threading.Lock()
 
 
@@ -85,9 +91,15 @@ def start_fork_server(preload: Sequence[str] = PRELOAD) -> None:
 class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
     """Launches runs as forks of a warm process, knows whether they live, and ends them."""
 
-    def __init__(self, preload: Sequence[str] = PRELOAD, inst_data: ConfigurableClassData | None = None) -> None:
+    def __init__(
+        self,
+        preload: Sequence[str] = PRELOAD,
+        background: Sequence[str] = BACKGROUND,
+        inst_data: ConfigurableClassData | None = None,
+    ) -> None:
         self._inst_data = inst_data
         self.preload = tuple(preload)
+        self.background = frozenset(background)
         super().__init__()  # type: ignore[no-untyped-call]
 
     @property
@@ -99,19 +111,28 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
     def config_type(cls) -> UserConfigSchema:
         """Settings that `dagster.yaml` may give under `run_launcher: config:`."""
         description = "Modules imported once, before any run. They must start no thread and open no socket or file."
-        return {"preload": Field(Array(str), is_required=False, default_value=list(PRELOAD), description=description)}
+        stepping_back = "Assets and jobs whose runs leave the CPU to others first."
+        return {
+            "preload": Field(Array(str), is_required=False, default_value=list(PRELOAD), description=description),
+            "background": Field(
+                Array(str), is_required=False, default_value=list(BACKGROUND), description=stepping_back
+            ),
+        }
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> WarmRunLauncher:
         """Make the launcher from its settings."""
-        return cls(preload=config_value["preload"], inst_data=inst_data)
+        return cls(config_value["preload"], config_value["background"], inst_data)
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Fork a process for the run. It records itself on the run before it executes anything."""
-        arguments = (serialize_value(self._instance.get_ref()), context.dagster_run.run_id)
+        run = context.dagster_run
+        names = {run.job_name, *(key.to_user_string() for key in run.asset_selection or ())}
+        niceness = NICENESS if self.background & names else 0
+        arguments = (serialize_value(self._instance.get_ref()), run.run_id, niceness)
         start_fork_server(self.preload)
         process = multiprocessing.get_context("forkserver").Process(
-            target=execute_run, args=arguments, name=f"run-{context.dagster_run.run_id}"
+            target=execute_run, args=arguments, name=f"run-{run.run_id}"
         )
         with _starting:
             process.start()
@@ -164,17 +185,19 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
                 process.join(timeout)
 
 
-def execute_run(instance_ref: str, run_id: str) -> None:
+def execute_run(instance_ref: str, run_id: str, niceness: int = 0) -> None:
     """Execute a run in this process, as `dagster api execute_run` does.
 
     Args:
         instance_ref: Serialized reference of the Dagster instance.
         run_id: A run of that instance, launched and not yet started.
+        niceness: How far it steps back for other processes.
     """
     from dagster._cli.api import _execute_run_command_body
     from dagster._core.instance import InstanceRef
     from dagster._utils.interrupts import capture_interrupts
 
+    os.nice(niceness)
     ref: InstanceRef = deserialize_value(instance_ref, InstanceRef)
     with capture_interrupts(), DagsterInstance.from_ref(ref) as instance:
         instance.add_run_tags(run_id, {WORKER_TAG: json.dumps(Worker.here())})

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ahi.pipeline import Pipeline
 
 BATCH_TAG = "ahi/batch"
-LIVE_TAGS = {"ahi/live": "true", "dagster/priority": "10"}
+PRIORITY = 10
+LIVE_TAGS = {"ahi/live": "true", "dagster/priority": str(PRIORITY)}
 """Live batches go before backfills."""
 
 UNFINISHED = [
@@ -43,14 +44,20 @@ class Target:
     steps: tuple[str, ...]
     is_partitioned: bool = True
     """Whether its assets have arrival days as partitions."""
+    priority: int = PRIORITY
 
 
 def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, target: Target) -> dg.SensorResult | dg.SkipReason:
     """Ask again for batches that no commit has consumed, then listen for new messages.
 
-    When something is asked for again the tick does not listen: requests leave only when it returns.
+    When something is asked for again the tick does not listen: requests leave only when it returns. While a run of the
+    job waits for a slot it leaves messages where they are: the more there is to do, the more one run does, and a burst
+    does not become a queue of small runs.
     """
     again = _again(context, pipeline, target)
+    waiting = dg.RunsFilter(job_name=target.job_name, statuses=[dg.DagsterRunStatus.QUEUED])
+    if not again and context.instance.get_runs(waiting, limit=1):
+        return dg.SkipReason(f"A run of {target.job_name} waits for a slot; messages wait for it on the queue")
     new: list[Batch] = []
     try:
         batch = inbox.collect(pipeline, target.queue, listen_seconds=0 if again else pipeline.settings.listen_seconds)
@@ -88,5 +95,10 @@ def _request(batch: Batch, target: Target) -> dg.RunRequest:
         job_name=target.job_name,
         run_config=config,
         partition_key=batch.day if target.is_partitioned else None,
-        tags={BATCH_TAG: batch.batch_id, "ahi/messages": str(batch.n_messages), **LIVE_TAGS},
+        tags={
+            BATCH_TAG: batch.batch_id,
+            "ahi/messages": str(batch.n_messages),
+            **LIVE_TAGS,
+            "dagster/priority": str(target.priority),
+        },
     )

@@ -4,9 +4,10 @@ import dagster as dg
 
 from ahi.inbox import Queue
 from ahi.pipeline import Pipeline
-from sensors.tick import Target, tick
+from sensors.tick import PRIORITY, Target, tick
 
-TARGET = Target(Queue.UPLOADS, "uploads", ("dicom_objects",))
+TARGET = Target(Queue.UPLOADS, "uploads", ("dicom_objects",), priority=PRIORITY + 2)
+"""Before events: most of those may be of archives, and an upload is seen from its header on."""
 
 
 @dg.sensor(job_name=TARGET.job_name, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)

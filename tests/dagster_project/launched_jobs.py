@@ -23,3 +23,8 @@ def trivial() -> None:
 @dg.job(executor_def=dg.in_process_executor)
 def hanging() -> None:
     endless()
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def stepping_back() -> None:
+    endless()

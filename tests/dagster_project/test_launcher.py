@@ -24,6 +24,7 @@ JOBS = Path(__file__).with_name("launched_jobs.py")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dagster_home")
     launcher = {"module": "dagster_project.launcher", "class": "WarmRunLauncher"}
+    launcher |= {"config": {"background": ["stepping_back"]}}
     settings = {"run_launcher": launcher, "telemetry": {"enabled": False}, "run_monitoring": {"enabled": True}}
     (folder / "dagster.yaml").write_text(yaml.safe_dump(settings))
     return folder
@@ -55,8 +56,8 @@ def get(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRun:
     return run
 
 
-def hang(instance: dg.DagsterInstance) -> tuple[str, Worker]:
-    run_id = launch(instance, "hanging")
+def hang(instance: dg.DagsterInstance, job: str = "hanging") -> tuple[str, Worker]:
+    run_id = launch(instance, job)
     wait_for(lambda: instance.get_run_step_stats(run_id) != [])
     worker = Worker.of(get(instance, run_id))
     assert worker is not None
@@ -113,6 +114,16 @@ def test_a_stopped_machine_fails_the_run_rather_than_canceling_it(instance: dg.D
     psutil.Process(worker.pid).send_signal(signal.SIGTERM)
     wait_for(lambda: get(instance, run_id).is_finished)
     assert get(instance, run_id).status == dg.DagsterRunStatus.FAILURE
+
+
+def test_background_runs_leave_the_cpu_to_others(instance: dg.DagsterInstance) -> None:
+    niceness = []
+    for job in ("hanging", "stepping_back"):
+        _, worker = hang(instance, job)
+        process = psutil.Process(worker.pid)
+        niceness.append(process.nice())
+        process.kill()
+    assert niceness[1] > niceness[0] == os.nice(0)
 
 
 def test_a_process_id_that_came_back_is_not_the_worker() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from ahi import inbox
 from ahi.inbox import Queue
@@ -33,7 +34,9 @@ def wait_over(site):
 
 def pretend_run(instance, request, status):
     tags = {**request.tags, "dagster/run_key": request.run_key}
-    return instance.create_run_for_job(dg.job(name="uploads")(lambda: None), tags=tags, status=status)
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("code"), "repository"), "uploads")
+    job = dg.job(name="uploads")(lambda: None)
+    return instance.create_run_for_job(job, tags=tags, status=status, remote_job_origin=origin)
 
 
 @pytest.mark.parametrize("site_settings", [{"listen_seconds": 0}])
@@ -79,6 +82,21 @@ def test_many_failing_batches_do_not_hide_a_new_one(make_site, instance):
     assert len(requests(site, instance)) == 50
     new = inbox.keep(site.pipeline, Queue.UPLOADS, [inbox.Message("new", "x")])
     assert new.batch_id in [request.tags[BATCH_TAG] for request in requests(site, instance)]
+
+
+def test_messages_wait_on_the_queue_while_a_run_waits_for_a_slot(make_site, instance):
+    site = make_site(listen_seconds=0)
+    site.send(["pydicom/rtplan.dcm"])
+    (first,) = requests(site, instance)
+    run = pretend_run(instance, first, dg.DagsterRunStatus.QUEUED)
+    site.send(["pydicom/CT_small.dcm"])
+    site.send(["pydicom/MR_small.dcm"])
+    assert requests(site, instance) == []
+    assert len(inbox.pending(site.pipeline, Queue.UPLOADS)) == 1
+    instance.delete_run(run.run_id)
+    (second,) = requests(site, instance)  # both in one
+    assert second.tags["ahi/messages"] == "2"
+    assert second.tags["dagster/priority"] > "10"
 
 
 def test_a_queue_that_cannot_be_reached_fails_the_tick(make_site, instance):
