@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from ahi.archive.choices import Period
+from ahi.reasons import Reason
 from ahi_assets.pictures import stacked
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def shown(made: Plan, taken: Estimate) -> Mapping[str, dg.RawMetadataValue]:
         "copies": taken.n_copies,
         "in shards before": made.known.n_objects,
         **aside,
-        "expected image sets": f"{taken.n_image_sets:,} = {taken.image_sets_formula}",
+        "to restore first": cold.n_objects if (cold := made.set_aside.get(Reason.ARCHIVED)) else 0,
+        "expected image sets": f"{taken.n_image_sets:,} = {taken.image_sets_formula}; "
+        "{:,} to {:,} as the sample tells".format(*taken.image_sets_range),
         "hours": round(taken.seconds / 3_600, 2),
         "USD once": round(taken.usd(Period.ONCE), 4),
         "USD first month": round(taken.usd(Period.FIRST_MONTH, Period.EACH_MONTH), 4),
@@ -52,7 +55,7 @@ def shown(made: Plan, taken: Estimate) -> Mapping[str, dg.RawMetadataValue]:
         "prices": f"{taken.prices_region}, {taken.prices_as_of}. {taken.note}",
         "time": dg.MetadataValue.table([dg.TableRecord(row) for row in steps]),
         "time as a picture": stacked(
-            f"Hours of each step; they go on side by side, and {taken.longest} is the longest",
+            f"Hours of each step; {taken.seconds / 3_600:.2g} in all, as every shard goes through all of them",
             {step.name: {"": step.seconds / 3_600} for step in taken.steps},
             " h",
         ),

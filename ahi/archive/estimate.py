@@ -5,9 +5,10 @@ Belongs here: the formulas. Does not belong here: the plan (`plan`), prices (`pr
 
 from __future__ import annotations
 
+import heapq
 import statistics
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -63,7 +64,11 @@ class Estimate:
     n_copies: int
     copied_bytes: int
     n_image_sets: int
+    image_sets_range: tuple[int, int]
+    """Between which the number lies, at 95 %, as far as the sample tells."""
     image_sets_formula: str
+    seconds: float
+    """From the first header to the last document: every shard goes through all steps, one behind another."""
     steps: tuple[Step, ...]
     items: tuple[Item, ...]
     prices_as_of: str
@@ -71,13 +76,8 @@ class Estimate:
     note: str
 
     @property
-    def seconds(self) -> float:
-        """The steps go on side by side, so the longest decides."""
-        return max(step.seconds for step in self.steps) if self.n_jobs else 0.0
-
-    @property
     def longest(self) -> str:
-        """Name of the step that decides."""
+        """Name of the step that takes longest by itself."""
         return max(self.steps, key=lambda step: step.seconds).name
 
     def usd(self, *periods: Period) -> float:
@@ -100,8 +100,9 @@ class _Duration:
 def estimate(pipeline: Pipeline, plan: Plan) -> Estimate:
     """What the shards of a plan take to import."""
     table = price_table()
-    n_image_sets, formula = _image_sets(plan)
-    copied = plan.copied
+    n_image_sets, likely, formula = _image_sets(plan)
+    copied, duration = plan.copied, _duration(pipeline, table)
+    pace = _pace(pipeline, plan, table)
     return Estimate(
         plan.n_objects,
         plan.n_bytes,
@@ -110,8 +111,10 @@ def estimate(pipeline: Pipeline, plan: Plan) -> Estimate:
         copied.n_objects,
         copied.n_bytes,
         n_image_sets,
+        likely,
         formula,
-        tuple(_steps(pipeline, plan, table, n_image_sets)),
+        _whole(plan, pace, duration, n_image_sets),
+        tuple(_steps(plan, pace, duration, n_image_sets)),
         tuple(_items(plan, table, n_image_sets)),
         table.as_of,
         table.region,
@@ -119,26 +122,79 @@ def estimate(pipeline: Pipeline, plan: Plan) -> Estimate:
     )
 
 
-def _image_sets(plan: Plan) -> tuple[int, str]:
+def _image_sets(plan: Plan) -> tuple[int, tuple[int, int], str]:
     """Image sets, one a series: a folder begins one, and so does an object of another series than the one before."""
     others = max(0, plan.n_objects - plan.n_folders)
     pairs, changes = plan.series.n_pairs, plan.series.n_changes
     if not pairs:
-        return plan.n_folders, f"{plan.n_folders:,} folders; no neighbours in a folder were read"
+        whole = plan.n_folders, plan.n_folders + others
+        return plan.n_folders, whole, f"{plan.n_folders:,} folders; no neighbours in a folder were read"
     number = plan.n_folders + round(others * changes / pairs)
+    low, high = (share * others for share in _likely(changes, pairs)) if pairs < others else (number, number)
+    likely = (plan.n_folders + round(low), plan.n_folders + round(high)) if pairs < others else (number, number)
     formula = f"{plan.n_folders:,} folders + {others:,} further objects x {changes} series begun in {pairs} sampled"
-    return number, formula
+    return number, likely, formula
 
 
-def _steps(pipeline: Pipeline, plan: Plan, table: PriceTable, n_image_sets: int) -> list[Step]:
-    settings, limits, n_jobs = pipeline.settings, plan.limits, len(plan.shards)
-    duration = _duration(pipeline, table)
+def _likely(hits: int, tries: int) -> tuple[float, float]:
+    """Between which a share lies at 95 % when it was found in so many of some tries (Wilson's interval)."""
+    z2 = 1.96**2
+    middle, spread = (hits + z2 / 2) / (tries + z2), hits * (tries - hits) / tries + z2 / 4
+    half = 1.96 * sqrt(spread) / (tries + z2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """What goes on a second, and how many jobs at a time."""
+
+    starts: float
+    flying: int
+    headers: float
+    copies: float
+    looks: float
+    reads: float
+
+
+def _pace(pipeline: Pipeline, plan: Plan, table: PriceTable) -> _Pace:
+    settings, quota = pipeline.settings, plan.limits.starts_per_second
+    return _Pace(
+        min(plan.archive.rate or quota, quota),
+        # The rest of the slots is kept for uploads.
+        max(1, int(settings.max_jobs_in_flight * settings.archive_share)),
+        table.values["headers_a_second"],
+        plan.limits.copies_per_second,
+        settings.image_set_looks_per_second,
+        settings.metadata_reads_per_second,
+    )
+
+
+def _whole(plan: Plan, pace: _Pace, duration: _Duration, n_image_sets: int) -> float:
+    """Time of the whole import: shard by shard through all steps, each of which takes one after the other.
+
+    The longest step decides, and before it comes what the first shard needs, behind it what the last one does.
+    """
+    sets = n_image_sets / max(1, plan.n_objects)
+    headers = copies = looks = reads = 0.0
+    started, ends = -1 / pace.starts, list[float]()
+    for shard in plan.shards:
+        headers += shard.n_objects / pace.headers
+        copied = 0 if shard.in_place_prefix is not None else shard.n_objects
+        copies = max(headers, copies) + copied / pace.copies
+        free = heapq.heappop(ends) if len(ends) >= pace.flying else 0.0
+        started = max(copies, started + 1 / pace.starts, free)
+        ended = started + duration.of(shard.n_objects)
+        heapq.heappush(ends, ended)
+        looks = max(ended, looks) + shard.n_objects * sets / pace.looks
+        reads = max(looks, reads) + shard.n_objects * sets / pace.reads
+    return reads
+
+
+def _steps(plan: Plan, pace: _Pace, duration: _Duration, n_image_sets: int) -> list[Step]:
+    limits, n_jobs = plan.limits, len(plan.shards)
     busy = sum(duration.of(shard.n_objects) for shard in plan.shards)
-    rate, copies = limits.starts_per_second, plan.copied.n_objects
-    # The rest of the slots is kept for uploads.
-    flying = max(1, int(settings.max_jobs_in_flight * settings.archive_share))
-    headers = table.values["headers_a_second"]
-    looks, reads, sets = settings.image_set_looks_per_second, settings.metadata_reads_per_second, f"{n_image_sets:,}"
+    rate, flying, headers, copies = pace.starts, pace.flying, pace.headers, plan.copied.n_objects
+    looks, reads, sets = pace.looks, pace.reads, f"{n_image_sets:,}"
     by_files, by_bytes = ceil(plan.n_objects / limits.max_files), ceil(plan.n_bytes / limits.max_bytes)
     longest = max((shard.n_objects for shard in plan.shards), default=0)
     line = f"{duration.base:.0f} s + {duration.per_object:.2g} s an object ({duration.source})"
@@ -215,9 +271,18 @@ def _items(plan: Plan, table: PriceTable, n_image_sets: int) -> list[Item]:
     indexed = plan.n_objects * values["healthimaging_structured_bytes_an_instance"]
     indexed = (indexed + n_image_sets * values["healthimaging_structured_bytes_a_series"]) / GB
     days = values["staging_days"]
+    # Once when the job is planned and once when it is started.
+    folder_pages = 2 * sum(ceil(one.n_objects / LIST_KEYS) for one in plan.shards if one.in_place_prefix is not None)
     return [
         look,
         line("header reads", "s3_get_request", plan.n_objects + plan.n_headers_read, "one GET an object"),
+        line(
+            "looks at folders",
+            "s3_put_copy_list_request",
+            folder_pages,
+            f"{folder_pages:,} LIST requests, 2 x keys / {LIST_KEYS:,} a job in place",
+        ),
+        line("reads by HealthImaging", "s3_get_request", plan.n_objects, "one GET an object, of the archive or a copy"),
         line("copies", "s3_put_copy_list_request", copied.n_objects, f"{copied.n_objects:,} COPY requests"),
         line(
             "staged copies",
@@ -227,6 +292,8 @@ def _items(plan: Plan, table: PriceTable, n_image_sets: int) -> list[Item]:
         ),
         line("import", "healthimaging_import", plan.n_bytes / GB, f"{plan.n_bytes / GB:,.3g} GB"),
         line("API calls", "healthimaging_api_call", calls, f"2 a job ({n_jobs:,}) + 2 an image set ({n_image_sets:,})"),
+        line("result files", "s3_put_copy_list_request", 4 * n_jobs, f"4 PUT requests a job ({n_jobs:,})"),
+        line("result files read", "s3_get_request", 4 * n_jobs, f"4 GET requests a job ({n_jobs:,})"),
         line("kept documents", "s3_put_copy_list_request", n_image_sets, f"{n_image_sets:,} PUT requests"),
         line("Frequent Access", "healthimaging_frequent_access", stored, why, Period.FIRST_MONTH),
         line("Archive Instant Access", "healthimaging_archive_instant_access", stored, why, Period.LATER_MONTHS),

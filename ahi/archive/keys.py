@@ -15,6 +15,7 @@ from more_itertools import chunked
 
 from ahi.archive import inventory, parts
 from ahi.archive.packing import Folder, Piece
+from ahi.archive.s3_inventory import ARCHIVE_TIERS, TIERED
 from ahi.index import catalog_archives as c
 from ahi.index.parquet import spilling
 from ahi.index.sql import text
@@ -37,8 +38,8 @@ KNOWN = "KNOWN"
 ROWS = 20_000
 """Rows in memory at a time."""
 
-_ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
-"""Storage classes whose objects S3 gives only after a restore."""
+_ARCHIVED = ("GLACIER", "DEEP_ARCHIVE", *(f"{TIERED}:{tier}" for tier in ARCHIVE_TIERS))
+"""Storage classes, and tiers of Intelligent-Tiering, whose objects S3 gives only after a restore."""
 
 # "Creating object key names" of the S3 user guide calls these safe; other keys are copied to a name of ours.
 _PLAIN = "[A-Za-z0-9!_.*''()/-]*"

@@ -40,6 +40,10 @@ SHARDS_PER_FILE = 200
 """Shards whose objects one manifest names: a few files for a million objects, and a footer that is read at once."""
 
 
+MOST_PARTITIONS = 100_000
+"""Partitions that Dagster takes of one asset: shards of all archives together."""
+
+
 class OutdatedPlanError(Exception):
     """Another plan of the archive was kept while this one was made; plan again."""
 
@@ -105,22 +109,27 @@ def make_plan(
     Raises:
         PermanentError: There was no complete look at the archive.
         OutdatedPlanError: Another plan was kept meanwhile. Nothing of this one is.
+        PermanentError: Its shards and those of all archives would be more than Dagster takes.
     """
     of = inventory.newest(pipeline, archive)
     if of is None:
         raise PermanentError(f"Nobody has looked at {archive.archive_id} yet: materialize archive_inventory")
     settings = pipeline.settings
+    # By the quota, whatever rate is set: that is a brake for today, and what is packed is packed for good.
     limits = Limits(
         settings.max_files_per_job,
         settings.max_bytes_per_job,
-        min(archive.rate or settings.job_starts_per_second, settings.job_starts_per_second),
+        settings.job_starts_per_second,
         settings.copies_per_second,
     )
     before = _before(pipeline, archive)
+    left = MOST_PARTITIONS - before.n_shards
+    # Archives grow, hour by hour: the less room is left, the more folders share a job.
+    most_shards = max(1, min(settings.archive_max_shards, left // 2))
     with open_keys(pipeline, of, before.manifests) as keys:
         n_read = screen(pipeline, archive.bucket, keys, screening)
         new = keys.totals().get(None, Totals(0, 0))
-        limits = limits.within(settings.archive_max_shards, new.n_objects, new.n_bytes)
+        limits = limits.within(most_shards, new.n_objects, new.n_bytes)
         packer = Packer(
             limits, lambda folder: keys.cut(folder, limits), root=archive.prefix, watched=before.unstarted_folders
         )
@@ -140,6 +149,11 @@ def make_plan(
             is_kept=keep,
         )
         if keep:
+            if len(planned) > left:
+                raise PermanentError(
+                    f"Its {len(planned):,} shards and {before.n_shards:,} of all archives are more partitions than "
+                    f"Dagster takes, {MOST_PARTITIONS:,}: `ahi archive remove` an archive that is done"
+                )
             _keep(pipeline, plan, keys, before, packer.grown)
     return plan
 
@@ -152,6 +166,8 @@ class _Before:
     manifests: list[str]
     unstarted_folders: dict[str, int]
     """Folders that planned shards use in place, with the number of their objects."""
+    n_shards: int
+    """Of all archives."""
 
 
 def _before(pipeline: Pipeline, archive: Archive) -> _Before:
@@ -163,7 +179,9 @@ def _before(pipeline: Pipeline, archive: Archive) -> _Before:
         whole = sa.select(table.c.manifest_key).where(mine, table.c.parent_shard_key.is_(None)).distinct()
         manifests = sorted(connection.execute(whole).scalars())
         folders = connection.execute(sa.select(table.c.in_place_prefix, table.c.n_objects).where(unstarted)).all()
-    return _Before(last, manifests, {str(folder): int(n) for folder, n in folders})
+        partitions = sa.select(sa.func.count()).where(table.c.state != ShardState.SPLIT)
+        n_shards = connection.execute(partitions).scalar_one()
+    return _Before(last, manifests, {str(folder): int(n) for folder, n in folders}, n_shards)
 
 
 def _pack(archive: Archive, keys: Keys, packer: Packer, last: int) -> tuple[list[PlannedShard], int]:

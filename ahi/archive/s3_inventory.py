@@ -37,7 +37,12 @@ if TYPE_CHECKING:
 ROWS = 50_000
 """Rows of a report's file in memory at a time."""
 
+TIERED = "INTELLIGENT_TIERING"
+ARCHIVE_TIERS = ("ARCHIVE", "ARCHIVE_ACCESS", "DEEP_ARCHIVE", "DEEP_ARCHIVE_ACCESS")
+"""Tiers of that storage class that have to be restored first, in the words of S3 Inventory and of `HeadObject`."""
+
 _PARQUET = {"e_tag": "etag", "size": "size_bytes", "last_modified_date": "last_modified"}
+_PARQUET |= {"intelligent_tiering_access_tier": "tier"}
 _CSV = {
     "Bucket": "bucket",
     "Key": "key",
@@ -48,6 +53,7 @@ _CSV = {
     "LastModifiedDate": "last_modified",
     "ETag": "etag",
     "StorageClass": "storage_class",
+    "IntelligentTieringAccessTier": "tier",
 }
 _NEEDED = {"bucket", "key", "size_bytes", "last_modified", "etag"}
 
@@ -236,4 +242,11 @@ def _normal(rows: pa.Table) -> pa.Table:
             columns[field.name] = pc.cast(utc, field.type)
         else:
             columns[field.name] = pc.cast(rows[field.name], field.type)
+    if "tier" in rows.column_names and "storage_class" in rows.column_names:
+        # Which tier an object is in decides whether it can be read at once: it goes with its class.
+        named: Any = pc.cast(rows["tier"], pa.string())
+        tier = pc.fill_null(named, "")
+        known: Any = pc.not_equal(tier, pa.scalar(""))
+        both = pc.binary_join_element_wise(columns["storage_class"], tier, ":")
+        columns["storage_class"] = pc.if_else(known, both, columns["storage_class"])
     return pa.table(columns, parts.schema())

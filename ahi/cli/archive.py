@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ahi.archive.plan import Plan
     from ahi.pipeline import Pipeline
 
+ARCHIVED = "ARCHIVED"
+"""Reason for which the plan sets aside what S3 gives only after a restore."""
+
 BAR = 24
 """Cells of the longest bar in a table."""
 
@@ -183,13 +186,17 @@ def _print(made: Plan, taken: Estimate) -> None:
         ("keys", made.look.n_objects),
         ("of the look at", made.look.as_of),
         ("in shards before", made.known.n_objects),
-        *((f"set aside: {reason}", some.n_objects) for reason, some in sorted(made.set_aside.items())),
+        *(
+            (f"{'to restore first' if reason == ARCHIVED else 'set aside'}: {reason}", some.n_objects)
+            for reason, some in sorted(made.set_aside.items())
+        ),
         ("objects to import", taken.n_objects),
         ("their size", size(taken.n_bytes)),
         ("import jobs", taken.n_jobs),
         ("of these on folders in place", taken.n_jobs_in_place),
         ("objects copied", taken.n_copies),
         ("expected image sets", f"{taken.n_image_sets:,}  ({taken.image_sets_formula})"),
+        ("  as the sample tells", "{:,} to {:,}".format(*taken.image_sets_range)),
     ]
     title = f"{made.archive.archive_id}, {made.archive.uri}"
     common.print_table(("plan", ""), [(name, f"{v:,}" if isinstance(v, int) else v) for name, v in rows], title=title)
@@ -197,7 +204,7 @@ def _print(made: Plan, taken: Estimate) -> None:
     common.print_table(
         ("step", "takes", "", "formula"),
         steps,
-        title=f"Time: {duration(taken.seconds)}, by {taken.longest}; steps go on side by side",
+        title=f"Time: {duration(taken.seconds)}; every shard goes through all steps, {taken.longest} takes longest",
     )
     most = max((item.usd or 0.0 for item in taken.items), default=0.0)
     items = [
@@ -211,6 +218,9 @@ def _print(made: Plan, taken: Estimate) -> None:
     sums = f"Once {money(once)} USD, then {money(first)} for the first month and {money(later)} for each unread one."
     typer.echo(sums)
     typer.echo(taken.note)
+    if cold := made.set_aside.get(ARCHIVED):
+        what = f"{common.counted(cold.n_objects, 'object')}, {size(cold.n_bytes)}"
+        typer.echo(f"{what}, can only be read after a restore: restore, copy to another class, then plan with --look.")
     if made.is_kept:
         typer.echo(f"{common.counted(taken.n_jobs, 'shard')} can be launched: asset archive_imports in the Dagster UI.")
     else:

@@ -20,7 +20,10 @@ import pytest
 from tests.conftest import AwsStack
 from tests.site_fixtures import clear_bucket
 
-SCHEMA = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag, StorageClass"
+SCHEMA = (
+    "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag, StorageClass, "
+    "IntelligentTieringAccessTier"
+)
 
 
 @dataclass
@@ -86,12 +89,16 @@ def _body(kind: str, rows: list[tuple[Any, ...]]) -> bytes:
         for bucket, key, version, latest, marker, size, modified, etag, storage in rows:
             stamp = f"{modified:%Y-%m-%dT%H:%M:%S}.000Z"
             flags = [str(latest).lower(), str(marker).lower()]
-            values = [bucket, quote_plus(key), version, *flags, "" if size is None else size, stamp, etag, storage]
+            values = [bucket, quote_plus(key), version, *flags, "" if size is None else size, stamp, etag]
+            values += storage.partition(":")[::2]
             lines.append(",".join(f'"{value}"' for value in values))
         return gzip.compress("\n".join(lines).encode() + b"\n")
     names = ["bucket", "key", "version_id", "is_latest", "is_delete_marker", "size", "last_modified_date", "e_tag"]
     columns = list(zip(*rows, strict=True)) or [[]] * 9
-    table = pa.table(dict(zip([*names, "storage_class"], map(list, columns), strict=True)))
+    # Written as class or class:tier by tests; two columns of a report.
+    columns[8:] = zip(*(one.partition(":")[::2] for one in columns[8]), strict=True) if rows else [[], []]
+    names += ["storage_class", "intelligent_tiering_access_tier"]
+    table = pa.table(dict(zip(names, map(list, columns), strict=True)))
     at = table.schema.get_field_index("last_modified_date")
     stamps = pa.array([t.astimezone(dt.UTC).replace(tzinfo=None) for t in columns[6]], pa.timestamp("ms"))
     out = io.BytesIO()

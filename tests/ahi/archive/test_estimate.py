@@ -68,14 +68,23 @@ def test_by_hand(pipeline: Any) -> None:
         "image set looks": 2_380,
         "documents": 1_190,
     }
-    assert (found.longest, round(found.seconds, 1)) == ("header reads", 3_333.3)
+    # Behind the last header come its job, and the looks and documents of 297.5 image sets.
+    assert (found.longest, round(found.seconds, 1)) == (
+        "header reads",
+        round(3_333.33 + 350 + 297.5 / 25 + 297.5 / 50, 1),
+    )
+    assert found.image_sets_range == (26_978, 145_637)  # 1.71 to 13.7 % of 990,000
     assert usd(found) == {
         "listing": round(1_001 * 0.005 / 1_000, 6),
         "header reads": round(1_000_500 * 0.0004 / 1_000, 6),
+        "looks at folders": round(2 * 5 * 150 * 0.005 / 1_000, 6),
+        "reads by HealthImaging": 0.4,
         "copies": 1.25,
         "staged copies": round(150 * 7 / 30 * 0.023, 6),
         "import": 0.0,
         "API calls": round((400 + 119_000) * 0.005 / 1_000, 6),
+        "result files": 0.004,
+        "result files read": 0.00032,
         "kept documents": round(59_500 * 0.005 / 1_000, 6),
         "Frequent Access": 63.0,
         "Archive Instant Access": 3.6,
@@ -101,6 +110,25 @@ def test_jobs_that_ended_here_replace_the_assumption(pipeline: Any) -> None:
     steps = {step.name: step for step in estimate(pipeline, PLAN).steps}
     assert steps["one job"].seconds == pytest.approx(530)
     assert "5 jobs here" in steps["jobs in flight"].formula
+
+
+def test_the_time_is_that_of_the_last_job_and_not_of_the_longest_step(pipeline: Any) -> None:
+    # 70 jobs of 110 s, one started each second: the last starts after 69 s, when all others still run.
+    shards = tuple(PlannedShard(f"old-{n:05d}", n, 200, 1, "a/") for n in range(70))
+    plan = dataclasses.replace(PLAN, shards=shards, n_folders=70, series=Sample(60, 0))
+    found = estimate(pipeline, dataclasses.replace(plan, limits=Limits(5_000, 10**10, 1.0, 200.0)))
+    assert {step.name: step.seconds for step in found.steps}["start rate"] == 70
+    assert 69 + 110 <= found.seconds <= 69 + 110 + 10
+    # A brake takes time and does not change the plan.
+    slow = estimate(pipeline, dataclasses.replace(plan, archive=dataclasses.replace(ARCHIVE, rate=0.1)))
+    assert 690 + 110 <= slow.seconds <= 690 + 110 + 10
+
+
+def test_no_series_begun_in_a_sample_does_not_mean_none_at_all(pipeline: Any) -> None:
+    found = estimate(pipeline, dataclasses.replace(PLAN, series=Sample(64, 0)))
+    assert found.n_image_sets == found.image_sets_range[0] == 10_000
+    # Of 990,000 further objects up to 5.7 % may begin one.
+    assert found.image_sets_range[1] == pytest.approx(10_000 + 0.0566 * 990_000, rel=0.01)
 
 
 def test_nothing_to_import_takes_nothing(pipeline: Any) -> None:
@@ -139,5 +167,6 @@ def test_the_command_plans_keeps_and_lists(site: Site, holding: Holding) -> None
     assert "readme" not in said.stdout + said.stderr
     [listed] = json.loads(ahi("list", "--json").stdout)
     assert (listed["look"]["n_objects"], listed["shards"]) == (3, {"planned": 1})
+    assert "as the sample tells" in said.stdout
     wrong = ahi("plan", "s3://there-is-no-such-bucket/")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)

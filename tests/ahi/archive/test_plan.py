@@ -10,16 +10,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
-from ahi.archive import archives, inventory, parts, plan
+from ahi.archive import archives, control, inventory, parts, plan
 from ahi.archive.choices import Screen
 from ahi.archive.plan import OutdatedPlanError, make_plan, shard_keys
 from ahi.archive.shards import read_shard
+from ahi.cli.main import app
 from ahi.errors import PermanentError
 from ahi.index import catalog_archives as c
 from ahi.index.catalog_archives import ShardState
 from ahi.proof import prove
 from ahi.reasons import Reason
+from ahi.settings import load_settings
 from tests.ahi.archive.conftest import Holding
 from tests.postgresql_fixtures import new_schema
 from tests.site_fixtures import SAMPLES, Site
@@ -159,14 +162,46 @@ def test_a_plan_that_another_overtook_is_not_kept(archive_site: Site, filled: Ho
     assert len(keys) == len(set(keys)) == 23
 
 
-def test_what_s3_cannot_read_at_once_is_set_aside(archive_site: Site, filled: Holding) -> None:
+@pytest.mark.parametrize("kind", ["CSV", "Parquet"])
+def test_what_s3_cannot_read_at_once_is_set_aside_and_shown(archive_site: Site, filled: Holding, kind: str) -> None:
     row = filled.s3.list_objects_v2(Bucket=filled.bucket, Prefix="pacs/a/")["Contents"][0]
-    cold = (filled.bucket, "pacs/cold.dcm", None, True, False, 900, row["LastModified"], "0" * 32, "DEEP_ARCHIVE")
-    report = filled.report("Parquet", extra=[cold])
-    archive = archives.add(archive_site.pipeline, f"s3://{filled.bucket}/pacs", report_uri=report)
+    tiers = {
+        "cold": "DEEP_ARCHIVE",
+        "asleep": "INTELLIGENT_TIERING:DEEP_ARCHIVE",
+        "awake": "INTELLIGENT_TIERING:FREQUENT",
+    }
+    cold = [
+        (filled.bucket, f"pacs/{name}.dcm", None, True, False, 900, row["LastModified"], "0" * 32, tier)
+        for name, tier in tiers.items()
+    ]
+    report = filled.report(kind, extra=cold)
+    archive = archives.add(archive_site.pipeline, f"s3://{filled.bucket}/pacs", name="old", report_uri=report)
     inventory.look(archive_site.pipeline, archive)
     made = make_plan(archive_site.pipeline, archive, keep=False, sampling=False)
-    assert made.set_aside[Reason.ARCHIVED].n_objects == 1
+    assert made.set_aside[Reason.ARCHIVED].n_objects == 2
+    load_settings.cache_clear()
+    said = CliRunner().invoke(app, ["archive", "plan", "old"]).output
+    load_settings.cache_clear()
+    assert "2 objects, 1.8 kB, can only be read after a restore" in said
+
+
+def test_a_rate_slows_an_import_and_packs_nothing(archive_site: Site, filled: Holding) -> None:
+    planned = look_and_plan(archive_site, filled, keep=False)
+    control.set_rate(archive_site.pipeline.index, "old", 0.001)
+    assert look_and_plan(archive_site, filled, keep=False).shards == planned.shards
+
+
+def test_all_archives_together_stay_within_the_partitions_of_dagster(
+    archive_site: Site, filled: Holding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = look_and_plan(archive_site, filled)
+    monkeypatch.setattr(plan, "MOST_PARTITIONS", len(kept.shards) + 2)
+    filled.put({f"pacs/more/s{n}/{i}.dcm": CT for n in range(3) for i in range(6)})
+    with pytest.raises(PermanentError, match="archive remove"):
+        look_and_plan(archive_site, filled)
+    assert len(look_and_plan(archive_site, filled, keep=False).shards) == 3
+    monkeypatch.setattr(plan, "MOST_PARTITIONS", len(kept.shards) + 3)
+    assert len(look_and_plan(archive_site, filled).shards) == 3
 
 
 def test_an_archive_nobody_looked_at_cannot_be_planned(site: Site, holding: Holding) -> None:
