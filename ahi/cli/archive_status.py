@@ -96,6 +96,8 @@ def _end(seen: Progress) -> str:
         return f"{common.shown(seen.ended_at)} UTC, all through"
     if seen.paused_at:
         return "paused"
+    if not seen.objects:
+        return f"nothing is planned yet: `ahi archive plan {seen.archive_id} --keep`"
     if not seen.is_at_work:
         return "nothing is at work: launch the shards that are left, archive_imports in the UI"
     if not seen.ends_at:
