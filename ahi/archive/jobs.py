@@ -236,13 +236,17 @@ def refused(pipeline: Pipeline, shard_keys: Sequence[str]) -> dict[str, str]:
         table.c.starts >= MOST_REFUSALS,
         table.c.message.startswith(imports.REFUSED, autoescape=True),
     )
-    with pipeline.index.transaction() as connection:
+    with pipeline.index.engine.connect() as connection:
         for some in chunked(shard_keys, 500):
             mine = sa.and_(table.c.shard_key.in_(some), wait)
-            for key, message in connection.execute(sa.select(table.c.shard_key, table.c.message).where(mine)).all():
+            for key, message in connection.execute(sa.select(table.c.shard_key, table.c.message).where(mine)):
                 found[key] = (
                     f"Its import job was {message}, {MOST_REFUSALS} times. Look at roles, bucket and key policies and "
                     "storage classes, then launch the partitions again"
                 )
-            connection.execute(table.update().where(mine).values(starts=0, not_before=None))
+    if found:
+        # Asked every second by every run, it takes the lock of writers only then.
+        with pipeline.index.transaction() as connection:
+            again = table.update().where(table.c.shard_key.in_(sorted(found)), wait)
+            connection.execute(again.values(starts=0, not_before=None))
     return found
