@@ -192,14 +192,18 @@ def _round(pipeline: Pipeline, work: Work, closed: Callable[[Outcome], None]) ->
     """One look round: what is through, what can be planned and started, and the next shard. Returns what was done."""
     done = Counter[str]()
     _share_out(pipeline, work)
+    paused = _paused(pipeline, work.shards)
+    idle = _idle(pipeline, [shard.shard_key for shard in work.shards if shard.archive_id in paused])
     still = _in_flight(pipeline, list(work.open))
     for key, shard in [(key, shard) for key, shard in work.open.items() if not still.get(key)]:
         with work.stalling(key):
             closed(_close(pipeline, shard))
             done["closed"] += 1
             work.drop(key)
-    paused = _paused(pipeline, work.shards)
-    done["parked"] = _park(pipeline, work, paused)
+    for key in idle & {shard.shard_key for shard in work.shards}:
+        work.drop(key)
+        work.parked.append(key)
+        done["parked"] += 1
     for key, shard in list(work.open.items()):
         if still[key].get(ObjectState.READY) and shard.archive_id not in paused:
             with work.stalling(key):
@@ -236,9 +240,11 @@ def _next(pipeline: Pipeline, work: Work, paused: set[str]) -> Shard | None:
     return next((shard for shard in may if waiting[shard.archive_id] < AHEAD), None)
 
 
-def _park(pipeline: Pipeline, work: Work, paused: set[str]) -> int:
-    """Leave the shards of paused archives, once the service has nothing of them. Returns how many."""
-    keys = [shard.shard_key for shard in work.shards if shard.archive_id in paused]
+def _idle(pipeline: Pipeline, keys: Sequence[str]) -> set[str]:
+    """Shards of which the service has nothing, so that no result is to come.
+
+    Asked before their objects are counted: what ends in between is not idle, and closed in the next round.
+    """
     table = catalog.jobs
     live = table.c.state.in_((catalog.JobState.CLAIMED, catalog.JobState.SUBMITTED, catalog.JobState.ENDED))
     with pipeline.index.engine.connect() as connection:
@@ -246,11 +252,7 @@ def _park(pipeline: Pipeline, work: Work, paused: set[str]) -> int:
         for some in chunked(keys, 500):
             query = sa.select(table.c.shard_key).where(table.c.shard_key.in_(some), live)
             busy |= set(connection.execute(query).scalars())
-    idle = [key for key in keys if key not in busy]
-    for key in idle:
-        work.drop(key)
-    work.parked += idle
-    return len(idle)
+    return set(keys) - busy
 
 
 def _share_out(pipeline: Pipeline, work: Work) -> None:
