@@ -18,7 +18,7 @@ from ahi.index.relations import table_select
 from ahi.patients import patient_key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from ahi.index.store import Index
     from ahi.pipeline import Pipeline
@@ -32,13 +32,18 @@ ROWS = 10_000
 _CHUNK = 500
 
 
-def remake_header_keys(pipeline: Pipeline) -> int:
-    """Give the header rows that count the patient key of today. Returns how many had another; a replay finds none."""
+def remake_header_keys(pipeline: Pipeline, days: Collection[str] | None = None) -> int:
+    """Give the header rows that count the patient key of today. Returns how many had another; a replay finds none.
+
+    Args:
+        pipeline: Index and secret.
+        days: Only rows of objects that arrived on these days; all without it.
+    """
     index, key_of = pipeline.index, patient_key_of(pipeline)
     live = sa.select(c.files).where(c.files.c.table_name == "headers", c.files.c.retired_seq.is_(None))
     with index.snapshot() as connection:
         files = connection.execute(live).fetchall()
-    return sum(_write(pipeline, rows) for file in files for rows in _wrong(index, file, key_of))
+    return sum(_write(pipeline, rows, days) for file in files for rows in _wrong(index, file, key_of))
 
 
 def _wrong(index: Index, file: sa.Row[Any], key_of: KeyOf) -> Iterator[list[Row]]:
@@ -62,11 +67,11 @@ def _wrong(index: Index, file: sa.Row[Any], key_of: KeyOf) -> Iterator[list[Row]
             yield [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def _write(pipeline: Pipeline, rows: Sequence[Row]) -> int:
-    """Write rows anew, if they count."""
+def _write(pipeline: Pipeline, rows: Sequence[Row], days: Collection[str] | None) -> int:
+    """Write rows anew, if they count and arrived on one of the days."""
     index = pipeline.index
     with index.snapshot() as connection:
-        shown = _shown(connection, rows)
+        shown = _shown(connection, rows, days)
     # Replaced and erased rows lie in their files until compaction; they must not come back.
     rows = [row | {"dagster_run_id": pipeline.run_id, "indexed_at": None} for row in rows if _key(row) in shown]
     if not rows:
@@ -88,14 +93,17 @@ def _key(row: Row) -> tuple[str, str]:
     return str(row["object_id"]), str(row["batch_id"])
 
 
-def _shown(connection: sa.Connection, rows: Sequence[Row]) -> set[tuple[str, str]]:
-    """Object and batch of those rows that the ledger names and nothing has buried."""
+def _shown(
+    connection: sa.Connection, rows: Sequence[Row], days: Collection[str] | None = None
+) -> set[tuple[str, str]]:
+    """Object and batch of those rows that the ledger names, of some days if any are given, and nothing has buried."""
     found: set[tuple[str, str]] = set()
-    named = sa.select(c.objects.c.object_id, c.commits.c.batch_id).join(
+    named = sa.select(c.objects.c.object_id, c.commits.c.batch_id, c.objects.c.day).join(
         c.commits, c.commits.c.seq == c.objects.c.header_seq
     )
     buried = sa.select(c.dead.c.row_key, c.dead.c.batch_id).where(c.dead.c.table_name == "headers")
     for some in chunked([str(row["object_id"]) for row in rows], _CHUNK):
-        here = {(row[0], row[1]) for row in connection.execute(named.where(c.objects.c.object_id.in_(some)))}
+        known = connection.execute(named.where(c.objects.c.object_id.in_(some)))
+        here = {(object_id, batch_id) for object_id, batch_id, day in known if days is None or day in days}
         found |= here - {(row[0], row[1]) for row in connection.execute(buried.where(c.dead.c.row_key.in_(some)))}
     return found

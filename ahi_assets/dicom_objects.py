@@ -4,6 +4,7 @@ import dagster as dg
 
 from ahi import uploads
 from ahi.dicom.headers import PARSER_VERSION
+from ahi.header_keys import remake_header_keys
 from ahi.inbox import Queue
 from ahi.index import catalog
 from ahi.index.registry import SCHEMA_VERSION
@@ -36,9 +37,16 @@ _CODE = f"{SCHEMA_VERSION}/{PARSER_VERSION}"
 def dicom_objects(
     context: dg.AssetExecutionContext, config: BatchConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.MaterializeResult[None]:
-    """A ledger row for each uploaded object and a header row for each that is DICOM, read by ranged GET."""
+    """A ledger row for each uploaded object and a header row for each that is DICOM, read by ranged GET.
+
+    Launched without a batch, it also gives the header rows of the day's objects the present patient key, as after a
+    change of its secret; a header is not kept, so its other values stay as they were read.
+    """
+    remade = 0
     with domain_errors():
         reports = [uploads.process(pipeline, batch) for batch in batches(context, pipeline, config, Queue.UPLOADS)]
+        if not config.batch:
+            remade = remake_header_keys(pipeline, context.partition_keys)
     fresh = [report for report in reports if not report.already_committed]
     metadata = {
         "batches": len(reports),
@@ -51,6 +59,7 @@ def dicom_objects(
         "quarantined_messages": sum(report.quarantined for report in fresh),
         "bytes_landed": sum(report.bytes_landed for report in fresh),
         "bytes_read": sum(report.bytes_read for report in fresh),
+        **counts({"header_keys_remade": remade}),
     }
     for report in fresh:
         for name, numbers in (("state", report.states), ("reason", report.reasons), ("modality", report.modalities)):

@@ -39,7 +39,8 @@ def reindex(
     """Write the index's rows anew from the documents in the lake bucket, as after an upgrade that reads them better.
 
     Asks HealthImaging nothing. Analysts see the old rows until the new ones are there. Rows of headers, of any day, get
-    the present patient key. In the Dagster UI the same is a backfill of `instances` over days, but for those keys.
+    the present patient key. In the Dagster UI the same is a backfill of `instances` over days, and for those keys one
+    of `dicom_objects`.
 
     Examples: `ahi reindex`, `ahi reindex --from 2026-11-01 --to 2026-11-07`
     """

@@ -34,8 +34,8 @@ __all__ = [
     "read_header",
 ]
 
-# Rises when the same bytes may give other values.
-PARSER_VERSION = "2"
+# Rises when the same bytes may give other values. Its name tells rows of headers from those of documents.
+PARSER_VERSION = "headers-2"
 
 IDENTITY = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 

@@ -39,10 +39,10 @@ def header(object_id, patient, key):
     }
 
 
-def land(index, batch_id, rows):
+def land(index, batch_id, rows, day="2026-01-02"):
     file = index.write("headers", rows, batch_id=batch_id)
     with index.commit(batch_id=batch_id, kind="uploads", files=[file]) as commit:
-        common = {"bucket": "b", "state": "ready", "state_since": now(), "day": "2026-01-02", "attempts": 0}
+        common = {"bucket": "b", "state": "ready", "state_since": now(), "day": day, "attempts": 0}
         ids = [row["object_id"] for row in rows]
         entered = [{"object_id": name, "key": name, **common, "header_seq": commit.seq} for name in ids]
         ledger.enter(commit, [{**row, "sequencer": None, "landed_at": now()} for row in entered])
@@ -72,3 +72,11 @@ def test_rows_that_do_not_count_do_not_come_back(index):
     assert remake_header_keys(pipeline_of(index)) == 1
     assert [row["object_id"] for row in shown(index)] == ["b"]
     assert remake_header_keys(pipeline_of(index)) == 0
+
+
+def test_only_rows_of_the_days_asked_for_are_made_anew(index):
+    land(index, "one", [header("a", "P1", OLD(None, "P1"))])
+    land(index, "two", [header("b", "P1", OLD(None, "P1"))], day="2026-01-03")
+    assert remake_header_keys(pipeline_of(index), ["2026-01-03"]) == 1
+    assert [row["patient_key"] for row in shown(index)] == [OLD(None, "P1"), NEW(None, "P1")]
+    assert remake_header_keys(pipeline_of(index), ["2026-01-04"]) == 0

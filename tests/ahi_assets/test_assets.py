@@ -146,6 +146,15 @@ def test_running_a_batch_or_its_day_again_changes_no_table(site, defs, instance)
     site.pipeline.index.publish()
     assert site.tables() == before
     assert site.rows(stamp) > [earlier]
+    # And of headers, of which nothing else is kept, the patient keys when their secret is another.
+    renewed = build_defs(site.settings.model_copy(update={"patient_key_secret": "another secret"}))
+    keys = "SELECT count(patient_key) FROM headers"
+    [(known,)] = site.rows(keys)
+    for remade in (known, 0):
+        run(renewed, instance, "__ASSET_JOB", partition_key=day, asset_selection=[dg.AssetKey("dicom_objects")])
+        assert metadata_of(instance, "dicom_objects").get("header_keys_remade", 0) == remade
+    site.pipeline.index.publish()
+    assert site.rows(keys) == [(known,)]
     assert len(site.stack.calls(service="medical-imaging")) == asked
 
 
