@@ -93,9 +93,7 @@ def _key(row: Row) -> tuple[str, str]:
     return str(row["object_id"]), str(row["batch_id"])
 
 
-def _shown(
-    connection: sa.Connection, rows: Sequence[Row], days: Collection[str] | None = None
-) -> set[tuple[str, str]]:
+def _shown(connection: sa.Connection, rows: Sequence[Row], days: Collection[str] | None = None) -> set[tuple[str, str]]:
     """Object and batch of those rows that the ledger names, of some days if any are given, and nothing has buried."""
     found: set[tuple[str, str]] = set()
     named = sa.select(c.objects.c.object_id, c.commits.c.batch_id, c.objects.c.day).join(

@@ -9,10 +9,11 @@ older publications until the grace period is over.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from more_itertools import peekable
 
 from ahi.clock import day_of, now
 from ahi.index import catalog as c
@@ -20,11 +21,13 @@ from ahi.index.engine import locked
 from ahi.index.fold import fold
 from ahi.index.history import history_table
 from ahi.index.mirror import MIRRORS
+from ahi.index.ordering import is_large, sorted_groups
 from ahi.index.parquet import spilling
-from ahi.index.relations import read_dead, table_select
+from ahi.index.registry import arrow_schema
+from ahi.index.relations import empty_columns, read_dead, table_select
 from ahi.index.sidecar import mend_sidecars, remove_with_sidecar
 from ahi.index.sql import quoted
-from ahi.index.writer import DataFile, copied_file
+from ahi.index.writer import DataFile, copied_file, group_rows, write_parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,7 +177,7 @@ def merge(index: Index, table: Table, inputs: Inputs, *, rewritten: set[str] | N
     Raises:
         RuntimeError: A file is not live any more.
     """
-    output, past = _write_merged(index, table, inputs)
+    output, past = (_known_empty(file, inputs) for file in _write_merged(index, table, inputs))
     from ahi.index.store import file_row
 
     paths = [str(row.path) for row in inputs.files]
@@ -216,8 +219,9 @@ def _write_merged(index: Index, table: Table, inputs: Inputs) -> tuple[DataFile 
 
             connection.register("erased", pa.table({"key": pa.array(inputs.erased, pa.string())}))
             rows = f"SELECT * FROM ({rows}) WHERE {quoted(table.row_key)} NOT IN (SELECT key FROM erased)"
+        n_rows = sum(row.n_rows for row in inputs.files)
         if not inputs.dead.num_rows:
-            return _copy(connection, index, table, rows), None
+            return _copy(connection, index, table, rows, n_rows), None
         connection.register("dead", inputs.dead)
         same = f"d.row_key = r.{quoted(table.row_key)} AND d.batch_id = r.batch_id"
         counting = f"SELECT r.* FROM ({rows}) r ANTI JOIN dead d ON {same}"
@@ -225,14 +229,28 @@ def _write_merged(index: Index, table: Table, inputs: Inputs) -> tuple[DataFile 
         ended = (
             f"SELECT r.*, d.valid_from, d.valid_to FROM ({rows}) r JOIN dead d ON {same} AND d.valid_to > d.valid_from"
         )
-        return _copy(connection, index, table, counting), _copy(connection, index, past, ended)
+        counted = _copy(connection, index, table, counting, n_rows)
+        return counted, _copy(connection, index, past, ended, min(n_rows, inputs.dead.num_rows))
 
 
-def _copy(connection: duckdb.DuckDBPyConnection, index: Index, table: Table, rows: str) -> DataFile | None:
-    select = f"SELECT * FROM ({rows}) ORDER BY {', '.join(quoted(name) for name in table.sort_by)}"
+def _known_empty(file: DataFile | None, inputs: Inputs) -> DataFile | None:
+    """The file with what its inputs tell of columns without values. Its own statistics count an empty list as null."""
+    return file and replace(file, empty=empty_columns(inputs.files))
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, index: Index, table: Table, rows: str, most: int) -> DataFile | None:
+    """Write rows of a SELECT, `most` at most, to a file in the order of their table; None if there are none."""
     columns = [(column.name, column.duckdb_type) for column in table.columns]
     folder = f"{table.name}/{day_of(now())}"
-    return copied_file(connection, index.root, folder, select, table=table.name, columns=columns)
+    if not is_large(most, len(columns)):
+        select = f"SELECT * FROM ({rows}) ORDER BY {', '.join(quoted(name) for name in table.sort_by)}"
+        return copied_file(connection, index.root, folder, select, table=table.name, columns=columns)
+    schema = arrow_schema(table)
+    groups = sorted_groups(connection, rows, table.sort_by, group_rows(table.name))
+    parts = peekable(part.cast(schema) for part in groups)
+    if not parts:
+        return None
+    return write_parts(index.root, folder, parts, schema, table=table.name, columns=columns)
 
 
 def _purge(connection: sa.Connection, table: str, seq: int, *, seen: int, but: str = "") -> int:

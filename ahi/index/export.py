@@ -23,10 +23,12 @@ import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ahi.clock import now
+from ahi.index.ordering import is_large, sorted_groups
 from ahi.index.parquet import spilling
 from ahi.index.publish import STORAGE
 from ahi.index.query import IndexNotPublishedError
@@ -36,9 +38,10 @@ from ahi.index.sql import quoted, text
 from ahi.index.writer import group_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import duckdb
+    import pyarrow as pa
     from mypy_boto3_s3 import S3Client
 
     from ahi.index.columns import Tier
@@ -139,15 +142,32 @@ def _copy(connection: duckdb.DuckDBPyConnection, name: str, folder: Path, about:
     order = TABLES[name].sort_by if name in TABLES else INDEXED[name]
     present = {str(row[0]) for row in connection.execute(f"DESCRIBE main.{quoted(name)}").fetchall()}
     order = tuple(column for column in order if column in present)
-    metadata = ", ".join(f"{text(key)}: {text(value)}" for key, value in ({"table": name} | dict(about)).items())
-    copied = connection.execute(
-        f"COPY (SELECT * FROM main.{quoted(name)} ORDER BY {', '.join(map(quoted, order))}) TO {text(str(path))} "
-        f"(FORMAT parquet, KV_METADATA {{{metadata}}}, COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, "
-        f"ROW_GROUP_SIZE {group_rows(name)})"
-    ).fetchone()
+    (n_rows,) = connection.execute(f"SELECT count(*) FROM main.{quoted(name)}").fetchone() or (0,)
+    rows, metadata = f"SELECT * FROM main.{quoted(name)}", {"table": name} | dict(about)
+    if is_large(n_rows, len(present)):
+        _write_groups(path, sorted_groups(connection, rows, order, group_rows(name)), metadata)
+    else:
+        pairs = ", ".join(f"{text(key)}: {text(value)}" for key, value in metadata.items())
+        connection.execute(
+            f"COPY ({rows} ORDER BY {', '.join(map(quoted, order))}) TO {text(str(path))} "
+            f"(FORMAT parquet, KV_METADATA {{{pairs}}}, COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, "
+            f"ROW_GROUP_SIZE {group_rows(name)})"
+        )
     write_sidecar(path, _digest(path))
     n_bytes = path.stat().st_size
-    return Exported(name, int(copied[0]) if copied else 0, n_bytes, n_bytes <= INSIDE_BYTES)
+    return Exported(name, n_rows, n_bytes, n_bytes <= INSIDE_BYTES)
+
+
+def _write_groups(path: Path, groups: Iterator[pa.Table], metadata: Mapping[str, str]) -> None:
+    import pyarrow.parquet as pq
+
+    first = next(groups)
+    with pq.ParquetWriter(
+        path, first.schema, compression="zstd", compression_level=ZSTD_LEVEL, store_schema=False
+    ) as writer:
+        for group in chain([first], groups):
+            writer.write_table(group, row_group_size=len(group))
+        writer.add_key_value_metadata(dict(metadata))
 
 
 def _index(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Sequence[Exported]) -> None:

@@ -191,4 +191,5 @@ def file_row(file: DataFile, first_seq: int, last_seq: int, live_seq: int) -> di
         "first_seq": first_seq,
         "last_seq": last_seq,
         "live_seq": live_seq,
+        "empty_columns": None if file.empty is None else ",".join(sorted(file.empty)),
     }

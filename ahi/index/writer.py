@@ -62,6 +62,7 @@ class DataFile:
         sha256: Digest of its bytes.
         schema_hash: Digest of its column names and types.
         batch_id: Batch that every row of it names.
+        empty: Columns that are null in every row; None: not known.
     """
 
     path: str
@@ -71,6 +72,7 @@ class DataFile:
     sha256: str
     schema_hash: str
     batch_id: str = ""
+    empty: frozenset[str] | None = None
 
 
 def schema_hash(columns: Sequence[tuple[str, str]]) -> str:
@@ -98,7 +100,7 @@ def write_batch(
     import pyarrow.parquet as pq
 
     if len(data) > 1:
-        data = _sorted(data, table.sort_by)
+        data = in_order(data, table.sort_by)
     large = [
         leaf
         for field, cells in zip(data.schema, data.columns, strict=True)
@@ -123,11 +125,14 @@ def write_batch(
         handle.write(content)
     sha256 = hashlib.sha256(content).hexdigest()
     write_sidecar(root / path, sha256)
-    return DataFile(path, table.name, len(data), len(content), sha256, table_hash(table), batch_id)
+    empty = frozenset(
+        name for name, cells in zip(data.column_names, data.columns, strict=True) if cells.null_count == len(data)
+    )
+    return DataFile(path, table.name, len(data), len(content), sha256, table_hash(table), batch_id, empty)
 
 
-def _sorted(data: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """Rows in the order of keys. Columns without any value are left as they are."""
+def in_order(data: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Rows in the order of keys, nulls last. Columns without any value are left as they are."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -177,7 +182,7 @@ def write_parts(
     """
     import pyarrow.parquet as pq
 
-    path, n_rows = new_path(root, folder), 0
+    path, n_rows, empty = new_path(root, folder), 0, set(schema.names)
     with (root / path).open("x+b") as handle:
         # Arrow's own copy of the schema, with every column's description, would be half of a small file.
         with pq.ParquetWriter(
@@ -190,6 +195,7 @@ def write_parts(
             for part in parts:
                 writer.write_table(part, row_group_size=group_rows(table))
                 n_rows += part.num_rows
+                empty -= {name for name in empty if part[name].null_count < part.num_rows}
             writer.add_key_value_metadata(_provenance(table, batch_id=batch_id, run_id=run_id))
         handle.flush()
         n_bytes = handle.seek(0, os.SEEK_END)
@@ -205,6 +211,7 @@ def write_parts(
         sha256=sha256,
         schema_hash=schema_hash(columns),
         batch_id=batch_id,
+        empty=frozenset(empty),
     )
 
 

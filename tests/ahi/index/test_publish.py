@@ -308,3 +308,25 @@ def test_the_tag_registry_counts_what_did_not_fit(index: Index, put) -> None:
     assert index.query(f"{sql}'StudyDate'").rows == [("(0008,0020)", "DA", "limited", 0)]
     kept = sum(column.tag is not None for table in TABLES.values() for column in table.columns)
     assert index.query("SELECT count(*), sum(n_cast_failures)::INTEGER FROM tag_registry").rows == [(kept, 1)]
+
+
+def test_columns_without_a_value_are_not_asked_of_the_files(index: Index, put) -> None:
+    index.compact_files = 2
+    put("one", {"a": 1}, SoftwareVersions=[], PatientSex="F")
+    put("two", {"b": 1}, PatientSex=None, StationName="X")
+    asked = "SELECT SoftwareVersions, PatientSex, StationName, RequestAttributesSequence FROM series_all ORDER BY ALL"
+    for _ in range(2):
+        index.publish()
+        rows = index.query(asked)
+        assert rows.rows == [([], "F", None, None), (None, None, "X", None)]
+        assert str(rows.types[-1]).startswith("STRUCT(")
+        [(read,)] = index.query("SELECT sql FROM duckdb_views() WHERE view_name = 'series_files'").rows
+        constants = {name for name in TABLES["series"].columns if f" AS {name.name}," in read.replace('"', "")}
+        assert {"ReasonForStudy", "RequestAttributesSequence"} <= {column.name for column in constants}
+        assert not {"PatientSex", "StationName", "SoftwareVersions"} & {column.name for column in constants}
+        index.compact()
+    with index.transaction() as connection:
+        connection.execute(c.files.update().values(empty_columns=None))  # as in a catalog of earlier code
+    put("three", {"c": 1})
+    index.publish()
+    assert len(index.query("SELECT * FROM series_all").rows) == 3
