@@ -71,6 +71,8 @@ class JobState(StrEnum):
 
 
 metadata = sa.MetaData()
+# Key of `sa.Table.info`: changes of the table are noted, since it is published whole (`whole`).
+NOTED = "noted"
 
 
 def _seq() -> sa.Column[int]:

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from ahi.index.catalog import Instant, metadata
+from ahi.index.catalog import NOTED, Instant, metadata
 
 
 class Source(StrEnum):
@@ -53,6 +53,7 @@ archives = sa.Table(
     sa.Column("generation", sa.Integer, nullable=False, default=0, comment="Newest complete look at its keys; 0: none"),
     sa.Column("planned_generation", sa.Integer, nullable=False, default=0, comment="Look that its shards cover"),
     sa.Column("last_planned_at", Instant, comment="When shards were made last"),
+    info={NOTED: True},
 )
 
 archive_looks = sa.Table(
@@ -73,6 +74,7 @@ archive_looks = sa.Table(
     sa.Column("n_added", sa.BigInteger, comment="Keys that the look before did not have"),
     sa.Column("n_changed", sa.BigInteger, comment="Keys with another entity tag or size than before"),
     sa.Column("n_vanished", sa.BigInteger, comment="Keys of the look before that are gone"),
+    info={NOTED: True},
 )
 
 archive_set_aside = sa.Table(
@@ -84,6 +86,7 @@ archive_set_aside = sa.Table(
     sa.Column("n_objects", sa.BigInteger, nullable=False, comment="Objects"),
     sa.Column("n_bytes", sa.BigInteger, nullable=False, comment="Their size"),
     sa.Column("object_key", sa.String, nullable=False, comment="Parquet in the lake bucket that names each, with why"),
+    info={NOTED: True},
 )
 
 archive_shards = sa.Table(
@@ -116,6 +119,7 @@ archive_shards = sa.Table(
     sa.Column("message", sa.Text, comment="What went wrong last, without PHI"),
     sa.Index("ix_archive_shards_archive", "archive_id", "state"),
     sa.Index("ix_archive_shards_parent", "parent_shard_key"),
+    info={NOTED: True},
 )
 
 archive_numbers = sa.Table(

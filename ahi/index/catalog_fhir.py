@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from ahi.index.catalog import Instant, metadata
+from ahi.index.catalog import NOTED, Instant, metadata
 
 
 class Policy(StrEnum):
@@ -57,6 +57,7 @@ fhir_imports = sa.Table(
     sa.Column("created_at", Instant, nullable=False, comment="When it was asked for"),
     sa.Column("stopped_at", Instant, comment="Nothing of it starts while this is set"),
     sa.Column("stopped_reason", sa.Text, comment="Why, without PHI"),
+    info={NOTED: True},
 )
 
 fhir_files = sa.Table(
@@ -108,6 +109,7 @@ fhir_batches = sa.Table(
     sa.Index("ix_fhir_batches_import", "import_id", "position"),
     sa.Index("ix_fhir_batches_state", "state"),
     sa.Index("ix_fhir_batches_job", "job_key"),
+    info={NOTED: True},
 )
 
 fhir_parts = sa.Table(
@@ -139,6 +141,7 @@ fhir_failures = sa.Table(
     sa.Column("resolved_at", Instant, comment="When HealthLake took the corrected line"),
     sa.Index("ix_fhir_failures_batch", "batch_id"),
     sa.Index("ix_fhir_failures_again", "resubmitted_in"),
+    info={NOTED: True},
 )
 
 fhir_warnings = sa.Table(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import uuid
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import repeat
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 30
 CREATED = "created"
+CHANGED = "changed:"
 WRITE = "ahi_write"
 # Any number, the same in every process: the lock that serialises writers on PostgreSQL ("ahi" in ASCII).
 ADVISORY_LOCK = 0x616869
@@ -68,6 +70,7 @@ def open_engine(url: str) -> sa.Engine:
         raise PermanentError(
             f"The driver {error.name} of the catalog's database is not installed: pip install 'ahi-pipeline[postgres]'."
         ) from error
+    sa.event.listen(engine, "before_execute", _note_statement)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -101,6 +104,27 @@ def write_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
         if is_postgresql:
             connection.exec_driver_sql(BEGIN_POSTGRESQL)
         yield connection
+        _mark(connection, connection.info.pop(catalog.NOTED, ()))
+
+
+def note_change(connection: sa.Connection, table: sa.Table) -> None:
+    """Remember that this transaction changes a table; of use only for those with `NOTED` in their info."""
+    if table.info.get(catalog.NOTED):
+        connection.info.setdefault(catalog.NOTED, set()).add(table.name)
+
+
+def _note_statement(connection: sa.Connection, clause: Any, *_: object) -> None:
+    if getattr(clause, "is_dml", False):
+        note_change(connection, clause.table)
+
+
+def _mark(connection: sa.Connection, names: Iterable[str]) -> None:
+    """Say in the catalog that tables were changed. The value means nothing but that it is another one."""
+    state = catalog.state
+    for name in sorted(names):
+        value = {"name": f"{CHANGED}{name}", "value": uuid.uuid4().hex}
+        connection.execute(state.delete().where(state.c.name == value["name"]))
+        connection.execute(state.insert(), [value])
 
 
 def empty_log(engine: sa.Engine) -> bool:
@@ -148,10 +172,12 @@ def create_tables(engine: sa.Engine, folder: Path) -> None:
             finally:
                 raw.close()
         with write_transaction(engine) as connection:
-            there = set(sa.inspect(connection).get_table_names())
+            there, known = set(sa.inspect(connection).get_table_names()), catalog.metadata.tables
             new = [table for table in catalog.metadata.sorted_tables if table.name not in there]
             catalog.metadata.create_all(connection, tables=new, checkfirst=False)
             _add_missing(connection, there)
+            # Earlier code did not note changes.
+            _mark(connection, [name for name in there if name in known and known[name].info.get(catalog.NOTED)])
             state = catalog.state
             connection.execute(state.delete().where(state.c.name == CREATED))
             connection.execute(state.insert().values(name=CREATED, value=_digest()))
@@ -250,6 +276,7 @@ def execute_many(connection: sa.Connection, statement: sa.UpdateBase, rows: Sequ
     if connection.dialect.name != "sqlite":
         connection.execute(statement, list(rows))
         return
+    _note_statement(connection, statement)
     sql, parameters = _prepared(statement, connection.dialect)
     cells: list[Iterable[Any]] = []
     for name, bind, fixed in parameters:

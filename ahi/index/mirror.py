@@ -52,6 +52,7 @@ class Mirror:
         seq: Column with the commit that changed a row last; null in a row changed since the newest commit.
         part: SQL of DuckDB for the part of the base that a row belongs to; it must never change for a row.
         stamps: Columns with the time of the first publication that shows a commit, and the columns of that commit.
+        hidden: Columns that are not published.
     """
 
     name: str
@@ -59,11 +60,12 @@ class Mirror:
     seq: str
     part: str = "'all'"
     stamps: tuple[tuple[str, str], ...] = ()
+    hidden: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[tuple[str, str]]:
         """Names and DuckDB types."""
-        return [(column.name, duckdb_type(column)) for column in self.table.columns]
+        return [(column.name, duckdb_type(column)) for column in self.table.columns if column.name not in self.hidden]
 
     @property
     def keys(self) -> list[str]:
@@ -135,7 +137,7 @@ def read_parts(connection: sa.Connection, mirror: Mirror, *where: sa.ColumnEleme
     schema = arrow_schema(mirror)
     picked = [
         sa.type_coerce(column, sa.BigInteger) if isinstance(column.type, c.Instant) else column
-        for column in mirror.table.columns
+        for column in (mirror.table.c[name] for name, _ in mirror.columns)
     ]
     query = sa.select(*picked).where(*where).execution_options(yield_per=CHUNK_ROWS)
     for rows in connection.execute(query).partitions():

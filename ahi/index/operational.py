@@ -134,6 +134,15 @@ def operational_views() -> list[View]:
             _catalog_comments(c.jobs, "seq")
             | {"run_s": "Seconds from start to end at the service.", "queued_s": "Seconds from plan to start."},
         ),
+        View(
+            "fhir_jobs",
+            "SELECT * EXCLUDE (seq), date_diff('microsecond', submitted_at, ended_at) / 1e6 AS run_s, "
+            "date_diff('microsecond', planned_at, submitted_at) / 1e6 AS queued_s FROM internal.jobs "
+            "WHERE service = 'healthlake'",
+            "One row for each HealthLake import job, planned ones included.",
+            _catalog_comments(c.jobs, "seq")
+            | {"run_s": "Seconds from start to end at the service.", "queued_s": "Seconds from plan to start."},
+        ),
         _image_sets(),
         View(
             "image_set_versions",

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.index import catalog as c
-from ahi.index import slices
+from ahi.index import slices, whole
 from ahi.index.commit import STAMPED
 from ahi.index.engine import locked
 from ahi.index.mirror import (
@@ -96,6 +96,7 @@ def publish(index: Index) -> Publication:
     """
     with locked(index.root / PUBLISH_LOCK):
         _sweep(index.root)
+        whole.refresh(index)
         template = _template_id(index)
         # Where it stands is part of what was published: a moved index has other paths.
         marker = f"{template} {index.root}"
@@ -207,6 +208,9 @@ def _build(index: Index, path: Path, template: Path, shown: Snapshot, source: sa
             live = shown.live(mirror.name)
             if live or mirror.name in bulk:
                 replace(connection, mirror.name, newest_select(index, mirror, live, delta))
+        for one in whole.WHOLE:
+            if live := shown.live(one.name):
+                replace(connection, one.name, mirror_files(index, one, live))
         published_at = _write_info(connection, index, shown, deltas)
         connection.execute("COMMIT")
         _detach(connection)

@@ -114,22 +114,23 @@ def read_dead(connection: sa.Connection, tables: Iterable[str]) -> dict[str, pa.
     }
 
 
-def empty_relations(tables: Mapping[str, Table]) -> list[str]:
+def empty_relations(tables: Mapping[str, Table], others: Mapping[str, Sequence[tuple[str, str]]]) -> list[str]:
     """Statements that make the relations of live files, typed and without rows.
+
+    `others` are names and types of the columns of relations that are no tables of the registry.
 
     One empty table has the types of all, as rows: views of typed nulls took a publication three times as long to carry
     along, and a query of such a view ten times as long.
     """
+    columns = {f"{name}_files": [(x.name, x.duckdb_type) for x in table.columns] for name, table in tables.items()}
+    columns |= others
     types = (
-        f"{quoted(name)} STRUCT({', '.join(f'{quoted(one.name)} {one.duckdb_type}' for one in table.columns)})"
-        for name, table in tables.items()
+        f"{quoted(name)} STRUCT({', '.join(f'{quoted(one)} {kind}' for one, kind in found)})"
+        for name, found in columns.items()
     )
     return [
         f"CREATE TABLE {TYPES} ({', '.join(types)})",
-        *(
-            f"CREATE VIEW internal.{quoted(name + '_files')} AS SELECT unnest({quoted(name)}) FROM {TYPES}"
-            for name in tables
-        ),
+        *(f"CREATE VIEW internal.{quoted(name)} AS SELECT unnest({quoted(name)}) FROM {TYPES}" for name in columns),
     ]
 
 

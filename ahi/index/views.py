@@ -22,6 +22,7 @@ from ahi.index.relations import empty_relations, fixed_relations
 from ahi.index.sql import quoted, text
 from ahi.index.tag_registry import known_tags, tag_registry
 from ahi.index.view import View
+from ahi.index.whole import WHOLE, whole_views
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +41,7 @@ def public_views(tables: Mapping[str, Table]) -> list[View]:
         views += [*_summaries(tables), conflicts(tables["series"])]
     if {"headers", "instances", "series"} <= set(tables):
         views += [differences(tables), tag_registry(tables)]
-    return [*views, *operational_views()]
+    return [*views, *operational_views(), *whole_views()]
 
 
 def _summaries(tables: Mapping[str, Table]) -> list[View]:
@@ -188,7 +189,8 @@ def template_statements(tables: Mapping[str, Table], *, is_explained: bool = Tru
         is_explained: With comments, and with the macros for moments.
     """
     statements = ["CREATE SCHEMA internal"]
-    statements += [*empty_relations(tables), *fixed_relations(tables), *mirror_relations()]
+    statements += [*empty_relations(tables, {one.name: one.columns for one in WHOLE})]
+    statements += [*fixed_relations(tables), *mirror_relations()]
     info = ", ".join(f"{name} {kind}" for name, kind in INFO_COLUMNS.items())
     statements.append(f"CREATE TABLE internal.info ({info})")
     if {"headers", "instances", "series"} <= set(tables):

@@ -21,7 +21,9 @@ VIEWS = {
     *(f"{name}_history" for name in TABLES),
     *("patients", "studies", "headers", "index_versions"),
     *("objects", "import_jobs", "image_sets", "quarantine", "events", "freshness", "closure", "index_info"),
-    *("ledger", "uploads", "study_closure"),
+    *("ledger", "uploads", "study_closure", "fhir_jobs"),
+    *("archives", "archive_looks", "archive_shards", "archive_set_aside"),
+    *("fhir_imports", "fhir_batches", "fhir_failures"),
     *("conflicts", "tombstones", "image_set_versions", "differences", "tag_registry"),
 }
 
