@@ -122,15 +122,26 @@ def _before(row: sa.Row[Any, Any, Any, Any], event: ObjectRemoved) -> bool:
     return event.at is not None and row.landed_at <= event.at
 
 
-def release(commit: Commit, bucket: str, prefix: str, *, association: bool) -> int:
-    """Make held objects under a prefix ready: its manifest came, or was waited for long enough. Returns how many."""
+def release(commit: Commit, bucket: str, prefix: str, *, association: bool, stated: int | None = None) -> int:
+    """Make held objects under a prefix ready: its manifest came, or was waited for long enough. Returns how many.
+
+    Args:
+        commit: Open commit.
+        bucket: Where they lie.
+        prefix: What their keys begin with.
+        association: Whether the manifest came. Objects that can never be ready are then part of the association, too.
+        stated: Objects that the manifest states.
+    """
     table = catalog.objects
     under = sa.and_(table.c.bucket == bucket, table.c.key >= prefix, table.c.key < prefix[:-1] + "0")
     freed = table.update().where(under, table.c.state == ObjectState.HELD)
     values = {"state": ObjectState.READY, "state_since": now(), "changed_seq": commit.seq}
-    return commit.connection.execute(
-        freed.values(association_prefix=prefix if association else None, **values)
-    ).rowcount
+    of_manifest = {"association_prefix": prefix, "stated_objects": stated} if association else {}
+    if association:
+        ended = table.c.state.in_((ObjectState.FAILED, ObjectState.SET_ASIDE))
+        theirs = table.update().where(under, ended, table.c.association_prefix.is_(None))
+        commit.connection.execute(theirs.values(changed_seq=commit.seq, **of_manifest))
+    return commit.connection.execute(freed.values(**values, **of_manifest)).rowcount
 
 
 def _set_aside(commit: Commit, object_ids: Sequence[str], reason: Reason, text: str) -> None:

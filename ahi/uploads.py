@@ -264,6 +264,7 @@ def _commit(
         report.duplicates += len(taken)
         report.removed = ledger.remove(commit, contents.removed)
         for closed in contents.closed:
-            report.released += ledger.release(commit, closed.bucket, closed.prefix, association=True)
+            stated = closed.n_objects
+            report.released += ledger.release(commit, closed.bucket, closed.prefix, association=True, stated=stated)
         report.quarantined = quarantine.enter(commit.connection, contents.quarantined, batch.batch_id)
         inbox.consume(commit.connection, batch, commit.seq)

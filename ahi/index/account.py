@@ -31,6 +31,11 @@ _VERDICT = (
     "CASE WHEN landed > imported + failed + set_aside THEN 'open' WHEN failed > 0 THEN 'failed' "
     "ELSE 'closed' END AS verdict"
 )
+# What a sender overwrote or deleted before its import is not among what it stated.
+_COMPLETENESS = (
+    "CASE WHEN expected_objects IS NULL THEN 'unknown' WHEN landed - set_aside < expected_objects THEN 'partial' "
+    "WHEN landed - set_aside > expected_objects THEN 'over' ELSE 'complete' END AS completeness"
+)
 _VERDICT_COMMENT = "open: some are in flight. failed: all ended, some without an image set. closed: all others."
 
 
@@ -46,11 +51,12 @@ def account_views(objects: View) -> list[View]:
 def _uploads() -> View:
     return View(
         "uploads",
-        f"SELECT *, {_CLOSES}, {_VERDICT} FROM ("
+        f"SELECT *, {_CLOSES}, {_VERDICT}, {_COMPLETENESS} FROM ("
         "SELECT coalesce(association_prefix, batch_id) AS upload_id, any_value(association_prefix) AS prefix, "
         "min(landed_at) AS first_object_at, max(landed_at) AS last_object_at, "
         "count(DISTINCT StudyInstanceUID) AS n_studies, sum(size_bytes)::BIGINT AS n_bytes, "
-        f"{_COUNTS} FROM main.objects WHERE shard_key IS NULL GROUP BY coalesce(association_prefix, batch_id))",
+        f"max(stated_objects) AS expected_objects, {_COUNTS} "
+        "FROM main.objects WHERE shard_key IS NULL GROUP BY coalesce(association_prefix, batch_id))",
         "One row for each association that a sender closed, and for each batch of objects that came without one. "
         "Objects of archives are in none.",
         {
@@ -60,8 +66,11 @@ def _uploads() -> View:
             "last_object_at": "When its last object landed.",
             "n_studies": "Studies that its headers name.",
             "n_bytes": "Bytes of its objects.",
+            "expected_objects": "Objects that the manifest of the association states; null: none does.",
             **_COMMENTS,
             "verdict": _VERDICT_COMMENT,
+            "completeness": "Objects that landed and were not set aside, beside those expected: complete, partial, "
+            "over; unknown without a statement. What was erased since has left its association.",
         },
     )
 

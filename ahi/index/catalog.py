@@ -125,6 +125,7 @@ objects = sa.Table(
     sa.Column("Manufacturer", sa.String, comment="From its header"),
     sa.Column("TransferSyntaxUID", sa.String, comment="From its header"),
     sa.Column("association_prefix", sa.String, comment="Closed prefix the object belongs to, if any"),
+    sa.Column("stated_objects", sa.Integer, comment="Objects in its association, as the sender's manifest states"),
     sa.Column("shard_key", sa.String, comment="Shard of an archive it came with; null: it was uploaded"),
     sa.Column("corrects_object_id", sa.String, comment="Object that failed and that this one is the corrected form of"),
     sa.Column("job_key", sa.String, comment="Job that imports or imported it"),

@@ -122,7 +122,9 @@ def empty_relations(tables: Mapping[str, Table], others: Mapping[str, Sequence[t
     One empty table has the types of all, as rows: views of typed nulls took a publication three times as long to carry
     along, and a query of such a view ten times as long.
     """
-    columns = {f"{name}_files": [(x.name, x.duckdb_type) for x in table.columns] for name, table in tables.items()}
+    columns: dict[str, Sequence[tuple[str, str]]] = {
+        f"{name}_files": [(x.name, x.duckdb_type) for x in table.columns] for name, table in tables.items()
+    }
     columns |= others
     types = (
         f"{quoted(name)} STRUCT({', '.join(f'{quoted(one)} {kind}' for one, kind in found)})"

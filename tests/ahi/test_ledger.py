@@ -93,3 +93,22 @@ def test_identity_tells_versions_and_etags_apart():
     }
     assert len(ids) == 4
     assert ledger.object_id_of("b", "k", None, '"e"') == ledger.object_id_of("b", "k", "null", "e")
+
+
+@pytest.mark.parametrize(("stated", "completeness"), [(None, "unknown"), (4, "partial"), (3, "complete"), (2, "over")])
+def test_an_association_says_whether_what_its_manifest_states_has_come(index, stated, completeness):
+    states = {"a": "held", "b": "held", "no DICOM": "failed", "overwritten": "set_aside"}
+    rows = [
+        row("1", "1", state) | {"object_id": name, "key": f"associations/1/{name}", "batch_id": "batch"}
+        for name, state in states.items()
+    ]
+    beside = row("1", "1") | {"object_id": "beside", "key": "associations/10/c", "batch_id": "batch"}
+    with index.commit(kind="test") as commit:
+        ledger.enter(commit, [*rows, beside])
+        assert ledger.release(commit, "b", "associations/1/", association=True, stated=stated) == 2
+    index.publish()
+    asked = "SELECT upload_id, landed, expected_objects, completeness FROM uploads ORDER BY landed"
+    assert index.query(asked).rows == [
+        ("batch", 1, None, "unknown"),
+        ("associations/1/", 4, stated, completeness),
+    ]

@@ -132,6 +132,7 @@ def test_a_closed_association_is_imported_in_place(site):
     started = site.stack.calls("StartDICOMImportJob")
     assert len(started) == 1
     assert {row["input_key"] for row in site.ledger()} == {f"associations/a1/{name}" for name in names}
+    assert site.rows("SELECT landed, expected_objects, completeness FROM uploads") == [(2, 2, "complete")]
 
 
 def test_ten_associations_in_one_batch_are_ten_jobs(site):

@@ -32,7 +32,7 @@ def test_every_way_to_look_is_open(index: Index, sql: str) -> None:
         ("SELEC 1", "syntax error"),
         ("", "One statement"),
         ("SELECT 1; SELECT 2", "One statement"),
-        ("FROM nothing", "The index has: closure, codes, conflicts, differences, "),
+        ("FROM nothing", "The index has: archive_looks, archive_set_aside, archive_shards, "),
         ("SELECT Modalty FROM series", "Modality"),
         ("DROP VIEW series", "read-only"),
         ("CREATE TABLE t AS SELECT 1", "read-only"),
