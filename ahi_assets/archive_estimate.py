@@ -55,7 +55,7 @@ def shown(made: Plan, taken: Estimate) -> Mapping[str, dg.RawMetadataValue]:
         "prices": f"{taken.prices_region}, {taken.prices_as_of}. {taken.note}",
         "time": dg.MetadataValue.table([dg.TableRecord(row) for row in steps]),
         "time as a picture": stacked(
-            f"Hours of each step; {taken.seconds / 3_600:.2g} in all, as every shard goes through all of them",
+            f"Hours of each step; {taken.seconds / 3_600:.3g} in all, as every shard goes through all of them",
             {step.name: {"": step.seconds / 3_600} for step in taken.steps},
             " h",
         ),
