@@ -7,6 +7,7 @@ than everything else that makes a row; most columns of a series have one value.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, overload
 
 from ahi.clock import now
@@ -188,7 +189,7 @@ def to_arrow(table: Table, parts: Sequence[Rows], *, batch_id: str, stamp: dt.da
         raise IndexWriteError(f"Table {table.name} has no column {', '.join(unknown)}: add it to the registry.")
     sizes = [part.n_rows for part in parts]
     n_rows = sum(sizes)
-    of_part = pa.array([number for number, size in enumerate(sizes) for _ in range(size)], pa.int32())
+    of_part: pa.Array[Any] | None = None
     constants["batch_id"] = [batch_id] * len(parts)
     constants["indexed_at"] = [value or stamp for value in constants.get("indexed_at", [None] * len(parts))]
     schema = _schema(table)
@@ -196,23 +197,31 @@ def to_arrow(table: Table, parts: Sequence[Rows], *, batch_id: str, stamp: dt.da
     for column, kind in zip(table.columns, schema.types, strict=True):
         name = column.name
         if name in varying and name != "batch_id":
-            values = [value for part in parts for value in part.values(name)]
+            values = list(chain.from_iterable([part.values(name) for part in parts]))
             if name == "indexed_at":
                 values = [value or stamp for value in values]
             arrays.append(_array(table, column, kind, values))
-        elif name not in constants or not any(one is not None for one in constants[name]):
+            continue
+        one_each = constants.get(name, (None,))
+        n_same = one_each.count(one_each[0])
+        if n_same == len(one_each) and one_each[0] is None:
             arrays.append(pa.nulls(n_rows, kind))  # type: ignore[call-overload]
+        elif n_same == len(one_each) and not column.is_nested:
+            arrays.append(pa.repeat(_array(table, column, kind, one_each[:1])[0], n_rows))
+        elif n_rows == len(parts):
+            arrays.append(_array(table, column, kind, one_each))
         else:
-            found = _array(table, column, kind, constants[name])
-            arrays.append(found if n_rows == len(parts) else found.take(of_part))
+            if of_part is None:
+                of_part = pa.array([number for number, size in enumerate(sizes) for _ in range(size)], pa.int32())
+            arrays.append(_array(table, column, kind, one_each).take(of_part))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _by_column(rows: Sequence[Row]) -> dict[str, Sequence[Any]]:
     """Dicts as a sequence for each name. Most have the same names in the same order."""
     first = list(rows[0])
-    if all(list(row) == first for row in rows):
-        return dict(zip(first, zip(*(row.values() for row in rows), strict=True), strict=True))
+    if list(map(list, rows)).count(first) == len(rows):
+        return dict(zip(first, zip(*map(dict.values, rows), strict=True), strict=True))
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 

@@ -100,6 +100,11 @@ class Column:
         """Whether a cell holds a list."""
         return self.duckdb_type.endswith("[]")
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether a cell holds a list or a struct."""
+        return self.duckdb_type.endswith(("]", ")"))
+
 
 @dataclass(frozen=True)
 class Table:

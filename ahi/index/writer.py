@@ -39,6 +39,10 @@ ZSTD_LEVEL = 1
 # Columns of a batch with less than this have no codec, dictionary or statistics: those were half of what the files of
 # 100 rows cost, and saved a tenth of their bytes. Compaction's files, which most rows are in, have all three.
 WORTH_BYTES = 2_048
+# Each row has another value: a dictionary took more CPU and more bytes than the values.
+DIFFERENT = frozenset(
+    ("SOPInstanceUID", "MediaStorageSOPInstanceUID", "dataset_hash", "metadata_json", "frame_id", "crc32", "object_id")
+)
 # Readers look for rows by these, whatever the size of a file.
 LOOKED_FOR = frozenset(
     ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "image_set_id", "object_id", "patient_key")
@@ -114,7 +118,7 @@ def write_batch(
         sink,
         data.schema,
         compression=dict.fromkeys(large, "zstd"),
-        use_dictionary=large,  # type: ignore[arg-type]
+        use_dictionary=[leaf for leaf in large if leaf not in DIFFERENT],  # type: ignore[arg-type]
         write_statistics=large + [name for name in data.column_names if name in LOOKED_FOR],
         store_schema=False,
     ) as writer:
