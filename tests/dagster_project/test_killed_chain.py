@@ -15,11 +15,12 @@ from http import HTTPStatus
 
 import pytest
 
+from ahi.healthlake import control
 from dagster_project.demo import free_port
 from dagster_project.stack import Stack, down, up
 from tests.ahi.healthlake.test_long_chain import passing_time
 from tests.conftest import wait_for
-from tests.dagster_project.archive_stack import aws_of
+from tests.dagster_project.archive_stack import aws_of, pipeline_of
 from tests.dagster_project.test_killed_processes import ahi, processes, runs
 
 BATCHES = int(os.environ.get("AHI_DRILL_BATCHES", "30"))
@@ -38,10 +39,6 @@ def stack(tmp_path, monkeypatch):
     down(made)
 
 
-def status(stack):
-    return json.loads(ahi(stack, "fhir", "status", "--json").stdout)["imports"]
-
-
 def kill(stack, what):
     if what == "daemon":
         (victim,) = processes(stack, "dagster_project.program daemon")[:1]
@@ -54,8 +51,8 @@ def kill(stack, what):
 
 
 @pytest.mark.drill
-def test_a_troubled_chain_outlives_its_daemon_and_its_runs(stack, tmp_path, capsys):
-    aws = aws_of(stack)
+def test_a_troubled_chain_outlives_its_daemon_and_its_runs(stack, tmp_path, monkeypatch, capsys):
+    aws, index = aws_of(stack), pipeline_of(stack, monkeypatch).index
     aws.fault("drop_events", service="healthlake", probability=0.05, seed=1)
     aws.fault("duplicate_events", service="healthlake", copies=2)
     aws.fault("shuffle_events", service="healthlake", seconds=30, seed=2)
@@ -71,15 +68,15 @@ def test_a_troubled_chain_outlives_its_daemon_and_its_runs(stack, tmp_path, caps
     with passing_time(aws, every=0.2):
         for share, what in KILLS:
             wait_for(
-                lambda share=share: status(stack)[0]["settled"] >= share * BATCHES,
+                lambda share=share: control.imports(index.engine)[0].settled >= share * BATCHES,
                 seconds=120 + 10 * BATCHES,
                 what="a part of the chain",
             )
             kill(stack, what)
         done = ahi(stack, "fhir", "wait", "--timeout", str(120 + 10 * BATCHES))
     assert done.returncode == 0, done.stdout + done.stderr
-    (chain,) = status(stack)
-    assert (chain["batches"], chain["settled"], chain["imported"]) == (BATCHES, BATCHES, 2 * BATCHES)
+    (chain,) = control.imports(index.engine)
+    assert (chain.batches, chain.settled, chain.imported) == (BATCHES, BATCHES, 2 * BATCHES)
     jobs = sorted(all_jobs(aws), key=lambda job: job["SubmitTime"])
     # A name is import, batch number, attempt and digest.
     names = [job["JobName"].rsplit("-", 2) for job in jobs]
