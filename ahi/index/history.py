@@ -86,11 +86,11 @@ def macros(tables: Mapping[str, Table], derived: Iterable[View]) -> list[tuple[s
     found += [_diff(table) for table in tables.values()]
     counts = " UNION ALL ".join(
         f"SELECT {text(name)} AS table_name, change, count(*) AS n_rows "
-        f"FROM main.{quoted(name + '_diff')}(from_moment, to_moment) GROUP BY change"
+        f"FROM main.{quoted(name + '_diff')}(from_moment, to_moment, db := db) GROUP BY change"
         for name in tables
     )
     comment = "Rows added, changed and deleted between two moments, counted by table."
-    return [*found, ("diff(from_moment, to_moment)", counts, comment)]
+    return [*found, (f"diff(from_moment, to_moment, {DB})", counts, comment)]
 
 
 def _history(table: Table) -> str:
