@@ -98,7 +98,7 @@ def main() -> None:
     print(
         f"forecast at a quarter off by {error:.0%}, target {ETA_ERROR:.0%} {'met' if error <= ETA_ERROR else 'MISSED'}"
     )
-    sys.exit(0 if met else 1)
+    sys.exit(0 if met and error <= ETA_ERROR else 1)
 
 
 if __name__ == "__main__":

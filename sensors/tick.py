@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 BATCH_TAG = "ahi/batch"
 PRIORITY = 10
-LIVE_TAGS = {"ahi/live": "true", "dagster/priority": str(PRIORITY)}
+LIVE = {"ahi/live": "true"}
+LIVE_TAGS = {**LIVE, "dagster/priority": str(PRIORITY)}
 """Live batches go before backfills."""
 
 UNFINISHED = [
@@ -55,7 +56,8 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, target: Target
     does not become a queue of small runs.
     """
     again = _again(context, pipeline, target)
-    waiting = dg.RunsFilter(job_name=target.job_name, statuses=[dg.DagsterRunStatus.QUEUED])
+    # By the tag: backfills of the same job may wait for days.
+    waiting = dg.RunsFilter(job_name=target.job_name, tags=LIVE, statuses=[dg.DagsterRunStatus.QUEUED])
     if not again and context.instance.get_runs(waiting, limit=1):
         return dg.SkipReason(f"A run of {target.job_name} waits for a slot; messages wait for it on the queue")
     new: list[Batch] = []

@@ -88,6 +88,8 @@ def test_messages_wait_on_the_queue_while_a_run_waits_for_a_slot(make_site, inst
     site = make_site(listen_seconds=0)
     site.send(["pydicom/rtplan.dcm"])
     (first,) = requests(site, instance)
+    backfill = dg.RunRequest(run_key="backfill", tags={"dagster/backfill": "old"})
+    pretend_run(instance, backfill, dg.DagsterRunStatus.QUEUED)  # may wait for days
     run = pretend_run(instance, first, dg.DagsterRunStatus.QUEUED)
     site.send(["pydicom/CT_small.dcm"])
     site.send(["pydicom/MR_small.dcm"])
