@@ -17,6 +17,7 @@ class Code(StrEnum):
     DUPLICATE_KEY = "duplicate-key"
     NOT_AN_OBJECT = "not-an-object"
     TOO_DEEP = "too-deep"
+    NOT_JUDGED = "not-judged"
     # The envelope.
     RESOURCE_TYPE = "resource-type"
     ID_MISSING = "id-missing"

@@ -98,11 +98,13 @@ class Validator:
     def _problems(self, body: bytes, resource: dict[str, Any], kind: str) -> tuple[Finding, ...]:
         try:
             found = self._structure.check(resource, empty_texts=b'""' in body)
-        except RecursionError:
+            repeats = repeats_a_key(body, resource)
+        except (RecursionError, orjson.JSONEncodeError):
+            # orjson reads deeper than it writes.
             return (Finding(Code.TOO_DEEP, "", "is nested too deeply"),)
         if self._require_id and "id" not in resource:
             found.append(Finding(Code.ID_MISSING, f"{kind}.id", "is required for an import"))
-        if repeats_a_key(body, resource):
+        if repeats:
             found.append(Finding(Code.DUPLICATE_KEY, "", "has the same name twice in one object"))
         return tuple(found)
 

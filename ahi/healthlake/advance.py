@@ -29,10 +29,12 @@ FREEZE_SECONDS = 20.0
 """How long one run goes on freezing batches: in between it looks whether a job can be started."""
 
 LEASE_SECONDS = 60.0
-"""A batch that another run has taken up to freeze is left to it for so long."""
+"""A batch that another run has taken up to freeze, or whose source was not to be read, is left alone for so long."""
 
 RESULTS_SECONDS, RESULTS_AGE, RESULTS_LONGEST = 5.0, 0.1, 600.0
 """How often a run looks for a manifest that is late, which a job may owe for a day: by the time it is owed so far."""
+
+_LEASE = "freeze:"
 
 LOOK, OWED = "healthlake jobs", "healthlake results"
 
@@ -63,10 +65,11 @@ def advance(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Progress:
     while time.monotonic() < deadline and (batch_id := _to_freeze(pipeline)):
         if not _take(pipeline, batch_id):
             break
+        done = Counter[str]()
         try:
             progress.counts += (done := freeze(pipeline, batch_id))
         finally:
-            _leave(pipeline, batch_id)
+            _leave(pipeline, batch_id, for_seconds=LEASE_SECONDS if done["batches_unreadable"] else 0.0)
         progress.frozen += [batch_id] if done["batches_frozen"] else []
         _start(pipeline, progress)
     return progress
@@ -127,6 +130,8 @@ def _to_freeze(pipeline: Pipeline) -> str | None:
     free = sa.or_(waiting.c.is_ordered.is_(False), waiting.c.held == 0)
     query = sa.select(waiting.c.batch_id).where(waiting.c.is_next, free)
     query = query.where(waiting.c.ready < pipeline.settings.fhir_frozen_ahead)
+    lease = catalog.leases
+    query = query.where(~sa.exists().where(lease.c.name == _LEASE + waiting.c.batch_id, lease.c.until > now()))
     query = query.order_by(waiting.c.priority.desc(), waiting.c.created_at, waiting.c.position).limit(1)
     with pipeline.index.engine.connect() as connection:
         return connection.execute(query).scalar_one_or_none()
@@ -134,7 +139,7 @@ def _to_freeze(pipeline: Pipeline) -> str | None:
 
 def _take(pipeline: Pipeline, batch_id: str) -> bool:
     """Take up a batch to freeze. Two runs that do it at once write the same, so a lost lease costs work and no more."""
-    table, moment, name = catalog.leases, now(), _lease(batch_id)
+    table, moment, name = catalog.leases, now(), _LEASE + batch_id
     until = moment + dt.timedelta(seconds=LEASE_SECONDS)
     with pipeline.index.transaction() as connection:
         held = connection.execute(sa.select(table.c.until).where(table.c.name == name)).scalar_one_or_none()
@@ -145,13 +150,14 @@ def _take(pipeline: Pipeline, batch_id: str) -> bool:
     return True
 
 
-def _leave(pipeline: Pipeline, batch_id: str) -> None:
+def _leave(pipeline: Pipeline, batch_id: str, *, for_seconds: float) -> None:
+    mine = catalog.leases.c.name == _LEASE + batch_id
     with pipeline.index.transaction() as connection:
-        connection.execute(catalog.leases.delete().where(catalog.leases.c.name == _lease(batch_id)))
-
-
-def _lease(batch_id: str) -> str:
-    return f"freeze:{batch_id}"
+        if for_seconds:
+            until = now() + dt.timedelta(seconds=for_seconds)
+            connection.execute(catalog.leases.update().where(mine).values(until=until))
+        else:
+            connection.execute(catalog.leases.delete().where(mine))
 
 
 def is_work_waiting(pipeline: Pipeline) -> bool:

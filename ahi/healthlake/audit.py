@@ -33,6 +33,7 @@ class What(StrEnum):
     FROZEN = "frozen"
     SUBMITTED = "submitted"
     REFUSED = "refused"
+    UNREADABLE = "unreadable"
     ENDED = "ended"
     SETTLED = "settled"
     STOPPED = "stopped"

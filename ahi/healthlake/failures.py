@@ -101,7 +101,9 @@ def enter(
         group = {"stage": stage, "resource_type": kind, "resource_id": None, "diagnostic": text}
         rows.append({**group, "part": None, "line": None, "n_lines": number})
     for row in rows:
-        what = (batch_id, row["stage"], row["part"], row["line"], row["diagnostic"] if row["line"] is None else "")
+        what = [batch_id, row["stage"], row["part"], row["line"], ""]
+        if row["line"] is None:
+            what[4:] = [row["diagnostic"], row["resource_type"], row["resource_id"]]
         row["failure_id"] = hashlib.sha256("\0".join(map(str, what)).encode()).hexdigest()[:32]
         row |= {"batch_id": batch_id, "first_seen": moment}
     for some in chunked(rows, 1_000):

@@ -78,21 +78,29 @@ class Failed:
     rest: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """How many more, by stage, type and diagnostic."""
     by_stage: Counter[str] = field(default_factory=Counter)
+    """Resources by who failed on them; a line that does not say which resource it means counts as one."""
+    told: set[int] = field(default_factory=set)
+    """Hashes of the references of those of which it is known which they are."""
     tracked: dict[str, bool] = field(default_factory=dict)
     """References of types that `ahi.healthlake.sent` keeps, with whether HealthLake itself failed on it."""
     n_unreadable: int = 0
 
     @property
     def n_lines(self) -> int:
-        """Lines that could be read."""
+        """Lines that could be read, of those about one resource the first alone."""
         return self.by_stage.total()
 
     def add(self, one: Failure, limit: int) -> None:
         """Count a line."""
+        reference = f"{one.resource_type}/{one.resource_id}" if one.resource_type and one.resource_id else ""
+        if reference and hash(reference) in self.told:
+            return
         self.by_stage[one.stage] += 1
-        if one.resource_type in TRACKED:
-            self.tracked[f"{one.resource_type}/{one.resource_id}"] = one.stage == Stage.SERVER
-        if len(self.rows) < limit:
+        if reference:
+            self.told.add(hash(reference))
+        if one.resource_type in TRACKED and reference:
+            self.tracked[reference] = one.stage == Stage.SERVER
+        if reference and len(self.rows) < limit:
             self.rows.append(one)
         else:
             self.rest[one.stage, one.resource_type, one.diagnostic] += 1
@@ -170,17 +178,18 @@ def _placed(pipeline: Pipeline, uri: str, lines: Sequence[FailureLine]) -> Itera
     named = {f"{line.resource_type}/{line.resource_id}" for line in lines}
     numbers = {line.line_id - base for line in lines if line.line_id is not None for base in (0, 1)}
     first, at = dict[str, int](), dict[int, str]()
+    n = -1
     for n, reference in enumerate(_references(pipeline, uri)):
         if reference in named:
             first.setdefault(reference, n)
         if n in numbers:
             at[n] = reference
-    base = _base(at, lines)
+    base = _base(at, lines, n + 1)
     file = lines[0].file
     part = int(file[:5]) if file[:5].isdigit() else None
     for line in lines:
         kind, name = line.resource_type, line.resource_id
-        place: int | None = None if line.line_id is None else line.line_id - base
+        place: int | None = None if line.line_id is None or base is None else line.line_id - base
         place = place if place in at else None
         if place is not None and not (kind and name):
             kind, _, name = at[place].partition("/")
@@ -191,12 +200,16 @@ def _placed(pipeline: Pipeline, uri: str, lines: Sequence[FailureLine]) -> Itera
         yield Failure(stage, kind, name, line.diagnostic, part, None if place is None else place + 1)
 
 
-def _base(at: Mapping[int, str], lines: Sequence[FailureLine]) -> int:
+def _base(at: Mapping[int, str], lines: Sequence[FailureLine], n_sent: int) -> int | None:
     """Whether lines count from 0 or 1, which is not documented: what fits more lines that name their resource.
 
     Args:
         at: What stands in the file at the places, from 0, that lines may mean.
         lines: Lines of FAILURE.
+        n_sent: Lines of the file that was sent.
+
+    Returns:
+        None when nothing tells: a guess would call the resource beside the failed one failed, and that one current.
     """
     fits = [0, 0]
     for line in lines:
@@ -206,8 +219,11 @@ def _base(at: Mapping[int, str], lines: Sequence[FailureLine]) -> int:
             fits[base] += at.get(line.line_id - base) == f"{line.resource_type}/{line.resource_id}"
     if fits[0] != fits[1]:
         return 0 if fits[0] > fits[1] else 1
-    # Nothing fits: only a line 0 tells.
-    return 0 if any(line.line_id == 0 for line in lines) else 1
+    # Nothing fits: only a first line 0 tells, or a last one with the number of lines.
+    numbers = {line.line_id for line in lines}
+    if (0 in numbers) == (n_sent in numbers):
+        return None
+    return 0 if 0 in numbers else 1
 
 
 def _references(pipeline: Pipeline, uri: str) -> Iterator[str]:

@@ -201,9 +201,9 @@ def _with_results(
     batch_id, n_sent, limit = batch["batch_id"], batch["n_sent"] or 0, pipeline.settings.fhir_failure_rows
     n_imported = (manifest.imported if manifest else None) or 0
     n_failed = max(found.n_lines, manifest.failed if manifest else 0, n_sent - n_imported)
-    untold = n_failed - found.n_lines
+    untold = n_failed - len(found.told)
     _note_counts(connection, job, batch, manifest)
-    more = found.rest + Counter({(_stage_of_untold(manifest, found), "", UNTOLD): untold})
+    more = found.rest + Counter({(_stage_of_untold(manifest, found), "", UNTOLD): n_failed - found.n_lines})
     if not untold:
         failures.sent_again(connection, batch_id)
     failures.enter(connection, batch_id, found.rows, limit=limit, more=more)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 
 from ahi.clock import now
-from ahi.healthlake import audit, control, failures, results
+from ahi.healthlake import audit, control, failures, output, results
 from ahi.healthlake.output import Manifest
 from ahi.healthlake.resubmission import resubmit
 from ahi.index.catalog_fhir import Policy, fhir_sent
@@ -56,6 +57,27 @@ def test_failures_without_lines_have_rows_and_leave_nothing_current(shared, poli
     shared.drive()
     assert open_failures(shared, planned) == [], "the whole batch went in again"
     assert states(shared, planned) == {"current"}
+
+
+def test_lines_with_numbers_alone_leave_nothing_current_that_may_have_failed(shared, monkeypatch):
+    """The form of the guide's sample. Line 2 of 3 may be the second, or from 0 the third."""
+    shared.stack.fault("fail_lines", every=2)
+    parsed = output.parse_failure
+    monkeypatch.setattr(
+        output, "parse_failure", lambda *some: replace(parsed(*some), resource_type="", resource_id=None)
+    )
+    planned = shared.plan(shared.put_each(lines(study("f"), study("g"), study("h"))), policy=Policy.CONTINUE)
+    shared.drive()
+    assert states(shared, planned) == {"failed"}
+    assert open_failures(shared, planned) == [("server", 1)]
+
+
+def test_groups_of_two_types_with_one_reason_are_two(shared):
+    planned = shared.plan(shared.put_each(lines(patient("p1"))))
+    more = {("import", "Patient", "why"): 500, ("import", "Observation", "why"): 7}
+    with shared.pipeline.index.transaction() as connection:
+        failures.enter(connection, planned.batch_ids[0], [], limit=0, more=more)
+        assert failures.open_lines(connection, planned.batch_ids[0], failures.Stage.IMPORT) == 507
 
 
 @pytest.mark.parametrize(

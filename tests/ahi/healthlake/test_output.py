@@ -51,7 +51,33 @@ def test_a_line_that_is_cut_off_or_no_failure(body):
 def test_lines_count_from_what_fits(base):
     sent = [f"Patient/p{n}" for n in range(5)]
     named = [FailureLine("a", n + base, "Patient", f"p{n}", 400, "") for n in (1, 3)]
-    assert _base(dict(enumerate(sent)), named) == base
+    assert _base(dict(enumerate(sent)), named, 5) == base
+
+
+@pytest.mark.parametrize(("numbers", "base"), [((0, 3), 0), ((3, 5), 1), ((3,), None), ((0, 5), None)])
+def test_numbers_alone_tell_what_they_count_from_at_the_first_line_or_the_last(numbers, base):
+    assert _base({}, [FailureLine("a", n, "", None, 400, "") for n in numbers], 5) == base
+
+
+@pytest.mark.parametrize(
+    ("told", "tracked", "n_told", "n_lines"),
+    [
+        ([{"lineId": 3}, {"lineId": 7}], [], 0, 2),
+        ([{"lineId": 3}, {"lineId": 9}], ["p2", "p8"], 2, 2),
+        ([{}, {"lineId": "x"}], [], 0, 2),
+        ([{"resourceType": "Patient", "resourceId": "p1"}] * 2, ["p1"], 1, 1),
+    ],
+    ids=["from where?", "from 1", "no number", "twice"],
+)
+def test_what_a_line_does_not_say_is_not_guessed(shared, told, tracked, n_told, n_lines):
+    prefix = shared.put_each(b"".join(patient(f"p{number}") + b"\n" for number in range(9)))
+    body = b"".join(line(**one, UpdateResourceResponse={"statusCode": 500}) + b"\n" for one in told)
+    shared.put(f"{prefix}job/FAILURE/1.ndjson", body)
+    where = f"s3://{shared.bucket}/{prefix}"
+    found = read_failures(shared.pipeline, f"{where}job/", where, limit=9)
+    assert sorted(found.tracked) == [f"Patient/{name}" for name in tracked]
+    assert (len(found.told), found.n_lines) == (n_told, n_lines)
+    assert len(found.rows) + found.rest.total() == n_lines
 
 
 def test_many_failures_are_read_by_line_and_kept_as_few(shared):
