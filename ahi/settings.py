@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     fhir_look_seconds: float = Field(
         60.0, gt=0, description="A running HealthLake job unheard of for so long is asked after."
     )
+    fhir_stale_seconds: float = Field(
+        21_600.0, gt=0, description="A HealthLake job that stands still for so long is told of; results may take a day."
+    )
     fhir_failure_rows: int = Field(
         10_000, ge=0, description="Failed lines of a batch with a row of their own; the rest is counted."
     )

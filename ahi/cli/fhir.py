@@ -298,6 +298,18 @@ def resubmit(
 
 
 @app.command()
+def dismiss(
+    batch: Annotated[str, typer.Argument(help="A batch that is over.")],
+    note: Annotated[str, typer.Option(help="Why, without anything of a patient: it stays in the account.")],
+) -> None:
+    """Let be what did not go in of a batch and never will: no check and no list warns of it any more."""
+    from ahi.healthlake import control
+
+    with opened() as pipeline:
+        typer.echo(f"{common.counted(control.dismiss(pipeline, batch, note), 'line')} dismissed.")
+
+
+@app.command()
 def hold(name: Annotated[str, typer.Argument(help="A batch or an import.")]) -> None:
     """Keep batches that still wait from starting."""
     from ahi.healthlake import control

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.freshness import Hop
+from ahi.healthlake import made_good
 from ahi.healthlake.business_days import load_calendar
 from ahi.index import catalog
 from ahi.index.catalog_fhir import BatchState, fhir_audit, fhir_batches, fhir_failures
@@ -42,6 +43,7 @@ class What(StrEnum):
     RELEASED = "released"
     MOVED = "moved"
     AGAIN = "again"
+    DISMISSED = made_good.DISMISSED
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def breaches(pipeline: Pipeline, *, moment: dt.datetime | None = None) -> list[B
     """Batches that were ingested after their deadline, or have passed it and are not whole in, oldest first.
 
     A line that was refused, here or there, is not ingested. What is sent in its place has a batch of its own, with the
-    receipt of the first.
+    receipt of the first. What others carry in the place of a batch that failed is theirs, and what a person dismissed
+    is nobody's.
     """
     settings, at = pipeline.settings, moment or now()
     calendar = load_calendar(settings.business_calendar, settings.business_time_zone)
@@ -154,6 +157,8 @@ def _receipts(engine: sa.Engine) -> list[tuple[str, dt.datetime, dt.datetime | N
     query = (
         sa.select(table.c.batch_id, table.c.received_at, is_in, table.c.settled_at, jobs.c.ended_at)
         .join(jobs, jobs.c.job_key == table.c.job_key, isouter=True)
+        .where(sa.not_(made_good.is_dismissed()))
+        .where(sa.or_(table.c.state != BatchState.FAILED, sa.not_(made_good.is_superseded())))
         .order_by(table.c.received_at, table.c.batch_id)
     )
     with engine.connect() as connection:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from ahi.fhir.source import study_fingerprints
+from ahi.healthlake.mapping import load_rules
 from ahi.healthlake.plan import INDEX
 from ahi.healthlake.sent import RETRACTION
 from ahi.index.catalog_fhir import BatchState, SentState, fhir_batches, fhir_sent
@@ -32,6 +33,8 @@ class StudyClosure:
     """ImagingStudies of other origin whose study is not in the index."""
     missing: list[str] = field(default_factory=list)
     """Studies without an ImagingStudy on its way or in HealthLake."""
+    stale: list[str] = field(default_factory=list)
+    """Studies that have changed since their ImagingStudy was made."""
     failed: list[str] = field(default_factory=list)
     """Studies whose ImagingStudy did not go in."""
     orphans: list[str] = field(default_factory=list)
@@ -44,13 +47,14 @@ class StudyClosure:
     @property
     def closes(self) -> bool:
         """Whether nothing is missing, left over or there twice."""
-        return not (self.missing or self.failed or self.orphans or self.duplicates or self.lacking)
+        return not (self.missing or self.stale or self.failed or self.orphans or self.duplicates or self.lacking)
 
 
 def study_closure(pipeline: Pipeline) -> StudyClosure:
     """Compare the published index with what was sent."""
     with open_index(pipeline.index.path) as connection:
-        studies = {study for study, _ in study_fingerprints(connection)}
+        made_by = load_rules(pipeline).digest
+        studies = {study: f"{made_by}:{state}" for study, state in study_fingerprints(connection)}
     table = fhir_sent
     # Nothing goes in with a batch that has failed.
     lost = sa.select(fhir_batches.c.batch_id).where(fhir_batches.c.state == BatchState.FAILED)
@@ -60,7 +64,7 @@ def study_closure(pipeline: Pipeline) -> StudyClosure:
     query = query.add_columns(is_failed).where(table.c.datastore_id == pipeline.settings.fhir_datastore_id)
     query = query.where(table.c.state != SentState.RETRACTED)
     counts, there, tried = Counter[str](), Counter[str](), set[str]()
-    failed, orphans, lacking = list[str](), list[str](), list[str]()
+    failed, orphans, lacking, stale = list[str](), list[str](), list[str](), list[str]()
     with pipeline.index.engine.connect() as rows:
         others = query.where(table.c.reference.not_like("ImagingStudy/%"), is_failed)
         lacking += [row.reference for row in rows.execute(others.order_by(table.c.reference))]
@@ -76,6 +80,7 @@ def study_closure(pipeline: Pipeline) -> StudyClosure:
                 failed += [row.study_uid] if row.origin == INDEX else []
             else:
                 there[row.study_uid] += 1
+                stale += [row.study_uid] if row.origin == INDEX and row.fingerprint != studies[row.study_uid] else []
                 counts[row.state] += 1
             tried |= {row.study_uid} if row.origin == INDEX else set()
     return StudyClosure(
@@ -83,7 +88,8 @@ def study_closure(pipeline: Pipeline) -> StudyClosure:
         current=counts[SentState.CURRENT],
         pending=counts[SentState.PENDING],
         elsewhere=counts["elsewhere"],
-        missing=sorted(studies - tried),
+        missing=sorted(studies.keys() - tried),
+        stale=sorted(stale),
         failed=sorted(failed),
         orphans=orphans,
         duplicates=sorted(study for study, number in there.items() if number > 1),

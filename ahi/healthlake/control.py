@@ -14,10 +14,12 @@ import sqlalchemy as sa
 
 from ahi.clock import now
 from ahi.errors import PermanentError
-from ahi.healthlake import audit, sent
+from ahi.healthlake import audit, failures, made_good, sent
 from ahi.healthlake.audit import Entry, What
 from ahi.healthlake.freeze import plan_job, prefix_of
 from ahi.healthlake.plan import INDEX
+from ahi.healthlake.service import SERVICE
+from ahi.healthlake.starts import next_job
 from ahi.index import catalog
 from ahi.index.catalog import JobState
 from ahi.index.catalog_fhir import BatchState, fhir_audit, fhir_batches, fhir_failures, fhir_imports
@@ -251,6 +253,42 @@ def again(pipeline: Pipeline, batch_id: str) -> bool:
     return True
 
 
+def dismiss(pipeline: Pipeline, batch_id: str, note: str) -> int:
+    """Let what did not go in of a batch be: nothing warns of it any more. Returns how many lines that are.
+
+    Raises PermanentError when there is no such batch, or it is not over.
+    """
+    with pipeline.index.transaction() as connection:
+        if _batch(connection, batch_id)["state"] not in (BatchState.SETTLED, BatchState.FAILED):
+            raise PermanentError(f"{batch_id} is not over yet: see `ahi fhir batches`.")
+        audit.note(connection, [Entry(What.DISMISSED, batch_id=batch_id, note=note)])
+        return failures.dismiss(connection, batch_id)
+
+
+def stale(pipeline: Pipeline) -> list[tuple[str, str]]:
+    """Batches whose job stands still for `AHI_FHIR_STALE_SECONDS`: at HealthLake, in want of results, or for a slot."""
+    job, batch, moment = catalog.jobs, fhir_batches, now()
+    since = sa.func.coalesce(job.c.ended_at, job.c.submitted_at, job.c.claimed_at, job.c.planned_at)
+    columns = (batch.c.batch_id, job.c.job_key, job.c.state, since.label("since"))
+    query = sa.select(*columns).join(batch, batch.c.job_key == job.c.job_key)
+    query = query.where(job.c.service == SERVICE, job.c.state != JobState.SETTLED).order_by(batch.c.batch_id)
+    newest = sa.select(sa.func.max(job.c.settled_at)).where(job.c.service == SERVICE)
+    with pipeline.index.engine.connect() as connection:
+        settled_at = connection.execute(newest).scalar_one()
+        following = connection.execute(next_job()).scalar_one_or_none()
+        rows = connection.execute(query).all()
+    found = []
+    for row in rows:
+        if row.state == JobState.PLANNED and row.job_key != following:
+            continue
+        # The next one waits for the one before it.
+        since_ = max(row.since, settled_at or row.since) if row.state == JobState.PLANNED else row.since
+        seconds = (moment - since_).total_seconds()
+        if seconds > pipeline.settings.fhir_stale_seconds:
+            found.append((row.batch_id, f"its job has been {row.state} for {seconds / 3_600:.1f} h"))
+    return found
+
+
 def _require_lines(pipeline: Pipeline, batch_id: str) -> None:
     """Make sure that HealthLake would find something to read."""
     bucket, prefix = pipeline.settings.lake_bucket, prefix_of(batch_id)
@@ -314,6 +352,7 @@ def unequal(engine: sa.Engine) -> list[tuple[str, str]]:
     told = table.c.n_imported + table.c.n_customer_errors + table.c.n_server_errors
     wrong = sa.or_(table.c.n_scanned.is_(None), table.c.n_scanned != table.c.n_sent, told != table.c.n_scanned)
     query = sa.select(table).where(table.c.state == BatchState.SETTLED, wrong).order_by(table.c.batch_id)
+    query = query.where(sa.not_(made_good.is_dismissed()), sa.not_(made_good.is_superseded()))
     with engine.connect() as connection:
         return [
             (row["batch_id"], f"sent {row['n_sent']}, read {row['n_scanned']}, imported {row['n_imported']}")

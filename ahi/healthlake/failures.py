@@ -127,6 +127,15 @@ def sent_again(connection: sa.Connection, batch_id: str) -> None:
     connection.execute(table.update().where(mine, open_).values(resolved_at=now()))
 
 
+def dismiss(connection: sa.Connection, batch_id: str) -> int:
+    """A person lets the open failures of a batch be. Returns how many lines that are."""
+    table = fhir_failures
+    open_ = sa.and_(table.c.batch_id == batch_id, table.c.resolved_at.is_(None), table.c.resubmitted_in.is_(None))
+    number = open_lines(connection, batch_id, *Stage)
+    connection.execute(table.update().where(open_).values(resolved_at=now()))
+    return number
+
+
 def carried(
     connection: sa.Connection, import_id: str, references: Collection[str], batch_id: str, before: Collection[str]
 ) -> None:

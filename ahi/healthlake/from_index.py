@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
-from more_itertools import chunked
+from more_itertools import chunked, constrained_batches, take
 
 from ahi.clock import now
 from ahi.fhir.changes import Comparison, retired_patient, retraction
@@ -23,7 +23,7 @@ from ahi.fhir.resources import Resource, study_id
 from ahi.fhir.source import fhir_patients, fhir_resources, one_study_each, study_fingerprints
 from ahi.healthlake import failures, sent
 from ahi.healthlake.mapping import load_rules
-from ahi.healthlake.plan import INDEX, SourceFile, Terms, add_batch, datastore, open_import, split
+from ahi.healthlake.plan import INDEX, Part, SourceFile, Terms, add_batch, datastore, open_import, split
 from ahi.healthlake.resubmission import enter_source, next_number
 from ahi.healthlake.sent import RETRACTION
 from ahi.index.catalog import EPOCH
@@ -84,9 +84,9 @@ def _plan_changes(pipeline: Pipeline, store: str, rules: Rules) -> Counter[str]:
             _write(pipeline, connection, changed, rules, lines)
             written.flush()
             received = _received(connection, changed.studies)
-            source = _put(pipeline, Path(written.name)) if counts["resources"] else None
+            batches = _batches(pipeline, _put(pipeline, Path(written.name))) if counts["resources"] else []
     with pipeline.index.transaction() as catalog:
-        _plan(catalog, pipeline, source, lines.rows, received)
+        _plan(catalog, pipeline, batches, lines.rows, received)
         # A study that was never told of leaves nothing to take back.
         untold = sa.and_(fhir_sent.c.datastore_id == store, fhir_sent.c.subject.is_(None))
         for some in chunked(changed.deleted, LOOKUP):
@@ -99,8 +99,10 @@ def _changed(pipeline: Pipeline, connection: duckdb.DuckDBPyConnection, store: s
     ours = sa.and_(table.c.datastore_id == store, table.c.origin == INDEX)
     due = sa.and_(table.c.state == SentState.FAILED, table.c.retry_at <= now())
     studies = sa.select(table.c.study_uid, table.c.fingerprint, due).where(ours, table.c.study_uid.is_not(None))
+    often = sa.select(table.c.reference).where(ours, due, table.c.tries > 1).limit(1)
     with pipeline.index.engine.connect() as rows:
         before = {study: (fingerprint, bool(is_due)) for study, fingerprint, is_due in rows.execute(studies)}
+        is_repeated = rows.execute(often).first() is not None
         others = sa.select(table.c.reference, table.c.fingerprint).where(ours, due, table.c.study_uid.is_(None))
         again = [(row.reference.partition("/"), row.fingerprint) for row in rows.execute(others)]
         patients = [name for (kind, _, name), fingerprint in again if kind == "Patient" and fingerprint != RETRACTION]
@@ -108,13 +110,22 @@ def _changed(pipeline: Pipeline, connection: duckdb.DuckDBPyConnection, store: s
     if any(kind == "Endpoint" for (kind, *_), _ in again):
         wanted |= set(one_study_each(connection))
     limit, chosen, made_by = pipeline.settings.fhir_studies_per_batch, dict[str, str](), rules.digest
+    once_more = dict[str, str]()
     for study, state in study_fingerprints(connection):
         fingerprint = f"{made_by}:{state}"
         known, is_due = before.pop(study, (None, False))
-        if (known != fingerprint or is_due or study in wanted) and len(chosen) < limit:
+        if known != fingerprint and len(chosen) < limit:
             chosen[study] = fingerprint
+        elif (is_due or study in wanted) and len(once_more) < limit:
+            once_more[study] = fingerprint
     # What the index no longer has; what was taken back waits for its batch, or for its next try.
     deleted = sorted(study for study, (known, is_due) in before.items() if known != RETRACTION or is_due)[:limit]
+    if is_repeated and (once_more or deleted):
+        # One resource of which HealthLake does not tell fails all that goes with it: halves set the others free.
+        chosen = dict(take((len(once_more) + 1) // 2, once_more.items()))
+        deleted = deleted[: (len(deleted) + 1) // 2]
+    else:
+        chosen = dict(take(limit, (chosen | once_more).items()))
     subjects = {name for (kind, _, name), fingerprint in again if kind == "Patient" and fingerprint == RETRACTION}
     with pipeline.index.engine.connect() as rows:
         for some in chunked([*chosen, *deleted], LOOKUP):
@@ -144,12 +155,15 @@ class _Lines:
     written: IO[bytes]
     counts: Counter[str]
     rows: list[dict[str, Any]] = field(default_factory=list)
+    n_bytes: int = 0
 
     def write(self, one: Resource, study: str | None, fingerprint: str | None) -> None:
         """A resource that is to be sent."""
         self.written.write(one.body + b"\n")
         self.counts["resources"] += 1
         self.note(one, study, fingerprint, SentState.PENDING)
+        self.rows[-1]["first_byte"] = self.n_bytes
+        self.n_bytes += len(one.body) + 1
 
     def note(self, one: Resource, study: str | None, fingerprint: str | None, state: str | None) -> None:
         """A row; without a state only the fingerprint is new."""
@@ -286,30 +300,41 @@ def _put(pipeline: Pipeline, path: Path) -> SourceFile:
     return SourceFile(bucket, key, kept, head["ETag"].strip('"'), head["ContentLength"], moment)
 
 
+def _batches(pipeline: Pipeline, source: SourceFile) -> list[list[Part]]:
+    """Parts of a source by batch, within the limits of a job."""
+    settings = pipeline.settings
+    parts = split(pipeline, source, min(settings.fhir_bytes_per_file, settings.fhir_bytes_per_job))
+    most_bytes, most_files = settings.fhir_bytes_per_job, settings.fhir_files_per_job
+    groups = constrained_batches(parts, most_bytes, most_files, get_len=lambda part: part.n_bytes, strict=False)
+    return [list(group) for group in groups]
+
+
 def _plan(
     connection: sa.Connection,
     pipeline: Pipeline,
-    source: SourceFile | None,
+    batches: Sequence[list[Part]],
     rows: Sequence[dict[str, Any]],
     received: dt.datetime,
 ) -> None:
     store = pipeline.settings.fhir_datastore_id
-    batch_id, chain = "", f"index-{store[:8]}"
-    if source:
+    ends, chain = list[tuple[int, str]](), f"index-{store[:8]}"
+    if batches:
         # One refused resource must not keep all later studies out; a newer state of a study goes after an older one.
         open_import(connection, pipeline, chain, INDEX, Terms(Policy.CONTINUE, is_ordered=True))
-        enter_source(connection, chain, source)
-        parts = list(split(pipeline, source, pipeline.settings.fhir_bytes_per_file))
-        number = next_number(connection, chain)
-        batch_id = add_batch(connection, chain, parts, number=number, received_at=received)
+        enter_source(connection, chain, batches[0][0].file)
+        first = next_number(connection, chain)
+        for number, parts in enumerate(batches, first):
+            name = add_batch(connection, chain, parts, number=number, received_at=received)
+            ends.append((parts[-1].end_byte, name))
     same = [row for row in rows if row["state"] is None]
     new = [row for row in rows if row["state"] is not None]
     # What could not be told is in no batch.
     for row in new:
-        row["batch_id"] = batch_id if row["state"] == SentState.PENDING else sent.NOWHERE
+        at = row.get("first_byte")
+        row["batch_id"] = sent.NOWHERE if at is None else next(name for end, name in ends if at < end)
     before = sent.put(connection, new)
-    if batch_id:
-        references = {row["reference"] for row in new if row["state"] == SentState.PENDING}
+    for _, batch_id in ends:
+        references = {row["reference"] for row in new if row["batch_id"] == batch_id}
         failures.carried(connection, chain, references, batch_id, before - {sent.NOWHERE})
     for row in same:
         mine = sa.and_(fhir_sent.c.datastore_id == store, fhir_sent.c.reference == row["reference"])

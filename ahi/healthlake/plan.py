@@ -106,13 +106,16 @@ def plan_import(pipeline: Pipeline, source_uri: str, terms: Terms) -> Planned:
     known = _known(pipeline, [file.file_id for file in files])
     new = [file for file in files if file.file_id not in known]
     settings = pipeline.settings
-    parts = (part for file in new for part in split(pipeline, file, settings.fhir_bytes_per_file))
+    failed = _failed_parts(pipeline, new)
+    parts = (
+        part for file in new for part in failed.get(file.file_id) or split(pipeline, file, settings.fhir_bytes_per_file)
+    )
     most_bytes = min(terms.bytes_per_batch or settings.fhir_bytes_per_job, settings.fhir_bytes_per_job)
     most_files = min(terms.files_per_batch or settings.fhir_files_per_job, settings.fhir_files_per_job)
     groups = constrained_batches(parts, most_bytes, most_files, get_len=lambda part: part.n_bytes, strict=False)
     batches = [list(group) for group in groups]
     import_id = f"{now():%Y%m%d}-{uuid.uuid4().hex[:6]}"
-    n_bytes = sum(file.size_bytes for file in new)
+    n_bytes = sum(part.n_bytes for group in batches for part in group)
     if not batches:
         return Planned(import_id, (), 0, 0, len(known), skipped)
     with pipeline.index.transaction() as connection:
@@ -277,6 +280,21 @@ def _enter_files(connection: sa.Connection, import_id: str, files: Sequence[Sour
         received = (Entry(What.RECEIVED, file.received_at, file_id=file.file_id) for file in some)
         planned = (Entry(What.PLANNED, moment, file_id=file.file_id) for file in some)
         audit.note(connection, [*received, *planned])
+
+
+def _failed_parts(pipeline: Pipeline, files: Sequence[SourceFile]) -> dict[str, list[Part]]:
+    """Parts of files that an import has, whose batches failed in it: the others are in, or on their way."""
+    found, by_id = dict[str, list[Part]](), {file.file_id: file for file in files}
+    query = sa.select(fhir_parts).join(fhir_files, fhir_files.c.file_id == fhir_parts.c.file_id)
+    query = query.join(fhir_batches, fhir_batches.c.batch_id == fhir_parts.c.batch_id)
+    query = query.where(fhir_batches.c.state == BatchState.FAILED, fhir_batches.c.import_id == fhir_files.c.import_id)
+    with pipeline.index.engine.connect() as connection:
+        for some in chunked(by_id, 500):
+            mine = query.where(fhir_parts.c.file_id.in_(some)).order_by(fhir_parts.c.first_byte)
+            for row in connection.execute(mine):
+                part = Part(by_id[row.file_id], row.first_byte, row.end_byte)
+                found.setdefault(row.file_id, []).append(part)
+    return found
 
 
 def _known(pipeline: Pipeline, file_ids: Sequence[str]) -> set[str]:

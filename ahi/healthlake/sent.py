@@ -18,11 +18,12 @@ import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi.clock import now
+from ahi.healthlake import made_good
 from ahi.index.catalog import Instant
 from ahi.index.catalog_fhir import BatchState, SentState, fhir_batches, fhir_imports, fhir_sent
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 HISTORY, INDEX = "history", "index"
 _SYSTEMS = frozenset({"urn:dicom:uid", "urn:ietf:rfc:3986"})
@@ -34,6 +35,8 @@ NOWHERE = ""
 """Batch of a row that no batch carried."""
 
 LONGEST_RETRY = 86_400.0
+MOST_TRIES = 20
+"""Tries, of two weeks, after which a study waits for its next change, or for `ahi fhir again`."""
 
 
 class Study(NamedTuple):
@@ -52,7 +55,7 @@ def study_of(body: bytes) -> Study:
     without `urn:oid:`.
     """
     content: dict[str, Any] = orjson.loads(body)
-    uids = (
+    uids: Iterator[str] = (
         str(one.get("value") or "").removeprefix("urn:oid:")
         for one in content.get("identifier") or ()
         if isinstance(one, dict) and one.get("system") in _SYSTEMS
@@ -60,6 +63,8 @@ def study_of(body: bytes) -> Study:
     subject = content.get("subject")
     patient = str(subject.get("reference") or "").removeprefix("Patient/") if isinstance(subject, dict) else None
     reference = f"ImagingStudy/{content['id']}"
+    if content.get("status") == "entered-in-error":
+        uids = iter(())  # It says of no study that it is there.
     return Study(reference, next(uids, None) or None, patient or None, hashlib.sha256(body).hexdigest())
 
 
@@ -154,7 +159,10 @@ def _fail(connection: sa.Connection, where: sa.ColumnElement[bool], retry_second
     tries = connection.execute(sa.select(table.c.tries).where(where).distinct()).scalars().all()
     for n in tries:
         wait = dt.timedelta(seconds=min(LONGEST_RETRY, retry_seconds * 2 ** min(n, 20)))
-        again = sa.case((table.c.origin == INDEX, sa.literal(moment + wait, Instant)), else_=None)
+        # A deleted study must not stay, and what many studies refer to is small.
+        goes_on = sa.or_(table.c.study_uid.is_(None), table.c.fingerprint == RETRACTION, n + 1 < MOST_TRIES)
+        index = sa.and_(table.c.origin == INDEX, goes_on)
+        again = sa.case((index, sa.literal(moment + wait, Instant)), else_=None)
         values = {"state": SentState.FAILED, "tries": n + 1, "retry_at": again}
         connection.execute(table.update().where(where, table.c.tries == n).values(values))
 
@@ -205,10 +213,9 @@ def carry(connection: sa.Connection, datastore_id: str, batch_id: str, digests: 
 
 
 def failed_batches(engine: sa.Engine) -> list[str]:
-    """Batches that failed and of which something is still not in. Those of the index are made good by later ones."""
-    batch, table = fhir_batches, fhir_sent
-    left = sa.exists().where(table.c.batch_id == batch.c.batch_id)
-    query = sa.select(batch.c.batch_id).join(fhir_imports, fhir_imports.c.import_id == batch.c.import_id)
-    query = query.where(batch.c.state == BatchState.FAILED, sa.or_(fhir_imports.c.origin != INDEX, left))
+    """Batches that failed and of which something is still not in, and that nobody dismissed."""
+    batch = fhir_batches
+    query = sa.select(batch.c.batch_id).where(batch.c.state == BatchState.FAILED)
+    query = query.where(sa.not_(made_good.is_dismissed()), sa.not_(made_good.is_superseded()))
     with engine.connect() as connection:
         return list(connection.execute(query.order_by(batch.c.batch_id)).scalars())

@@ -138,7 +138,7 @@ fhir_failures = sa.Table(
     sa.Column("n_lines", sa.Integer, nullable=False, default=1, comment="Lines it stands for: many past the limit"),
     sa.Column("first_seen", Instant, nullable=False, comment="When it failed"),
     sa.Column("resubmitted_in", sa.String, comment="Batch with the corrected line"),
-    sa.Column("resolved_at", Instant, comment="When HealthLake took the corrected line"),
+    sa.Column("resolved_at", Instant, comment="When HealthLake took it, or a person let it be"),
     sa.Index("ix_fhir_failures_batch", "batch_id"),
     sa.Index("ix_fhir_failures_again", "resubmitted_in"),
     info={NOTED: True},
