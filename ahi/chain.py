@@ -35,6 +35,9 @@ CALL_SECONDS = 2.0
 
 POLL_SECONDS = 0.02
 
+WITHDRAWN = "WITHDRAWN"
+"""Status of a job that was planned and taken back before it was started: it never was."""
+
 
 @dataclass(frozen=True)
 class Job:

@@ -192,6 +192,10 @@ def insert_job(
     content = [settings.datastore_id, *sorted(f"{item.object_id}:{item.attempts}" for item in group)]
     job_key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
     source = f"s3://{group[0].bucket}/{prefix}" if prefix else f"s3://{settings.staging_bucket}/{job_key}/"
+    # The same as one that was taken back: its name follows from its objects.
+    table = catalog.jobs
+    taken_back = sa.and_(table.c.job_key == job_key, table.c.status == chain.WITHDRAWN)
+    commit.connection.execute(table.delete().where(taken_back))
     commit.connection.execute(
         catalog.jobs.insert().values(
             job_key=job_key,
@@ -208,16 +212,16 @@ def insert_job(
             shard_key=shard_key,
         )
     )
-    table = catalog.objects
+    objects = catalog.objects
     change = (
-        table.update()
-        .where(table.c.object_id == sa.bindparam("which"))
+        objects.update()
+        .where(objects.c.object_id == sa.bindparam("which"))
         .values(
             state=ObjectState.IMPORTING,
             state_since=moment,
             job_key=job_key,
             input_key=sa.bindparam("where"),
-            attempts=table.c.attempts + 1,
+            attempts=objects.c.attempts + 1,
             changed_seq=commit.seq,
         )
     )
@@ -227,8 +231,8 @@ def insert_job(
     ]
     commit.connection.execute(change, rows)
     for some in chunked(along, 500):
-        beside = table.update().where(table.c.object_id.in_(some))
-        values = {"job_key": job_key, "input_key": table.c.key, "changed_seq": commit.seq}
+        beside = objects.update().where(objects.c.object_id.in_(some))
+        values = {"job_key": job_key, "input_key": objects.c.key, "changed_seq": commit.seq}
         commit.connection.execute(beside.values(**values))
 
 

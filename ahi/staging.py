@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from ahi.aws import FORBIDDEN, GONE, error_code, is_transient
 from ahi.clock import now
-from ahi.index import catalog
+from ahi.index import catalog, catalog_archives
 from ahi.index.catalog import JobState, ObjectState
 from ahi.reasons import Reason
 
@@ -34,6 +34,10 @@ PART_BYTES = 512 * 2**20
 SURELY_REFUSED = (Reason.NOT_DICOM, Reason.EMPTY, Reason.BROKEN, Reason.NO_IDENTITY, Reason.NOT_AN_INSTANCE)
 """Failures of a header with which HealthImaging takes no file either. In a folder that is used as it lies they may
 stay: the job has a failure line for each, and they remain failed."""
+
+
+FEWEST_REFUSED = 2
+"""Refused objects from which on their share says anything: of a job of one object, one is always all."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def stage(pipeline: Pipeline, job: chain.Job) -> int:
     Repeating it writes the same keys again. A copy is named by number and object id: a sender's key may name a patient.
 
     Raises:
-        ClientError: S3 fails, or refuses more than half of the objects: that is no single object's doing.
+        ClientError: S3 fails, or refuses more than half of several objects: that is no single object's doing, unless a
+            person has said so.
     """
     table = catalog.objects
     columns = [table.c[name] for name in _Row.__dataclass_fields__]
@@ -76,7 +81,7 @@ def stage(pipeline: Pipeline, job: chain.Job) -> int:
     with ThreadPoolExecutor(pipeline.settings.copy_threads) as pool:
         failures = [failure for failure in pool.map(lambda row: _copy(pipeline, row), rows) if failure]
     refused = [failure for failure in failures if not failure.is_gone]
-    if 2 * len(refused) > len(rows):
+    if are_most(len(refused), len(rows)) and not is_set_down(pipeline, job.shard_key):
         raise refused[0].error
     if failures:
         with pipeline.index.commit(kind="gone", run_id=pipeline.run_id) as commit:
@@ -86,6 +91,20 @@ def stage(pipeline: Pipeline, job: chain.Job) -> int:
             rows_ = [{"which": one.object_id, "code": one.reason, "text": one.text} for one in failures]
             commit.connection.execute(change, rows_)
     return len(failures)
+
+
+def are_most(refused: int, number: int) -> bool:
+    """Whether S3 refuses so many of some objects that it is no single object's doing."""
+    return refused >= FEWEST_REFUSED and 2 * refused > number
+
+
+def is_set_down(pipeline: Pipeline, shard_key: str | None) -> bool:
+    """Whether a person has said that what is refused of a shard fails (`ahi archive retry --set-down`)."""
+    if shard_key is None:
+        return False
+    table = catalog_archives.archive_shards
+    with pipeline.index.engine.connect() as connection:
+        return bool(connection.scalar(sa.select(table.c.set_down_at).where(table.c.shard_key == shard_key)))
 
 
 def _copy(pipeline: Pipeline, row: _Row) -> _Failure | None:
@@ -135,14 +154,16 @@ def as_planned(pipeline: Pipeline, job: chain.Job) -> chain.Job:
 
 
 def holds(pipeline: Pipeline, bucket: str, prefix: str, expected: set[tuple[str, str | None]]) -> bool:
-    """Whether a folder holds these keys with these entity tags, and nothing else."""
+    """Whether a folder holds these keys with these entity tags, and nothing else. Raises what may pass by itself."""
     found = set[tuple[str, str | None]]()
     try:
         for page in pipeline.aws.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             found |= {(entry["Key"], entry["ETag"].strip('"')) for entry in page.get("Contents", [])}
             if len(found) > len(expected):
                 return False
-    except ClientError:
+    except ClientError as error:
+        if is_transient(error):
+            raise
         return False  # the copies will say what S3 refuses
     return found == expected
 

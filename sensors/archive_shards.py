@@ -9,12 +9,15 @@ an archive was paused.
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
+from itertools import count, islice
 
 import dagster as dg
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.tags import RUN_KEY_TAG
+from more_itertools import chunked
 
 from ahi.archive.archives import shards_as_of
-from ahi.archive.imports import SHARDS_OF_A_RUN, resumed
+from ahi.archive.imports import RUNS, SHARDS_OF_A_RUN, resumed
 from ahi.archive.progress import grown_shards, shard_keys
 from ahi.clock import now
 from ahi.index import catalog_archives
@@ -36,10 +39,13 @@ RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_e
 REQUESTS = 20
 """Runs asked for in one tick; the next tick asks for the next."""
 
+PAGE = 50
+"""Shards, and keys of runs, asked for in one query."""
+
 STALE = 200
 """Partitions deleted in one tick: one by one, as Dagster does, 5 ms each."""
 
-POOL, POOL_RUNS = "archive_imports", 2
+POOL, POOL_RUNS = "archive_imports", RUNS
 """Pool of the asset, and how many of the six runs at a time it may be. `dagster.yaml` has one limit for all pools."""
 
 
@@ -61,11 +67,9 @@ def archive_shards(
         context.update_cursor(state if is_all else "more to delete")
     half = REQUESTS // 2
     # A key names its run for ever: a shard that failed is launched again by a person, who sees why.
-    requests = [
-        dg.RunRequest(run_key=key, partition_key=key, tags=GROWN) for key in grown_shards(pipeline.index, most=half)
-    ]
+    requests = list(islice(_not_over(instance, _grown(pipeline)), half))
     if parked := resumed(pipeline.index):
-        requests += islice(_resumed(instance.get_dynamic_partitions(PARTITIONS), parked), half)
+        requests += islice(_not_over(instance, _resumed(instance.get_dynamic_partitions(PARTITIONS), parked)), half)
     if not requests:
         return dg.SkipReason(changed or "Every shard has its partition")
     return dg.SensorResult(run_requests=requests)
@@ -90,6 +94,27 @@ def _keep_alike(instance: dg.DagsterInstance, pipeline: Pipeline) -> tuple[str, 
         instance.delete_dynamic_partition(PARTITIONS, key)
     said = f"{len(missing)} partitions added, {len(stale[:STALE])} of removed archives deleted"
     return said if missing or stale else "", len(stale) <= STALE
+
+
+def _grown(pipeline: Pipeline) -> Iterator[dg.RunRequest]:
+    """Runs of what continuous archives grew, one a shard."""
+    for page in count():
+        keys = grown_shards(pipeline.index, most=PAGE, after=page * PAGE)
+        yield from (dg.RunRequest(run_key=key, partition_key=key, tags=GROWN) for key in keys)
+        if len(keys) < PAGE:
+            return
+
+
+def _not_over(instance: dg.DagsterInstance, requests: Iterator[dg.RunRequest]) -> Iterator[dg.RunRequest]:
+    """Requests without those whose run is over: canceled in the queue, it would keep its place before others for ever.
+
+    Those whose run waits or is at work stay, so that no more than some of them wait at a time.
+    """
+    for some in chunked(requests, PAGE):
+        keys = [str(request.run_key) for request in some]
+        over = dg.RunsFilter(tags={RUN_KEY_TAG: keys}, statuses=FINISHED_STATUSES)
+        ended = {run.tags[RUN_KEY_TAG] for run in instance.get_runs(over)}
+        yield from (request for request in some if request.run_key not in ended)
 
 
 def _resumed(there: Sequence[str], parked: Mapping[str, datetime]) -> Iterator[dg.RunRequest]:

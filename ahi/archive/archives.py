@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from ahi import chain
 from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog
@@ -163,6 +164,9 @@ def _refuse_if_at_work(connection: sa.Connection, archive_id: str) -> None:
     started = sa.select(sa.func.count()).where(of_archive, shards.c.state == ShardState.STARTED)
     if number := connection.scalar(started):
         raise PermanentError(f"{number} shards of {archive_id} are started: let them end first")
+    at_work = sa.select(sa.func.count()).where(of_archive, shards.c.lease_until > now())
+    if number := connection.scalar(at_work):
+        raise PermanentError(f"A run has {number} shards of {archive_id}: cancel it, or let it end first")
     running = jobs.c.state.in_((JobState.CLAIMED, JobState.SUBMITTED, JobState.ENDED))
     mine = jobs.c.shard_key.in_(sa.select(shards.c.shard_key).where(of_archive))
     if number := connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(mine, running)):
@@ -178,7 +182,7 @@ def _withdraw(commit: Commit, archive_id: str) -> None:
     mine = sa.and_(objects.c.shard_key.in_(keys), objects.c.state.in_(IN_FLIGHT))
     commit.connection.execute(objects.update().where(mine).values(changed_seq=commit.seq, **values))
     planned = sa.and_(jobs.c.shard_key.in_(keys), jobs.c.state == JobState.PLANNED)
-    ended = {"state": JobState.SETTLED, "status": "WITHDRAWN", "message": "its archive was removed"}
+    ended = {"state": JobState.SETTLED, "status": chain.WITHDRAWN, "message": "its archive was removed"}
     commit.connection.execute(jobs.update().where(planned).values(settled_at=moment, ended_at=moment, **ended))
 
 

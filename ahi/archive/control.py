@@ -23,7 +23,7 @@ def pause(index: Index, archive_id: str) -> None:
 
 def resume(index: Index, archive_id: str) -> None:
     """Go on where the pause began."""
-    _set(index, archive_id, paused_at=None)
+    _set(index, archive_id, paused_at=None, resumed_at=now())
 
 
 def set_rate(index: Index, archive_id: str, starts_per_second: float | None) -> None:

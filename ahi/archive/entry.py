@@ -15,8 +15,9 @@ import sqlalchemy as sa
 from botocore.exceptions import ClientError, ParamValidationError
 from more_itertools import chunked
 
-from ahi import ledger, uploads
+from ahi import ledger, staging, uploads
 from ahi.archive.isolation import ShardStalledError
+from ahi.archive.known import count_final
 from ahi.archive.shards import read_shard
 from ahi.aws import FORBIDDEN, GONE, error_code, is_transient
 from ahi.clock import day_of, now
@@ -91,8 +92,8 @@ def enter(pipeline: Pipeline, shard: Shard) -> uploads.UploadReport:
     them. Raises what S3 raises beyond "gone", "forbidden" and "changed": nothing is entered then.
 
     Raises:
-        ahi.archive.isolation.ShardStalledError: S3 gives less than half of them: that is no single object's doing, and
-            would stand in the ledger for good. Nothing is entered.
+        ahi.archive.isolation.ShardStalledError: S3 gives less than half of several: that is no single object's doing,
+            and would stand in the ledger for good. Nothing is entered, unless a person has said that it be.
     """
     if shard.started_at or _is_entered(pipeline, shard):
         return uploads.UploadReport(already_committed=True)
@@ -114,7 +115,8 @@ def enter(pipeline: Pipeline, shard: Shard) -> uploads.UploadReport:
     report = uploads.UploadReport(duplicates=len(known))
     with ThreadPoolExecutor(pipeline.settings.header_threads) as pool:
         outcomes = list(pool.map(lambda item: read_object(pipeline, item), fresh.values()))
-    _admit(outcomes)
+    if not staging.is_set_down(pipeline, shard.shard_key):
+        _admit(outcomes)
     rows, headers = uploads.rows_of(pipeline, batch, fresh, outcomes, report)
     for row in rows:
         row["shard_key"] = shard.shard_key
@@ -128,7 +130,7 @@ def enter(pipeline: Pipeline, shard: Shard) -> uploads.UploadReport:
         commit_ = pipeline.index.commit(batch_id=batch.batch_id, kind="archive", run_id=pipeline.run_id, files=files)
         with commit_ as commit:
             report.duplicates -= _adopt(commit, shard, known)
-            _commit(commit, pipeline, shard, rows, report)
+            _commit(commit, pipeline, shard, rows, known, report)
     except AlreadyCommittedError:
         return uploads.UploadReport(already_committed=True)
     return report
@@ -137,10 +139,11 @@ def enter(pipeline: Pipeline, shard: Shard) -> uploads.UploadReport:
 def _admit(outcomes: list[Header | HeaderFailure]) -> None:
     """Nothing, unless S3 refuses most of what was read."""
     refused = [one for one in outcomes if isinstance(one, HeaderFailure) and one.reason in REFUSALS]
-    if 2 * len(refused) > len(outcomes):
+    if staging.are_most(len(refused), len(outcomes)):
         raise ShardStalledError(
             f"S3 does not give {len(refused)} of its {len(outcomes)} objects: {refused[0].text}. Look at the policies "
-            "of bucket, key and role and at the storage classes, then launch the partitions again"
+            "of bucket, key and role and at the storage classes, then launch the partitions again; or set down as "
+            "failed what is refused: `ahi archive retry NAME --set-down`"
         )
 
 
@@ -152,7 +155,12 @@ def _is_entered(pipeline: Pipeline, shard: Shard) -> bool:
 
 
 def _commit(
-    commit: Commit, pipeline: Pipeline, shard: Shard, rows: list[dict[str, object]], report: uploads.UploadReport
+    commit: Commit,
+    pipeline: Pipeline,
+    shard: Shard,
+    rows: list[dict[str, object]],
+    known: set[str],
+    report: uploads.UploadReport,
 ) -> None:
     # An event may have entered some of them since we looked: their rows count, ours do not.
     taken = ledger.known(commit.connection, [str(row["object_id"]) for row in rows])
@@ -163,9 +171,12 @@ def _commit(
     for row, original in zip(entered, _originals(commit.connection, shard, entered), strict=True):
         row["corrects_object_id"] = original
     report.superseded = ledger.enter(commit, entered)
-    values = {"state": ShardState.STARTED, "started_at": commit.committed_at, "n_known": report.duplicates}
+    # Of what was known only what is through counts; the rest is counted when the shard is closed.
+    n_known = count_final(commit.connection, known | taken)
+    values = {"state": ShardState.STARTED, "started_at": commit.committed_at, "n_known": n_known}
     change = c.archive_shards.update().where(c.archive_shards.c.shard_key == shard.shard_key)
-    commit.connection.execute(change.values(run_id=pipeline.run_id, **values))
+    if not commit.connection.execute(change.values(run_id=pipeline.run_id, **values)).rowcount:
+        raise ShardStalledError("Its archive was removed while its headers were read; nothing of it was entered")
 
 
 def _adopt(commit: Commit, shard: Shard, known: set[str]) -> int:

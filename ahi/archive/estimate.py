@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from ahi.archive.choices import Period
+from ahi.archive.imports import RUNS, SHARDS_OF_A_RUN
 from ahi.archive.prices import PriceTable, price_table
 from ahi.import_service import SERVICE
 from ahi.index import catalog
@@ -160,8 +161,8 @@ def _pace(pipeline: Pipeline, plan: Plan, table: PriceTable) -> _Pace:
     settings, quota = pipeline.settings, plan.limits.starts_per_second
     return _Pace(
         min(plan.archive.rate or quota, quota),
-        # The rest of the slots is kept for uploads.
-        max(1, int(settings.max_jobs_in_flight * settings.archive_share)),
+        # The rest of the slots is kept for uploads, and runs have no more jobs under way.
+        max(1, min(int(settings.max_jobs_in_flight * settings.archive_share), RUNS * SHARDS_OF_A_RUN)),
         table.values["headers_a_second"],
         plan.limits.copies_per_second,
         settings.image_set_looks_per_second,
@@ -172,19 +173,25 @@ def _pace(pipeline: Pipeline, plan: Plan, table: PriceTable) -> _Pace:
 def _whole(plan: Plan, pace: _Pace, duration: _Duration, n_image_sets: int) -> float:
     """Time of the whole import: shard by shard through all steps, each of which takes one after the other.
 
-    The longest step decides, and before it comes what the first shard needs, behind it what the last one does.
+    The longest step decides, and before it comes what the first shard needs, behind it what the last one does. Runs
+    take so many shards each, so many runs at a time, and the next begins when all shards of one are through.
     """
     sets = n_image_sets / max(1, plan.n_objects)
     headers = copies = looks = reads = 0.0
-    started, ends = -1 / pace.starts, list[float]()
-    for shard in plan.shards:
-        headers += shard.n_objects / pace.headers
+    started, ends, slots, begins, last = -1 / pace.starts, list[float](), [0.0] * RUNS, 0.0, 0.0
+    for place, shard in enumerate(plan.shards):
+        if place % SHARDS_OF_A_RUN == 0:
+            begins, last = heapq.heappop(slots), 0.0
+        headers = max(headers, begins) + shard.n_objects / pace.headers
         copied = 0 if shard.in_place_prefix is not None else shard.n_objects
         copies = max(headers, copies) + copied / pace.copies
         free = heapq.heappop(ends) if len(ends) >= pace.flying else 0.0
         started = max(copies, started + 1 / pace.starts, free)
         ended = started + duration.of(shard.n_objects)
         heapq.heappush(ends, ended)
+        last = max(last, ended)
+        if (place + 1) % SHARDS_OF_A_RUN == 0:
+            heapq.heappush(slots, last)
         looks = max(ended, looks) + shard.n_objects * sets / pace.looks
         reads = max(looks, reads) + shard.n_objects * sets / pace.reads
     return reads

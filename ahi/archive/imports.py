@@ -10,21 +10,21 @@ started, or whose objects are in the ledger in a state of their own; the next ru
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from botocore.exceptions import BotoCoreError, ClientError
 from more_itertools import chunked
 
-from ahi import imports
-from ahi.archive import jobs
+from ahi import chain, imports
+from ahi.archive import jobs, leases
 from ahi.archive.entry import Shard, enter, shards
 from ahi.archive.isolation import ShardStalledError
+from ahi.archive.known import known
 from ahi.archive.progress import sample
 from ahi.aws import is_transient
 from ahi.clock import now
@@ -35,6 +35,7 @@ from ahi.index.catalog import IN_FLIGHT, ObjectState
 from ahi.index.catalog_archives import ShardState
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable, Iterator, Sequence
 
     from ahi.index.store import Index
@@ -45,6 +46,9 @@ AHEAD = 2
 
 SHARDS_OF_A_RUN = 20
 """A run costs 1.2 to 2.1 s of CPU whatever it does, and can keep this many jobs under way at a time."""
+
+RUNS = 2
+"""Runs of shards at a time of the six there are, unless a person sets another limit: uploads have the rest."""
 
 START_SECONDS = 5.0
 """How long starts go on before the run looks round."""
@@ -167,7 +171,8 @@ def run(pipeline: Pipeline, shard_keys: Sequence[str], closed: Callable[[Outcome
             if not done:
                 time.sleep(settings.archive_poll_seconds)
     finally:
-        _let_go(pipeline, work)
+        left = [shard.shard_key for shard in [*work.unentered, *work.open.values()]]
+        leases.let_go(pipeline, [*left, *work.stalled], work.stalled)
     if work.stalled:
         key, why = next(iter(work.stalled.items()))
         raise PermanentError(f"{len(work.stalled)} shards have stalled, {key} among them. {why}")
@@ -176,16 +181,17 @@ def run(pipeline: Pipeline, shard_keys: Sequence[str], closed: Callable[[Outcome
 
 
 def resumed(index: Index) -> dict[str, dt.datetime]:
-    """Shards that were left while their archive was paused, which it is no more, with the time when they were left."""
+    """Shards that were left while their archive was paused, which it is no more, with the time since when they wait."""
     table, archives = c.archive_shards, c.archives
-    query = sa.select(table.c.shard_key, table.c.parked_at).where(
+    query = sa.select(table.c.shard_key, table.c.parked_at, archives.c.resumed_at).where(
         table.c.parked_at.is_not(None),
         table.c.state != ShardState.DONE,
         archives.c.archive_id == table.c.archive_id,
         archives.c.paused_at.is_(None),
     )
     with index.engine.connect() as connection:
-        return {str(key): parked_at for key, parked_at in connection.execute(query)}
+        rows = connection.execute(query).all()
+    return {row.shard_key: max(filter(None, (row.parked_at, row.resumed_at))) for row in rows}
 
 
 def _round(pipeline: Pipeline, work: Work, closed: Callable[[Outcome], None]) -> Counter[str]:
@@ -197,13 +203,16 @@ def _round(pipeline: Pipeline, work: Work, closed: Callable[[Outcome], None]) ->
     still = _in_flight(pipeline, list(work.open))
     for key, shard in [(key, shard) for key, shard in work.open.items() if not still.get(key)]:
         with work.stalling(key):
-            closed(_close(pipeline, shard))
-            done["closed"] += 1
+            if outcome := _close(pipeline, shard):
+                closed(outcome)
+                done["closed"] += 1
+                work.drop(key)
+    if parked := sorted(idle & {shard.shard_key for shard in work.shards}):
+        leases.park(pipeline, parked)
+        for key in parked:
             work.drop(key)
-    for key in idle & {shard.shard_key for shard in work.shards}:
-        work.drop(key)
-        work.parked.append(key)
-        done["parked"] += 1
+        work.parked += parked
+        done["parked"] += len(parked)
     for key, shard in list(work.open.items()):
         if still[key].get(ObjectState.READY) and shard.archive_id not in paused:
             with work.stalling(key):
@@ -261,7 +270,7 @@ def _share_out(pipeline: Pipeline, work: Work) -> None:
     A shard that another run has done meanwhile is told as any other, by whoever looks.
     """
     mine = [*work.unentered, *work.open.values()]
-    refused = set(_lease(pipeline, [shard.shard_key for shard in mine]))
+    refused = set(leases.take(pipeline, [shard.shard_key for shard in mine]))
     for shard in mine:
         if shard.shard_key in refused:
             work.others[shard.shard_key] = shard
@@ -269,7 +278,7 @@ def _share_out(pipeline: Pipeline, work: Work) -> None:
     work.unentered = [shard for shard in work.unentered if shard.shard_key not in refused]
     if not work.others:
         return
-    refused = set(_lease(pipeline, list(work.others)))
+    refused = set(leases.take(pipeline, list(work.others)))
     for shard in shards(pipeline, list(work.others)):
         if shard.state is ShardState.DONE or shard.shard_key not in refused:
             del work.others[shard.shard_key]
@@ -277,41 +286,6 @@ def _share_out(pipeline: Pipeline, work: Work) -> None:
                 work.unentered.append(shard)
             else:
                 work.open[shard.shard_key] = shard
-
-
-def _lease(pipeline: Pipeline, shard_keys: Sequence[str]) -> list[str]:
-    """Take or renew the leases of shards. Returns those that another run holds."""
-    table, moment, refused = c.archive_shards, now(), list[str]()
-    until = moment + dt.timedelta(seconds=pipeline.settings.archive_lease_seconds)
-    me = pipeline.run_id or ""
-    with pipeline.index.transaction() as connection:
-        for start in range(0, len(shard_keys), 500):
-            some = table.c.shard_key.in_(shard_keys[start : start + 500])
-            free = sa.or_(table.c.lease_until.is_(None), table.c.lease_until <= moment, table.c.run_id == me)
-            mine = {"run_id": me, "lease_until": until, "parked_at": None}
-            connection.execute(table.update().where(some, free).values(**mine))
-            again = sa.and_(some, table.c.run_id == me, table.c.state == ShardState.CANCELLED)
-            connection.execute(table.update().where(again).values(state=ShardState.STARTED, message=None))
-            query = sa.select(table.c.shard_key).where(some, sa.or_(table.c.run_id.is_(None), table.c.run_id != me))
-            refused += connection.execute(query).scalars().all()
-    return refused
-
-
-def _let_go(pipeline: Pipeline, work: Work) -> None:
-    """Free what a run still holds at its end, and note that it was taken back, or waits for its archive."""
-    table, me = c.archive_shards, pipeline.run_id or ""
-    left = [shard.shard_key for shard in [*work.unentered, *work.open.values()]]
-    with pipeline.index.transaction() as connection:
-        for key in [*left, *work.stalled, *work.parked]:
-            # What another run held may be of one that was killed: parked, it goes on in any case.
-            mine = table.c.shard_key == key
-            if key in work.parked:
-                open_ = sa.and_(mine, table.c.state != ShardState.DONE)
-                connection.execute(table.update().where(open_).values(parked_at=now()))
-            mine = sa.and_(mine, table.c.run_id == me)
-            connection.execute(table.update().where(mine).values(lease_until=None, message=work.stalled.get(key)))
-            started = sa.and_(mine, table.c.state == ShardState.STARTED)
-            connection.execute(table.update().where(started).values(state=ShardState.CANCELLED))
 
 
 def _in_flight(pipeline: Pipeline, shard_keys: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -342,14 +316,24 @@ def _paused(pipeline: Pipeline, some: Sequence[Shard]) -> set[str]:
         return set(connection.execute(query).scalars())
 
 
-def _close(pipeline: Pipeline, shard: Shard) -> Outcome:
-    """Set a shard down as done, with its numbers.
+def _close(pipeline: Pipeline, shard: Shard) -> Outcome | None:
+    """Set a shard down as done, with its numbers; None: something of it is on its way, be it by another way.
 
     Raises:
-        ShardStalledError: The ledger does not have all its objects.
+        ShardStalledError: The ledger does not have all its objects, or some wait where no run is at work.
     """
     outcome, table = _outcome(pipeline, shard), c.archive_shards
     entered = sum(outcome.states.values())
+    if entered + outcome.known != shard.n_objects:
+        elsewhere = known(pipeline, shard.shard_key)
+        if elsewhere.left:
+            raise ShardStalledError(
+                f"{elsewhere.left} of its objects are in shards of another archive, or of this, that no run is at: "
+                "launch those, then this again"
+            )
+        if elsewhere.on_their_way:
+            return None
+        outcome = replace(outcome, known=elsewhere.final)
     if entered + outcome.known != shard.n_objects:
         raise ShardStalledError(
             f"Its manifest names {shard.n_objects} objects; the ledger has {entered} of them, and {outcome.known} "
@@ -357,11 +341,16 @@ def _close(pipeline: Pipeline, shard: Shard) -> Outcome:
         )
     values = {f"n_{state}": outcome.states.get(state, 0) for state in ("imported", "failed", "set_aside")}
     with pipeline.index.transaction() as connection:
+        of_shard = catalog.objects.c.shard_key == shard.shard_key
+        open_ = sa.select(catalog.objects.c.object_id).where(of_shard, catalog.objects.c.state.in_(IN_FLIGHT))
+        if connection.execute(open_.limit(1)).first():
+            return None  # taken back by `ahi archive retry` since it was counted
         images = sa.select(sa.func.count(catalog.objects.c.image_set_id.distinct()))
-        n_image_sets = connection.execute(images.where(catalog.objects.c.shard_key == shard.shard_key)).scalar_one()
+        n_image_sets = connection.execute(images.where(of_shard)).scalar_one()
         change = table.update().where(table.c.shard_key == shard.shard_key)
         done = {"state": ShardState.DONE, "ended_at": now(), "lease_until": None, "attempts": outcome.jobs}
-        connection.execute(change.values(n_image_sets=n_image_sets, **done, **values))
+        done |= {"message": None, "set_down_at": None}
+        connection.execute(change.values(n_image_sets=n_image_sets, n_known=outcome.known, **done, **values))
     return outcome
 
 
@@ -371,10 +360,11 @@ def _outcome(pipeline: Pipeline, shard: Shard) -> Outcome:
         query = sa.select(table.c.state, sa.func.count(), sa.func.max(table.c.state_since))
         rows = connection.execute(query.where(table.c.shard_key == shard.shard_key).group_by(table.c.state)).all()
         begun = sa.select(own.c.started_at, own.c.n_known).where(own.c.shard_key == shard.shard_key)
-        started_at, known = connection.execute(begun).one()
-        of_shard = sa.select(sa.func.count()).where(catalog.jobs.c.shard_key == shard.shard_key)
+        started_at, n_known = connection.execute(begun).one()
+        tried = catalog.jobs.c.status.is_distinct_from(chain.WITHDRAWN)
+        of_shard = sa.select(sa.func.count()).where(catalog.jobs.c.shard_key == shard.shard_key, tried)
         n_jobs = connection.execute(of_shard).scalar_one()
     last = max((row[2] for row in rows), default=None)
     seconds = (last - started_at).total_seconds() if last and started_at else 0.0
     states = {str(row[0]): int(row[1]) for row in rows}
-    return Outcome(shard.shard_key, shard.archive_id, shard.n_objects, known or 0, states, n_jobs, seconds)
+    return Outcome(shard.shard_key, shard.archive_id, shard.n_objects, n_known or 0, states, n_jobs, seconds)

@@ -112,6 +112,7 @@ def plan(pipeline: Pipeline, shard: Shard) -> int:
             return 0
     is_whole = bool(shard.in_place_prefix) and _lies_as_seen(pipeline, shard)
     along: list[str] = []
+    set_down = staging.is_set_down(pipeline, shard.shard_key)
     with pipeline.index.commit(kind="planned", run_id=pipeline.run_id) as commit:
         chosen = imports.choose(commit.connection, imports.ready(commit.connection, shard.shard_key))
         if is_whole:
@@ -123,7 +124,7 @@ def plan(pipeline: Pipeline, shard: Shard) -> int:
         prefix = shard.in_place_prefix if untouched and len(groups) == 1 else None
         stalled = False
         for job_key, group in failed.items():
-            again = _again(commit, pipeline.settings, job_key, group)
+            again = _again(commit, pipeline.settings, job_key, group, set_down=set_down)
             stalled = stalled or again is None
             groups += again or []
         for group in groups:
@@ -134,9 +135,50 @@ def plan(pipeline: Pipeline, shard: Shard) -> int:
     if stalled:
         raise ShardStalledError(
             "All their import jobs fail and no other completes: see their messages in `import_jobs` (role, key, "
-            "quota), mend that, then launch the partitions again"
+            "quota), mend that, then launch the partitions again; or set down as failed what makes them fail: "
+            "`ahi archive retry NAME --set-down`"
         )
     return len(groups)
+
+
+def unplan(pipeline: Pipeline, shard_keys: Sequence[str], *, held_by: str | None = None) -> int:
+    """Take back planned jobs of shards that no run is at any more: their objects are ready again. Returns how many.
+
+    While an object waits in a job no upload of the same instance is imported, and a person may take a week.
+
+    Args:
+        pipeline: The pipeline.
+        shard_keys: Which shards.
+        held_by: Only those that this run had last.
+    """
+    jobs, objects, shards = catalog.jobs, catalog.objects, c.archive_shards
+    planned = sa.and_(jobs.c.service == SERVICE, jobs.c.state == JobState.PLANNED)
+    if held_by is not None:
+        mine = sa.exists().where(shards.c.shard_key == jobs.c.shard_key, shards.c.run_id == held_by)
+        planned = sa.and_(planned, mine)
+    found = list[str]()
+    with pipeline.index.engine.connect() as connection:
+        for some in chunked(shard_keys, 500):
+            query = sa.select(jobs.c.job_key).where(jobs.c.shard_key.in_(some), planned)
+            found += connection.execute(query).scalars()
+    if not found:
+        return 0
+    with pipeline.index.commit(kind="planned", run_id=pipeline.run_id) as commit:
+        number = 0
+        for some in chunked(found, 500):
+            query = sa.select(jobs.c.job_key).where(jobs.c.job_key.in_(some), planned)
+            keys = commit.connection.execute(query).scalars().all()
+            of_job = objects.c.job_key.in_(keys)
+            waits = sa.and_(of_job, objects.c.state == ObjectState.IMPORTING)
+            # As if it had not been planned, so that a folder goes in as it lies when its archive goes on.
+            values = {"state": ObjectState.READY, "state_since": now(), "attempts": objects.c.attempts - 1}
+            none = {"job_key": None, "input_key": None, "changed_seq": commit.seq}
+            commit.connection.execute(objects.update().where(waits).values(**values, **none))
+            commit.connection.execute(objects.update().where(of_job).values(**none))
+            end = {"state": JobState.SETTLED, "status": chain.WITHDRAWN, "settled_at": now(), "ended_at": now()}
+            commit.connection.execute(jobs.update().where(jobs.c.job_key.in_(keys)).values(**end))
+            number += len(keys)
+    return number
 
 
 def _apart(connection: sa.Connection, chosen: Sequence[Ready]) -> tuple[list[Ready], dict[str, list[Ready]]]:
@@ -162,10 +204,12 @@ def _filled(settings: Settings, items: Sequence[Ready]) -> Iterator[list[Ready]]
     return (list(group) for group in groups)
 
 
-def _again(commit: Commit, settings: Settings, job_key: str, group: list[Ready]) -> list[list[Ready]] | None:
+def _again(
+    commit: Commit, settings: Settings, job_key: str, group: list[Ready], *, set_down: bool
+) -> list[list[Ready]] | None:
     """How objects of a failed job are tried again; an empty list for a culprit. None: not at all, as things are."""
     attempts = min(item.attempts for item in group)
-    works = others_complete(commit.connection, job_key)
+    works = set_down or others_complete(commit.connection, job_key)
     match verdict(len(group), attempts, most_attempts=settings.max_attempts, others_complete=works):
         case Verdict.TOGETHER:
             return [group]
@@ -242,7 +286,8 @@ def refused(pipeline: Pipeline, shard_keys: Sequence[str]) -> dict[str, str]:
             for key, message in connection.execute(sa.select(table.c.shard_key, table.c.message).where(mine)):
                 found[key] = (
                     f"Its import job was {message}, {MOST_REFUSALS} times. Look at roles, bucket and key policies and "
-                    "storage classes, then launch the partitions again"
+                    "storage classes, then launch the partitions again; or set down as failed what is refused: "
+                    "`ahi archive retry NAME --set-down`"
                 )
     if found:
         # Asked every second by every run, it takes the lock of writers only then.

@@ -103,8 +103,8 @@ def continuous_archives(index: Index) -> list[str]:
         return list(connection.execute(query.order_by(table.c.archive_id)).scalars())
 
 
-def grown_shards(index: Index, *, most: int) -> list[str]:
-    """Shards that later plans of continuous archives added and that no run has had, oldest first.
+def grown_shards(index: Index, *, most: int, after: int = 0) -> list[str]:
+    """Shards that later plans of continuous archives added and that no run has had, oldest first, `after` so many.
 
     Those of the first plan that was kept wait for a person, who says when a large import may begin by launching some of
     them; until then nothing of the archive is imported by itself. Dry runs and looks confirm nothing.
@@ -128,7 +128,8 @@ def grown_shards(index: Index, *, most: int) -> list[str]:
         launched,
     )
     with index.engine.connect() as connection:
-        return list(connection.execute(query.order_by(table.c.planned_at, table.c.shard_key).limit(most)).scalars())
+        ordered = query.order_by(table.c.planned_at, table.c.shard_key).limit(most).offset(after)
+        return list(connection.execute(ordered).scalars())
 
 
 def _progress(connection: sa.Connection, archive: sa.Row[tuple[object, ...]]) -> Progress:

@@ -21,6 +21,7 @@ from more_itertools import chunked
 from ahi.archive import archives, inventory, parts
 from ahi.archive.keys import set_aside_files
 from ahi.archive.shard_account import Missing, ShardAccount, of_shard
+from ahi.errors import PermanentError
 from ahi.index import catalog
 from ahi.index import catalog_archives as c
 from ahi.index.catalog import ObjectState
@@ -84,6 +85,10 @@ class Study:
     """Those of them whose image set was deleted since."""
     others: int = 0
     """Instances of the same image sets that came by another way."""
+    known_imported: int = 0
+    """Of the known those that the ledger has as imported."""
+    known_lines: int = 0
+    """Those of them with a success line in the files of the job that brought them."""
 
     @property
     def open(self) -> str:
@@ -95,12 +100,13 @@ class Study:
         }
         planned = self.staged + self.set_down + self.known + self.unplanned + self.unstarted
         lines = self.success_lines + self.failure_lines + self.without_line
-        instances = self.imported - self.repeated - self.deleted + self.others
+        instances = self.imported + self.known_imported - self.repeated - self.deleted + self.others
         pairs = {
             "inventory and what became of it": (self.inventory, planned),
             "staged and lines": (self.staged, lines),
             "success lines and job summaries": (self.success_lines, self.job_summary),
             "success lines and ledger": (self.success_lines, self.imported),
+            "known, by success lines and ledger": (self.known_lines, self.known_imported),
             "imported and image sets": (instances, self.image_set_instances),
             "image sets and index": (self.image_set_instances, self.index_rows),
         }
@@ -156,7 +162,7 @@ def account(pipeline: Pipeline, archive_id: str) -> Iterator[Account]:
     """Count an archive. Reads the files of all its plans and jobs again, a shard at a time.
 
     Raises:
-        PermanentError: There is no such archive.
+        PermanentError: There is no such archive, or nobody has looked at it yet.
     """
     archive = archives.find(pipeline, archive_id)
     with parts.scratch(pipeline) as folder, spilling(folder) as duck:
@@ -218,6 +224,8 @@ def _count_plans(pipeline: Pipeline, archive: Archive, duck: duckdb.DuckDBPyConn
         while rows := cursor.fetchmany(ROWS):
             _insert(duck, "missing", [_set_aside(archive.bucket, *row) for row in rows])
             _insert(duck, "counts", [(None, name, len(rows)) for name in ("inventory", "set_down")])
+    if look is None and not manifests:
+        raise PermanentError(f"Nobody has looked at {archive.archive_id} yet: `ahi archive plan` does")
     if look is None:
         return
     seen = inventory.files(parts.fetch(pipeline, inventory.part_keys(pipeline, look), folder / "look"))

@@ -30,6 +30,8 @@ from ahi.reasons import Reason
 
 if TYPE_CHECKING:
     from ahi.archive.archives import Archive
+    from ahi.index.store import Commit
+    from ahi.index.writer import DataFile
     from ahi.pipeline import Pipeline
 
 NOT_GIVEN = (Reason.ACCESS_DENIED, Reason.OBJECT_GONE, Reason.UNREADABLE)
@@ -170,10 +172,15 @@ def once_more(pipeline: Pipeline, archive: Archive) -> Retry:
         keys = list(connection.execute(query).scalars())
     reopened, number, still = list[str](), 0, 0
     for shard_key in keys:
-        n_ready, n_failing = _read_again(pipeline, shard_key)
+        again = _read_again(pipeline, shard_key)
         # One that was refused by S3 as it was copied has its header.
         which = sa.and_(may_pass, table.c.shard_key == shard_key, sa.not_(_without_header()))
-        with pipeline.index.commit(kind="retry", run_id=pipeline.run_id) as commit:
+        # One transaction: no run goes on with what is ready in a shard that is done.
+        commit_ = pipeline.index.commit(
+            batch_id=again.batch_id, kind="retry", run_id=pipeline.run_id, files=[again.file] if again.file else []
+        )
+        with commit_ as commit:
+            n_ready, n_failing = _take_back(commit, shard_key, again)
             values = {"state": ObjectState.READY, "state_since": now(), "reason_code": None, "reason_text": None}
             values |= {"job_key": None, "input_key": None, "not_before": None, "changed_seq": commit.seq}
             n_ready += commit.connection.execute(table.update().where(which).values(**values)).rowcount
@@ -187,15 +194,50 @@ def once_more(pipeline: Pipeline, archive: Archive) -> Retry:
     return Retry(reopened, number, 0, still_failing=still)
 
 
+def set_down(pipeline: Pipeline, archive: Archive) -> Retry:
+    """Let fail what is refused of the shards that have stalled: the rest of them goes in when they are launched again.
+
+    For what cannot be mended, as a lost key: each object is tried once more by itself and named with its reason.
+
+    Raises:
+        PermanentError: No shard of it has stalled.
+    """
+    table, moment = c.archive_shards, now()
+    free = sa.or_(table.c.lease_until.is_(None), table.c.lease_until <= moment)
+    waits = table.c.state.in_((ShardState.PLANNED, ShardState.CANCELLED))
+    stalled = sa.and_(table.c.archive_id == archive.archive_id, waits, free, table.c.message.is_not(None))
+    with pipeline.index.transaction() as connection:
+        query = sa.select(table.c.shard_key, table.c.n_objects).where(stalled).order_by(table.c.shard_key)
+        rows = connection.execute(query).all()
+        connection.execute(table.update().where(stalled).values(set_down_at=moment))
+    if not rows:
+        raise PermanentError("No shard of it has stalled; a run that ends red names those that have")
+    return Retry([row.shard_key for row in rows], sum(row.n_objects for row in rows), 0)
+
+
 def _without_header() -> sa.ColumnElement[bool]:
     table = catalog.objects
     return sa.and_(table.c.reason_code.in_(NOT_GIVEN), table.c.SOPInstanceUID.is_(None))
 
 
-def _read_again(pipeline: Pipeline, shard_key: str) -> tuple[int, int]:
-    """Read the headers of a shard's objects that S3 did not give. Returns how many are ready, and how many are not."""
-    table, moment = catalog.objects, now()
-    which = sa.and_(table.c.shard_key == shard_key, table.c.state == ObjectState.FAILED, _without_header())
+@dataclass(frozen=True)
+class _Again:
+    """Objects of a shard that S3 did not give, as it gave them now."""
+
+    batch_id: str
+    rows: list[dict[str, object]]
+    file: DataFile | None
+    """Their headers."""
+
+
+def _not_given(shard_key: str) -> sa.ColumnElement[bool]:
+    table = catalog.objects
+    return sa.and_(table.c.shard_key == shard_key, table.c.state == ObjectState.FAILED, _without_header())
+
+
+def _read_again(pipeline: Pipeline, shard_key: str) -> _Again:
+    """Read the headers of a shard's objects that S3 did not give."""
+    table, moment, which = catalog.objects, now(), _not_given(shard_key)
     with pipeline.index.engine.connect() as connection:
         rows = connection.execute(sa.select(table).where(which)).mappings().all()
     items = {
@@ -204,28 +246,31 @@ def _read_again(pipeline: Pipeline, shard_key: str) -> tuple[int, int]:
         )
         for row in rows
     }
+    batch_id = f"retry:{shard_key}:{uuid.uuid4().hex}"
     if not items:
-        return 0, 0
-    batch = Batch(f"retry:{shard_key}:{uuid.uuid4().hex}", Queue.UPLOADS, day_of(moment), "", len(items), moment)
+        return _Again(batch_id, [], None)
+    batch = Batch(batch_id, Queue.UPLOADS, day_of(moment), "", len(items), moment)
     with ThreadPoolExecutor(pipeline.settings.header_threads) as pool:
         outcomes = list(pool.map(lambda item: read_object(pipeline, item), items.values()))
     entries, headers = uploads.rows_of(pipeline, batch, items, outcomes, uploads.UploadReport())
-    file = pipeline.index.write("headers", headers, batch_id=batch.batch_id)
-    counts = {ObjectState.READY: 0, ObjectState.FAILED: 0, ObjectState.SET_ASIDE: 0}
-    commit_ = pipeline.index.commit(
-        batch_id=batch.batch_id, kind="retry", run_id=pipeline.run_id, files=[file] if file else []
-    )
-    with commit_ as commit:
-        # Somebody else may have read some meanwhile: those are theirs.
-        open_ = set(commit.connection.execute(sa.select(table.c.object_id).where(which)).scalars())
-        commit.discard("headers", sorted(set(items) - open_))
-        for row in (row for row in entries if row["object_id"] in open_):
-            if row["state"] == ObjectState.HELD:
-                row["state"] = ObjectState.READY
-            elif row["reason_code"] == Reason.SUPERSEDED:
-                row["state"] = ObjectState.SET_ASIDE
-            counts[ObjectState(str(row["state"]))] += 1
-            values = {name: row[name] for name in _OF_HEADER} | {"job_key": None, "input_key": None}
-            values |= {"header_at": commit.committed_at, "header_seq": commit.seq, "changed_seq": commit.seq}
-            commit.connection.execute(table.update().where(table.c.object_id == row["object_id"]).values(**values))
+    return _Again(batch_id, entries, pipeline.index.write("headers", headers, batch_id=batch_id))
+
+
+def _take_back(commit: Commit, shard_key: str, again: _Again) -> tuple[int, int]:
+    """Note what was read again. Returns how many are ready, and how many are not."""
+    if not again.rows:
+        return 0, 0
+    table, counts = catalog.objects, dict.fromkeys((ObjectState.READY, ObjectState.FAILED, ObjectState.SET_ASIDE), 0)
+    # Somebody else may have read some meanwhile: those are theirs.
+    open_ = set(commit.connection.execute(sa.select(table.c.object_id).where(_not_given(shard_key))).scalars())
+    commit.discard("headers", sorted({str(row["object_id"]) for row in again.rows} - open_))
+    for row in (row for row in again.rows if row["object_id"] in open_):
+        if row["state"] == ObjectState.HELD:
+            row["state"] = ObjectState.READY
+        elif row["reason_code"] == Reason.SUPERSEDED:
+            row["state"] = ObjectState.SET_ASIDE
+        counts[ObjectState(str(row["state"]))] += 1
+        values = {name: row[name] for name in _OF_HEADER} | {"job_key": None, "input_key": None}
+        values |= {"header_at": commit.committed_at, "header_seq": commit.seq, "changed_seq": commit.seq}
+        commit.connection.execute(table.update().where(table.c.object_id == row["object_id"]).values(**values))
     return counts[ObjectState.READY], counts[ObjectState.FAILED]

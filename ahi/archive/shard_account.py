@@ -9,11 +9,12 @@ another lacks shows as counts that differ.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from more_itertools import chunked
 
 from ahi import chain, ledger, results
 from ahi.archive.shards import read_shard
@@ -117,13 +118,40 @@ def _count_planned(pipeline: Pipeline, shard_key: str, rows: list[_Row], account
         account.missing.append(
             Missing(None, None, None, NOT_ENTERED, "in no row of the ledger", object_id, item.bucket, item.key)
         )
+    elsewhere: list[Mapping[str, Any]] = []
     for object_id, values in _elsewhere(pipeline, others):
         account.missing = [one for one in account.missing if one.object_id != object_id]
         del others[object_id]
-        account.add(values["StudyInstanceUID"], "inventory", "known")
-        if values["state"] in _NO:
-            account.missing.append(_missing(values))
+        elsewhere.append(values)
     account.add(None, "inventory", number=len(others))
+    _count_known(pipeline, elsewhere, account)
+
+
+def _count_known(pipeline: Pipeline, found: Iterable[Mapping[str, Any]], account: ShardAccount) -> None:
+    """What came by another way is held against its job's lines and the index as well."""
+    by_job: defaultdict[str | None, list[Mapping[str, Any]]] = defaultdict(list)
+    for values in found:
+        study = values["StudyInstanceUID"]
+        account.add(study, "inventory", "known")
+        if values["state"] in IN_FLIGHT:
+            account.add(study, "in_flight")
+        elif values["state"] in _NO:
+            account.missing.append(_missing(values))
+        else:
+            account.add(study, "known_imported")
+            sop = values["SOPInstanceUID"] or values["object_id"]
+            account.imported.append((values["image_set_id"], study, sop, values["object_id"]))
+            by_job[values["job_key"]].append(values)
+            if values["indexed_seq"] is None and values["erased_at"] is None:
+                account.missing.append(_missing(values))
+    for some in chunked(sorted(filter(None, by_job)), 500):
+        for job in chain.jobs(pipeline.index, SERVICE, catalog.jobs.c.job_key.in_(some)):
+            _, lines = results.output(pipeline, job)
+            for values in by_job[job.job_key]:
+                line = lines.get(values["input_key"])
+                # Of an erased object only the id is left.
+                if values["erased_at"] or (line and line.image_set_id):
+                    account.add(values["StudyInstanceUID"], "known_lines")
 
 
 def _elsewhere(pipeline: Pipeline, items: Mapping[str, ArchiveObject]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -149,7 +177,7 @@ def _count_lines(pipeline: Pipeline, shard_key: str, rows: list[_Row], account: 
     # A copy is named after its object, and what lies in place by its own key.
     by_name = {row.values["object_id"]: row for row in rows} | {row.values["key"]: row for row in rows}
     for job in chain.jobs(pipeline.index, SERVICE, catalog.jobs.c.shard_key == shard_key):
-        if job.state != JobState.SETTLED:
+        if job.state != JobState.SETTLED or job.status == chain.WITHDRAWN:
             continue
         account.add(None, "staged", number=_unaccounted(pipeline, job, rows))
         summary, found = results.output(pipeline, job)

@@ -106,6 +106,9 @@ def retry(
     corrected: Annotated[
         str, typer.Argument(help="s3://bucket/prefix/ of corrected files, each under the key of its original.")
     ] = "",
+    set_down: Annotated[
+        bool, typer.Option("--set-down", help="Of shards that have stalled let fail what is refused; the rest goes in.")
+    ] = False,
 ) -> None:
     """Plan what failed once more: corrected files, linked to their originals; or what failed by no fault of a file.
 
@@ -114,7 +117,8 @@ def retry(
 
     The partitions it names are launched in the UI like any other.
 
-    Examples: `ahi archive retry old-pacs s3://old-pacs-corrected/`, `ahi archive retry old-pacs`
+    Examples: `ahi archive retry old-pacs s3://old-pacs-corrected/`, `ahi archive retry old-pacs`,
+    `ahi archive retry old-pacs --set-down`
     """
     from ahi.archive import archives
     from ahi.archive import retry as domain
@@ -122,7 +126,12 @@ def retry(
     pipeline = _pipeline()
     with common.permanent_errors(), common.aws_errors(pipeline.settings):
         found = archives.find(pipeline, archive)
-        done = domain.corrected(pipeline, found, corrected) if corrected else domain.once_more(pipeline, found)
+        if set_down and corrected:
+            common.fail("--set-down is for what stalled, a prefix for what failed: give one of them.")
+        if set_down:
+            done = domain.set_down(pipeline, found)
+        else:
+            done = domain.corrected(pipeline, found, corrected) if corrected else domain.once_more(pipeline, found)
     typer.echo(f"{common.counted(done.objects, 'object')} to try again{_beside(done)}.")
     if done.shard_keys:
         shards = common.counted(len(done.shard_keys), "partition")

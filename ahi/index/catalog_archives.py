@@ -53,6 +53,7 @@ archives = sa.Table(
     sa.Column("generation", sa.Integer, nullable=False, default=0, comment="Newest complete look at its keys; 0: none"),
     sa.Column("planned_generation", sa.Integer, nullable=False, default=0, comment="Look that its shards cover"),
     sa.Column("last_planned_at", Instant, comment="When shards were made last"),
+    sa.Column("resumed_at", Instant, comment="When its last pause ended; null: it was never paused"),
     info={NOTED: True},
 )
 
@@ -117,6 +118,7 @@ archive_shards = sa.Table(
     sa.Column("n_known", sa.Integer, comment="Objects that the ledger already had, imported by another way"),
     sa.Column("n_image_sets", sa.Integer, comment="Image sets it made or changed"),
     sa.Column("message", sa.Text, comment="What went wrong last, without PHI"),
+    sa.Column("set_down_at", Instant, comment="When a person said that what is refused of it fails; null: it waits"),
     sa.Index("ix_archive_shards_archive", "archive_id", "state"),
     sa.Index("ix_archive_shards_parent", "parent_shard_key"),
     info={NOTED: True},

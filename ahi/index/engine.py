@@ -33,6 +33,8 @@ BUSY_SECONDS = 30
 CREATED = "created"
 CHANGED = "changed:"
 WRITE = "ahi_write"
+UNNOTED = "ahi_unnoted"
+"""Option of a statement that changes only columns which are not published."""
 # Any number, the same in every process: the lock that serialises writers on PostgreSQL ("ahi" in ASCII).
 ADVISORY_LOCK = 0x616869
 # The wait for the lock ends, and so does a writer whose machine is gone: nobody else would free its lock for hours.
@@ -113,8 +115,10 @@ def note_change(connection: sa.Connection, table: sa.Table) -> None:
         connection.info.setdefault(catalog.NOTED, set()).add(table.name)
 
 
-def _note_statement(connection: sa.Connection, clause: Any, *_: object) -> None:
-    if getattr(clause, "is_dml", False):
+def _note_statement(
+    connection: sa.Connection, clause: Any, _many: object, _one: object, options: Mapping[str, object]
+) -> None:
+    if getattr(clause, "is_dml", False) and not options.get(UNNOTED):
         note_change(connection, clause.table)
 
 
@@ -276,7 +280,7 @@ def execute_many(connection: sa.Connection, statement: sa.UpdateBase, rows: Sequ
     if connection.dialect.name != "sqlite":
         connection.execute(statement, list(rows))
         return
-    _note_statement(connection, statement)
+    _note_statement(connection, statement, (), {}, {})
     sql, parameters = _prepared(statement, connection.dialect)
     cells: list[Iterable[Any]] = []
     for name, bind, fixed in parameters:

@@ -39,8 +39,8 @@ _COMMENTS = {
     f.fhir_batches: "One row for each FHIR batch, which is one HealthLake import job, with counts of its resources.",
     f.fhir_failures: "One row for each FHIR resource that was refused or failed, with why; values of it are nowhere.",
 }
-# A folder of an archive may be named for a patient, and so may a resource.
-_HIDDEN = {a.archive_shards: ("in_place_prefix",), f.fhir_failures: ("resource_id",)}
+# A folder of an archive may be named for a patient, and so may a resource. Leases change each second (`UNNOTED`).
+_HIDDEN = {a.archive_shards: ("in_place_prefix", "lease_until"), f.fhir_failures: ("resource_id",)}
 WHOLE = tuple(Mirror(table.name, table, "", hidden=_HIDDEN.get(table, ())) for table in _COMMENTS)
 
 

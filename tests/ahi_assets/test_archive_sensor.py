@@ -104,6 +104,42 @@ def test_what_was_parked_is_asked_for_when_its_archive_goes_on_and_nothing_betwe
         assert done.asset_materializations_for_node("looked_at")[0].metadata["keys"].value == mine[:3]
 
 
+def test_runs_canceled_in_the_queue_do_not_keep_others_from_being_asked_for(site):
+    keys = planned(site.pipeline, [{f"{n}.txt": b"a"} for n in range(12)])
+    with site.pipeline.index.transaction() as connection:
+        connection.execute(sa.update(c.archives).values(is_continuous=True))
+        table = c.archive_shards
+        connection.execute(sa.update(table).where(table.c.shard_key != keys[0]).values(generation=2))
+        connection.execute(sa.update(table).where(table.c.shard_key == keys[0]).values(run_id="by hand"))
+
+    def asked(instance):
+        result = ticked(site, instance)
+        return [] if isinstance(result, dg.SkipReason) else [one.run_key for one in result.run_requests]
+
+    def ended(instance, key):
+        run = instance.create_run_for_job(empty, tags={"dagster/run_key": key}, status=dg.DagsterRunStatus.CANCELED)
+        assert run.is_finished
+
+    @dg.job
+    def empty():
+        pass
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert asked(instance) == keys[1:11]
+        for key in keys[1:11]:
+            ended(instance, key)
+        assert asked(instance) == keys[11:]
+        # What was parked is asked for again by a pause and its end.
+        with site.pipeline.index.transaction() as connection:
+            connection.execute(sa.update(table).where(table.c.shard_key == keys[0]).values(parked_at=now()))
+        (_, parked) = asked(instance)
+        ended(instance, parked)
+        assert asked(instance) == keys[11:]
+        control.pause(site.pipeline.index, "old")
+        control.resume(site.pipeline.index, "old")
+        assert len(asked(instance)) == 2
+
+
 def test_partitions_of_a_removed_archive_go(site):
     keys = planned(site.pipeline, [{"a.txt": b"a"}, {"b.txt": b"b"}])
     (other,) = planned(site.pipeline, [{"c.txt": b"c"}], archive_id="other")

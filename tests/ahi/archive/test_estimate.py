@@ -60,7 +60,7 @@ def test_by_hand(pipeline: Any) -> None:
     assert found.n_image_sets == 59_500
     assert {step.name: round(step.seconds, 1) for step in found.steps} == {
         "start rate": 200,
-        "jobs in flight": 200 * (100 + 250) / 80,
+        "jobs in flight": 200 * (100 + 250) / 40,
         "one job": 350,
         "bytes and files a job": 200,
         "copies": 1_250,
@@ -68,10 +68,11 @@ def test_by_hand(pipeline: Any) -> None:
         "image set looks": 2_380,
         "documents": 1_190,
     }
-    # Behind the last header come its job, and the looks and documents of 297.5 image sets.
+    # Of ten runs, two at a time, the last begins behind the eighth, after 3,416.7 s. Behind its headers (333.3 s) come
+    # the last job, and the looks and documents of 297.5 image sets.
     assert (found.longest, round(found.seconds, 1)) == (
         "header reads",
-        round(3_333.33 + 350 + 297.5 / 25 + 297.5 / 50, 1),
+        round(3_416.67 + 333.33 + 350 + 297.5 / 25 + 297.5 / 50, 1),
     )
     assert found.image_sets_range == (26_978, 145_637)  # 1.71 to 13.7 % of 990,000
     assert usd(found) == {
@@ -113,15 +114,24 @@ def test_jobs_that_ended_here_replace_the_assumption(pipeline: Any) -> None:
 
 
 def test_the_time_is_that_of_the_last_job_and_not_of_the_longest_step(pipeline: Any) -> None:
-    # 70 jobs of 110 s, one started each second: the last starts after 69 s, when all others still run.
+    # 70 jobs of 110 s, one started each second, in runs of 20 of which two are at work: the second ends after 149 s,
+    # and of the ten jobs of the fourth the last starts 9 s later.
     shards = tuple(PlannedShard(f"old-{n:05d}", n, 200, 1, "a/") for n in range(70))
     plan = dataclasses.replace(PLAN, shards=shards, n_folders=70, series=Sample(60, 0))
     found = estimate(pipeline, dataclasses.replace(plan, limits=Limits(5_000, 10**10, 1.0, 200.0)))
     assert {step.name: step.seconds for step in found.steps}["start rate"] == 70
-    assert 69 + 110 <= found.seconds <= 69 + 110 + 10
+    assert 149 + 9 + 110 <= found.seconds <= 149 + 9 + 110 + 10
     # A brake takes time and does not change the plan.
     slow = estimate(pipeline, dataclasses.replace(plan, archive=dataclasses.replace(ARCHIVE, rate=0.1)))
     assert 690 + 110 <= slow.seconds <= 690 + 110 + 10
+
+
+def test_a_run_begins_no_shard_before_all_of_the_one_before_it_are_through(pipeline: Any) -> None:
+    shards = tuple(PlannedShard(f"old-{n:05d}", n, 200, 1, "a/") for n in range(100))
+    plan = dataclasses.replace(PLAN, shards=shards, n_folders=100, series=Sample(60, 0))
+    found = estimate(pipeline, dataclasses.replace(plan, limits=Limits(5_000, 10**10, 1.0, 200.0)))
+    # Five runs of 20 jobs of 110 s, two at a time: the third begins behind the first, the fifth behind the third.
+    assert 3 * (110 + 19) <= found.seconds <= 3 * (110 + 19) + 40
 
 
 def test_no_series_begun_in_a_sample_does_not_mean_none_at_all(pipeline: Any) -> None:

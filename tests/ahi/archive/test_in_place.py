@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
+from botocore.exceptions import ClientError
 
 from ahi import chain, imports, results, staging
 from ahi.archive import jobs, report
 from ahi.archive.entry import enter, shards
 from ahi.index import catalog
+from ahi.pipeline import connect
 from tests.archive_fixtures import Backfill, planned, samples, small_objects
 from tests.site_fixtures import Site
+from tests.trouble_fixtures import refuse
 
 QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5}
 BAD = ["bad/picture.png", "bad/trunc_in_meta.dcm", "bad/missing_sop_uid.dcm"]
@@ -96,3 +100,15 @@ def test_a_file_that_comes_into_a_folder_while_its_job_starts_stands_in_quaranti
     with site.pipeline.index.engine.connect() as connection:
         (item,) = connection.execute(sa.select(catalog.quarantine)).mappings().all()
     assert "late" not in repr(dict(item))
+
+
+def test_a_folder_that_cannot_be_listed_for_a_moment_is_looked_at_again_and_not_copied(site):
+    pipeline = connect(site.settings, run_id="troubled")
+    pipeline.aws.s3.meta.events.unregister("needs-retry.s3", unique_id="retry-config-s3")  # the SDK's own retries
+    bucket = site.settings.landing_bucket
+    refuse(pipeline.aws.s3, "ListObjectsV2", "InternalError", of=[bucket], times=1)
+    with pytest.raises(ClientError, match="InternalError"):
+        staging.holds(pipeline, bucket, FOLDER, set())
+    refuse(pipeline.aws.s3, "ListObjectsV2", "AccessDenied", of=[bucket], times=1)
+    assert not staging.holds(pipeline, bucket, FOLDER, set())
+    assert staging.holds(pipeline, bucket, FOLDER, set())

@@ -1,0 +1,171 @@
+"""What a run leaves, and what others wait for: nothing blocks an upload, and nothing is done before it is."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from ahi.archive import archives, control, imports, inventory, leases, report, retry
+from ahi.archive.entry import enter, shards
+from ahi.archive.plan import make_plan, shard_keys
+from ahi.clock import now
+from ahi.errors import PermanentError
+from ahi.index import catalog
+from ahi.index.engine import CHANGED
+from ahi.pipeline import connect
+from tests.ahi.archive.conftest import Holding
+from tests.archive_fixtures import Backfill, planned, samples, shard_rows
+from tests.site_fixtures import SET, Site
+
+CT, MR = [n for n in SET if "CT2" in n], [n for n in SET if "MR2" in n]
+MARK = f"{CHANGED}archive_shards"
+QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5}
+
+
+def slow(site: Site, archive_id: str) -> None:
+    """Let no job of an archive start for hours."""
+    control.set_rate(site.pipeline.index, archive_id, 0.0001)
+    spent = catalog.pacing.insert().values(bucket=f"archive:{archive_id}:start", tokens=0.0, updated_at=now())
+    with site.pipeline.index.transaction() as connection:
+        connection.execute(spent)
+
+
+def has_planned_a_job(site: Site) -> bool:
+    return "importing" in {row["state"] for row in site.ledger()}
+
+
+def test_an_upload_does_not_wait_for_a_paused_archive_that_goes_on_in_place(make_site):
+    site = make_site(**QUICK)
+    keys = planned(site.pipeline, [samples(CT)], in_place=["pydicom/CT2/"])
+    slow(site, "old")
+    backfill = Backfill(site, keys)
+    site.stack.wait_for(lambda: has_planned_a_job(site), what="a planned job")
+    control.pause(site.pipeline.index, "old")
+    assert backfill.finish() == {}
+    assert {row["state"] for row in site.ledger()} == {"ready"}
+    site.send(CT[:1])
+
+    def upload() -> bool:
+        site.collect()
+        site.work()
+        return "imported" in {row["state"] for row in site.ledger() if row["shard_key"] is None}
+
+    site.stack.wait_for(upload, what="the upload")
+    control.resume(site.pipeline.index, "old")
+    control.set_rate(site.pipeline.index, "old", None)
+    (outcome,) = Backfill(site, keys, "again").finish().values()
+    assert (outcome.states, outcome.jobs) == ({"imported": 4}, 1)
+    site.drive()
+    with site.pipeline.index.engine.connect() as connection:
+        of_shard = sa.select(catalog.jobs.c.in_place).where(catalog.jobs.c.shard_key == keys[0])
+        assert connection.execute(of_shard).scalars().all() == [True]
+    assert [one.open for one in report.studies(site.pipeline, "old") if one.open] == []
+
+
+def test_a_parked_shard_is_asked_for_while_its_run_goes_on_with_another_archive(make_site):
+    site = make_site(**QUICK)
+    keys = planned(site.pipeline, [samples(MR)])
+    (other,) = planned(site.pipeline, [samples(CT)], archive_id="other")
+    index = site.pipeline.index
+    slow(site, "other")
+    control.pause(index, "old")
+    backfill = Backfill(site, [*keys, other])
+    site.stack.wait_for(lambda: has_planned_a_job(site), what="the other archive's job")
+    site.stack.wait_for(lambda: shard_rows(site.pipeline)[0]["parked_at"], what="the parked shard")
+    control.resume(index, "old")
+    assert (list(imports.resumed(index)), backfill.thread.is_alive()) == (keys, True)
+    assert list(Backfill(site, keys, "resumed").finish()) == keys
+    assert imports.resumed(index) == {}
+    control.set_rate(index, "other", None)
+    assert list(backfill.finish()) == [other]
+    assert imports.resumed(index) == {}
+
+
+def test_an_archive_does_not_close_while_another_has_its_objects(make_site, holding: Holding):
+    site = make_site(**QUICK)
+    holding.put(samples(CT))
+    keys = {}
+    for name in ("one", "two"):
+        archive = archives.add(site.pipeline, f"s3://{holding.bucket}/", name=name)
+        inventory.look(site.pipeline, archive)
+        make_plan(site.pipeline, archive, keep=True, sampling=False)
+        keys[name] = shard_keys(site.pipeline, archives.find(site.pipeline, name))
+    enter(site.pipeline, shards(site.pipeline, keys["one"])[0])
+    with pytest.raises(PermanentError, match="4 of its objects are in shards of another archive"):
+        Backfill(site, keys["two"], "two").finish()
+    (line,) = [one for one in report.studies(site.pipeline, "two") if one.study_uid]
+    assert (line.known, line.in_flight, line.open) == (4, 4, "on their way: 4")
+    Backfill(site, keys["one"], "one").finish()
+    (outcome,) = Backfill(site, keys["two"], "again").finish().values()
+    assert (outcome.known, outcome.states) == (4, {})
+    # Imported is not enough: the index has none of them yet.
+    assert len(report.missing(site.pipeline, "two")) == 4
+    site.drive()
+    (line,) = [one for one in report.studies(site.pipeline, "two") if one.study_uid]
+    assert (line.open, line.known_imported, line.known_lines, line.index_rows) == ("", 4, 4, 4)
+    assert report.missing(site.pipeline, "two") == []
+
+
+def test_retry_takes_objects_back_and_opens_their_shard_at_once_or_not_at_all(make_site):
+    site = make_site(**QUICK)
+    objects = samples(CT)
+    keys = planned(site.pipeline, [objects])
+    s3, archive = site.pipeline.aws.s3, archives.find(site.pipeline, "old")
+    s3.delete_object(Bucket=archive.bucket, Key=CT[0])
+    Backfill(site, keys).finish()
+    s3.put_object(Bucket=archive.bucket, Key=CT[0], Body=objects[CT[0]])
+    engine = site.pipeline.index.engine
+
+    def killed(_connection, _cursor, statement, *_):
+        if statement.startswith("UPDATE archive_shards"):
+            raise KeyboardInterrupt
+
+    sa.event.listen(engine, "before_cursor_execute", killed)
+    with pytest.raises(KeyboardInterrupt):
+        retry.once_more(site.pipeline, archive)
+    sa.event.remove(engine, "before_cursor_execute", killed)
+    assert sorted(row["state"] for row in site.ledger()) == ["failed", *["imported"] * 3]
+    assert retry.once_more(site.pipeline, archive).shard_keys == keys
+    (shard,) = shards(site.pipeline, keys)
+    assert imports._close(site.pipeline, shard) is None  # one of its objects is ready again
+    (outcome,) = Backfill(site, keys, "again").finish().values()
+    assert outcome.states == {"imported": 4}
+
+
+def test_an_archive_that_a_run_is_at_is_not_removed(make_site):
+    site = make_site(**QUICK)
+    keys = planned(site.pipeline, [samples(MR)])
+    archive = archives.find(site.pipeline, "old")
+    slow(site, "old")
+    backfill = Backfill(site, keys)
+    site.stack.wait_for(lambda: shard_rows(site.pipeline)[0]["lease_until"], what="the lease")
+    with pytest.raises(PermanentError, match="end first"):
+        archives.remove(site.pipeline, archive)
+    control.pause(site.pipeline.index, "old")
+    assert backfill.finish() == {}
+    archives.remove(site.pipeline, archive)
+    assert shard_rows(site.pipeline) == []
+
+
+def test_a_lease_that_is_renewed_makes_no_analyst_s_table_anew(site):
+    keys, index = planned(site.pipeline, [samples(MR)]), site.pipeline.index
+    run = connect(site.settings, run_id="run")
+
+    def mark() -> object:
+        with index.engine.connect() as connection:
+            return connection.scalar(sa.select(catalog.state.c.value).where(catalog.state.c.name == MARK))
+
+    before = mark()
+    assert leases.take(run, keys) == []
+    taken, lease = mark(), shard_rows(site.pipeline)[0]["lease_until"]
+    assert taken != before
+    assert leases.take(run, keys) == []
+    assert shard_rows(site.pipeline)[0]["lease_until"] > lease
+    assert mark() == taken
+    assert leases.take(site.pipeline, keys) == keys  # another run's
+
+
+def test_the_report_of_an_archive_that_nobody_looked_at_does_not_close(site, holding: Holding):
+    archives.add(site.pipeline, f"s3://{holding.bucket}/", name="old")
+    with pytest.raises(PermanentError, match="Nobody has looked at old"):
+        report.studies(site.pipeline, "old")
