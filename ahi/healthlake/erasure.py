@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from more_itertools import chunked
 
 from ahi.clock import now
 from ahi.healthlake import audit
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ahi.pipeline import Pipeline
+
+
+MADE = ("fhir/made/", "fhir/corrected/")
 
 
 def erase_lines(pipeline: Pipeline, before: dt.datetime) -> int:
@@ -47,7 +51,22 @@ def erase_lines(pipeline: Pipeline, before: dt.datetime) -> int:
         with pipeline.index.transaction() as connection:
             connection.execute(batch.update().where(batch.c.batch_id == batch_id).values(erased_at=now()))
             audit.note(connection, [Entry("lines erased", batch_id=batch_id)])
+    _erase_unplanned(pipeline, before)
     return len(due)
+
+
+def _erase_unplanned(pipeline: Pipeline, before: dt.datetime) -> None:
+    """Delete sources of our own making that no batch has: a run was killed before it planned them."""
+    s3, bucket, table = pipeline.aws.s3, pipeline.settings.lake_bucket, fhir_files
+    for folder in MADE:
+        for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=folder):
+            old = {entry["Key"] for entry in page.get("Versions", []) if entry["LastModified"] <= before}
+            for some in chunked(sorted(old), 500):
+                planned = sa.select(table.c.key).where(table.c.bucket == bucket, table.c.key.in_(some))
+                with pipeline.index.engine.connect() as connection:
+                    known = set(connection.execute(planned).scalars())
+                for key in set(some) - known:
+                    _delete(pipeline, key)
 
 
 def _prefixes(connection: sa.Connection, bucket: str, batch_id: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 from more_itertools import chunked, constrained_batches, take
 
+from ahi import quarantine
 from ahi.clock import now
 from ahi.fhir.changes import Comparison, retired_patient, retraction
 from ahi.fhir.resources import Resource, study_id
@@ -27,9 +28,10 @@ from ahi.healthlake.plan import INDEX, Part, SourceFile, Terms, add_batch, datas
 from ahi.healthlake.resubmission import enter_source, next_number
 from ahi.healthlake.sent import RETRACTION
 from ahi.index.catalog import EPOCH
-from ahi.index.catalog_fhir import Policy, SentState, fhir_sent
+from ahi.index.catalog_fhir import Policy, SentState, fhir_imports, fhir_sent
 from ahi.index.engine import locked
 from ahi.index.query import open_index
+from ahi.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -87,6 +89,7 @@ def _plan_changes(pipeline: Pipeline, store: str, rules: Rules) -> Counter[str]:
             batches = _batches(pipeline, _put(pipeline, Path(written.name))) if counts["resources"] else []
     with pipeline.index.transaction() as catalog:
         _plan(catalog, pipeline, batches, lines.rows, received)
+        quarantine.enter(catalog, _left_out(lines.omitted), None)
         # A study that was never told of leaves nothing to take back.
         untold = sa.and_(fhir_sent.c.datastore_id == store, fhir_sent.c.subject.is_(None))
         for some in chunked(changed.deleted, LOOKUP):
@@ -156,6 +159,8 @@ class _Lines:
     counts: Counter[str]
     rows: list[dict[str, Any]] = field(default_factory=list)
     n_bytes: int = 0
+    omitted: set[tuple[str, str]] = field(default_factory=set)
+    """ImagingStudies that do not list all of their study, with the reason."""
 
     def write(self, one: Resource, study: str | None, fingerprint: str | None) -> None:
         """A resource that is to be sent."""
@@ -191,6 +196,7 @@ def _write(
 
     def omit(omission: Omission) -> None:
         counts["instances_omitted"] += omission.n_instances
+        lines.omitted.add((study_id(omission.study_uid), omission.reason))
 
     made = fhir_resources(connection, rules, studies=changed.studies, omit=omit) if changed.studies else ()
     for one, differs in _compared(pipeline, lines.store, made):
@@ -300,6 +306,13 @@ def _put(pipeline: Pipeline, path: Path) -> SourceFile:
     return SourceFile(bucket, key, kept, head["ETag"].strip('"'), head["ContentLength"], moment)
 
 
+def _left_out(omitted: Iterable[tuple[str, str]]) -> Iterator[quarantine.Item]:
+    """Parts of studies that FHIR does not tell of, by the hashed id of the study."""
+    for name, reason in sorted(omitted):
+        text = f"a part of the study is not in its ImagingStudy: {reason}"
+        yield quarantine.Item("fhir", Reason.RESOURCE_INVALID, text, f"ImagingStudy/{name}")
+
+
 def _batches(pipeline: Pipeline, source: SourceFile) -> list[list[Part]]:
     """Parts of a source by batch, within the limits of a job."""
     settings = pipeline.settings
@@ -321,6 +334,9 @@ def _plan(
     if batches:
         # One refused resource must not keep all later studies out; a newer state of a study goes after an older one.
         open_import(connection, pipeline, chain, INDEX, Terms(Policy.CONTINUE, is_ordered=True))
+        # This chain has no end, so that a setting that has changed since is for it as well.
+        level = fhir_imports.update().where(fhir_imports.c.import_id == chain)
+        connection.execute(level.values(validation_level=pipeline.settings.fhir_validation_level))
         enter_source(connection, chain, batches[0][0].file)
         first = next_number(connection, chain)
         for number, parts in enumerate(batches, first):
