@@ -85,11 +85,12 @@ def shards(pipeline: Pipeline, shard_keys: Iterable[str]) -> list[Shard]:
     return [found[key] for key in wanted if key in found]
 
 
-def enter(pipeline: Pipeline, shard: Shard) -> uploads.UploadReport:
+def enter(pipeline: Pipeline, shard: Shard, *, at_last: bool = False) -> uploads.UploadReport:
     """Enter the objects of a shard. A replay changes nothing.
 
     Objects that the ledger has already, as from a landing bucket that is read as an archive, stay with what entered
-    them. Raises what S3 raises beyond "gone", "forbidden" and "changed": nothing is entered then.
+    them. Raises what S3 raises beyond "gone", "forbidden" and "changed": nothing is entered then. `at_last`: what S3
+    still cannot give is failed, having been waited for.
 
     Raises:
         ahi.archive.isolation.ShardStalledError: S3 gives less than half of several: that is no single object's doing,
@@ -114,7 +115,7 @@ def enter(pipeline: Pipeline, shard: Shard) -> uploads.UploadReport:
     fresh = {object_id: item for object_id, item in created.items() if object_id not in known}
     report = uploads.UploadReport(duplicates=len(known))
     with ThreadPoolExecutor(pipeline.settings.header_threads) as pool:
-        outcomes = list(pool.map(lambda item: read_object(pipeline, item), fresh.values()))
+        outcomes = list(pool.map(lambda item: read_object(pipeline, item, at_last=at_last), fresh.values()))
     if not staging.is_set_down(pipeline, shard.shard_key):
         _admit(outcomes)
     rows, headers = uploads.rows_of(pipeline, batch, fresh, outcomes, report)
@@ -211,8 +212,8 @@ def _originals(connection: sa.Connection, shard: Shard, rows: list[dict[str, obj
     return [found.get((str(row["bucket"]), str(row["key"]))) for row in rows]
 
 
-def read_object(pipeline: Pipeline, item: ObjectCreated) -> Header | HeaderFailure:
-    """The header of an object of an archive, or why there is none. Raises what may pass by itself."""
+def read_object(pipeline: Pipeline, item: ObjectCreated, *, at_last: bool = False) -> Header | HeaderFailure:
+    """The header of an object of an archive, or why there is none. Raises what may pass by itself, but not at last."""
     try:
         return read_header(ObjectBytes(pipeline, item))
     except ClientError as error:
@@ -223,7 +224,7 @@ def read_object(pipeline: Pipeline, item: ObjectCreated) -> Header | HeaderFailu
             return HeaderFailure(Reason.SUPERSEDED, "overwritten since the look at the archive", 0)
         if code in FORBIDDEN:
             return HeaderFailure(Reason.ACCESS_DENIED, "S3 refused to let us read it", 0)
-        if is_transient(error):
+        if is_transient(error) and not at_last:
             raise
         return HeaderFailure(Reason.UNREADABLE, f"S3 answered {code}", 0)
     except ParamValidationError:

@@ -56,6 +56,9 @@ START_SECONDS = 5.0
 PATIENCE_SECONDS = 900.0
 """How long AWS may fail in every look round before the run does."""
 
+TROUBLED_SECONDS = 600.0
+"""How long an object may not be read for what passes by itself, before it is that object's own trouble."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -82,6 +85,8 @@ class Work:
     stalled: dict[str, str] = field(default_factory=dict)
     others: dict[str, Shard] = field(default_factory=dict)
     """Shards that another run is at."""
+    troubled: dict[str, float] = field(default_factory=dict)
+    """Shards that could not be entered for what may pass, and since when."""
     parked: list[str] = field(default_factory=list)
     """Shards left because their archive is paused."""
 
@@ -95,6 +100,15 @@ class Work:
         self.unentered = [shard for shard in self.unentered if shard.shard_key != key]
         self.open.pop(key, None)
         self.others.pop(key, None)
+
+    def let_others_first(self, shard: Shard) -> None:
+        """Put a shard that cannot be entered for the moment behind the others."""
+        self.troubled.setdefault(shard.shard_key, time.monotonic())
+        self.unentered = [*(one for one in self.unentered if one is not shard), shard]
+
+    def is_past_help(self, key: str) -> bool:
+        """Whether a shard could not be entered for so long that waiting will not mend it."""
+        return key in self.troubled and time.monotonic() - self.troubled[key] > TROUBLED_SECONDS
 
     @contextmanager
     def stalling(self, key: str) -> Iterator[None]:
@@ -221,7 +235,11 @@ def _round(pipeline: Pipeline, work: Work, closed: Callable[[Outcome], None]) ->
     sample(pipeline, {shard.archive_id for shard in work.shards})
     if shard_ := _next(pipeline, work, paused):
         with work.stalling(shard_.shard_key):
-            enter(pipeline, shard_)
+            try:
+                enter(pipeline, shard_, at_last=work.is_past_help(shard_.shard_key))
+            except (BotoCoreError, ClientError):
+                work.let_others_first(shard_)
+                raise
             work.drop(shard_.shard_key)
             work.open[shard_.shard_key] = shard_
             done["entered"] += 1

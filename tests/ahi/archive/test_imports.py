@@ -114,6 +114,28 @@ def test_an_error_of_s3_now_and_then_ends_no_run(make_site):
     assert len(seen) == 3
 
 
+def test_an_object_that_s3_never_gives_holds_up_no_other_shard_and_fails_at_last(make_site, monkeypatch):
+    site = make_site(**QUICK)
+    keys = planned(site.pipeline, [samples(CT), samples(MR)])
+    troubled = connect(site.settings, run_id="troubled")
+    s3 = troubled.aws.s3
+    s3.meta.events.unregister("needs-retry.s3", unique_id="retry-config-s3")  # the SDK's own retries
+    refuse(s3, "GetObject", "InternalError", of=CT[:1])
+    backfill = Backfill(site, keys, pipeline=troubled)
+
+    def told() -> list[str]:
+        site.collect()
+        site.work()
+        return [outcome.shard_key for outcome in backfill.outcomes]
+
+    site.stack.wait_for(told, what="the shard behind it")
+    assert told() == keys[1:]
+    monkeypatch.setattr(imports, "TROUBLED_SECONDS", 0.0)
+    assert backfill.finish()[keys[0]].states == {"failed": 1, "imported": 3}
+    (row,) = [row for row in site.ledger() if row["state"] == "failed"]
+    assert (row["key"], row["reason_code"], "InternalError" in row["reason_text"]) == (CT[0], "UNREADABLE", True)
+
+
 def test_what_waiting_does_not_mend_is_not_waited_for():
     def answer(code: str, status: int) -> ClientError:
         return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
 from ahi.archive import archives, control, imports, inventory, leases, report, retry
 from ahi.archive.entry import enter, shards
+from ahi.archive.isolation import ShardStalledError
 from ahi.archive.plan import make_plan, shard_keys
 from ahi.clock import now
 from ahi.errors import PermanentError
@@ -145,6 +148,20 @@ def test_an_archive_that_a_run_is_at_is_not_removed(make_site):
     assert backfill.finish() == {}
     archives.remove(site.pipeline, archive)
     assert shard_rows(site.pipeline) == []
+
+
+def test_an_archive_removed_while_headers_are_read_is_not_entered(site):
+    keys, run = planned(site.pipeline, [samples(MR)]), connect(site.settings, run_id="run")
+    archive = archives.find(site.pipeline, "old")
+
+    def removed(request: Any, **_: object) -> None:
+        if request.url.endswith(MR[0]):
+            archives.remove(site.pipeline, archive)
+
+    run.aws.s3.meta.events.register("before-send.s3.GetObject", removed)
+    with pytest.raises(ShardStalledError, match="was removed"):
+        enter(run, shards(run, keys)[0])
+    assert site.ledger() == []
 
 
 def test_a_lease_that_is_renewed_makes_no_analyst_s_table_anew(site):
