@@ -130,6 +130,8 @@ def resubmit(pipeline: Pipeline, batch_id: str, corrected: bytes | None) -> str:
     key = f"fhir/corrected/{batch_id}/{hashlib.sha256(body).hexdigest()[:16]}.ndjson"
     file = put_source(pipeline, key, body)
     with pipeline.index.transaction() as connection:
+        if sent.superseded(connection, store, batch_id, {line.reference for line, _ in chosen if line.reference}):
+            raise PermanentError("A newer state of these lines was planned just now: run the command again.")
         parent = connection.execute(sa.select(fhir_batches).where(fhir_batches.c.batch_id == batch_id)).mappings().one()
         if connection.execute(sa.select(fhir_files.c.file_id).where(fhir_files.c.file_id == file.file_id)).first():
             raise PermanentError("These very lines are on their way already: see `ahi fhir status`.")

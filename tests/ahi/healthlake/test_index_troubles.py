@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from ahi.healthlake import control, failures, sent
+import pytest
+
+from ahi.errors import PermanentError
+from ahi.healthlake import control, failures, resubmission, sent
 from ahi.healthlake.closure import study_closure
 from ahi.healthlake.from_index import plan_changes
 from ahi.healthlake.resubmission import resubmit
+from ahi.index.catalog_fhir import fhir_sent
 from tests.ahi.healthlake.index_site import MR, bury, in_healthlake, send_fhir, site, states
 from tests.site_fixtures import make_site
 
 __all__ = ["make_site", "site"]
 
 
-def test_what_healthlake_fails_on_is_sent_again_until_it_is_in(site):
+def _a_newer_state_is_planned_while_old_lines_are_put(site, monkeypatch, name: str) -> None:
+    put, own = resubmission.put_source, fhir_sent.c.batch_id
+
+    def carry(before: str, after: str, state: str) -> None:
+        with site.pipeline.index.transaction() as connection:
+            connection.execute(fhir_sent.update().where(own == before).values(state=state, batch_id=after))
+
+    def put_late(*some):
+        carry(name, "later", "pending")
+        return put(*some)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resubmission, "put_source", put_late)
+        with pytest.raises(PermanentError, match="just now"):
+            resubmit(site.pipeline, name, None)
+    carry("later", name, "failed")
+
+
+def test_what_healthlake_fails_on_is_sent_again_until_it_is_in(site, monkeypatch):
     site.send(MR)
     site.drive()
     with ThreadPoolExecutor(2) as both:
@@ -45,7 +67,9 @@ def test_what_healthlake_fails_on_is_sent_again_until_it_is_in(site):
     found = study_closure(site.pipeline)
     assert (found.closes, len(found.orphans)) == (False, 1), "its study is gone, and it is there"
     [one] = [row for row in control.imports(site.pipeline.index.engine) if row.open_failures]
-    new = resubmit(site.pipeline, f"{one.import_id}-{one.batches:05d}", None)
+    name = f"{one.import_id}-{one.batches:05d}"
+    _a_newer_state_is_planned_while_old_lines_are_put(site, monkeypatch, name)
+    new = resubmit(site.pipeline, name, None)
     assert set(states(site).values()) == {"current", "pending"}, "the batch of the same lines has them now"
     assert not plan_changes(site.pipeline), f"what {new} carries is not planned beside it"
     send_fhir(site)

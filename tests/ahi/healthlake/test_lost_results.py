@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from ahi.clock import now
-from ahi.healthlake import audit, control, failures, output, results
+from ahi.healthlake import audit, control, failures, output, results, sent
 from ahi.healthlake.output import Manifest
 from ahi.healthlake.resubmission import resubmit
 from ahi.index.catalog_fhir import Policy, fhir_sent
@@ -70,6 +70,11 @@ def test_lines_with_numbers_alone_leave_nothing_current_that_may_have_failed(sha
     shared.drive()
     assert states(shared, planned) == {"failed"}
     assert open_failures(shared, planned) == [("server", 1)]
+
+
+@pytest.mark.parametrize(("status", "uid"), [("available", "1.2.3"), ("entered-in-error", None)])
+def test_a_study_of_others_that_was_entered_in_error_is_no_second_one(status, uid):
+    assert sent.study_of(json.dumps({**STUDY, "id": "a", "status": status}).encode()).study_uid == uid
 
 
 def test_groups_of_two_types_with_one_reason_are_two(shared):
