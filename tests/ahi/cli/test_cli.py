@@ -287,4 +287,4 @@ def test_schema_lists_the_tables_describes_one_and_says_which_there_are(tmp_path
     assert {"patients", "series", "objects"} <= {page["name"] for page in listed}
     assert "(0008,0060) CS 1" in ahi(tmp_path, "schema", "series").stdout
     unknown = ahi(tmp_path, "schema", "no_such_table")
-    assert (unknown.returncode, "There are: closure" in unknown.stderr) == (2, True)
+    assert (unknown.returncode, "There are: archive_looks, " in unknown.stderr) == (2, True)
