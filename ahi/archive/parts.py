@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ NOTE = b"ahi"
 """Name of our own entry in a part's Parquet metadata."""
 
 LOCK = ".lock"
+GATE = "scratch.lock"
 """File of a local folder that its process holds a lock on."""
 
 
@@ -97,11 +98,15 @@ def scratch(pipeline: Pipeline) -> Iterator[Path]:
     """A local folder that is gone afterwards. What killed processes left is removed: nobody holds its lock any more."""
     root = pipeline.settings.home.resolve() / "scratch"
     root.mkdir(parents=True, exist_ok=True)
-    for left in root.iterdir():
-        # One just made may not be locked yet.
-        with suppress(OSError), (left / LOCK).open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix="archive-", dir=root) as folder, (Path(folder) / LOCK).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        # One at a time: a folder between its making and its lock looks like one that a killed process left.
+        with root.with_name(GATE).open("a") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            for left in root.iterdir():
+                with suppress(OSError), (left / LOCK).open("r") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="archive-", dir=root))
+            mine = stack.enter_context((Path(folder) / LOCK).open("a"))
+            fcntl.flock(mine, fcntl.LOCK_EX)
         yield Path(folder)

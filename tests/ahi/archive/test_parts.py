@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,3 +32,15 @@ def test_what_a_killed_process_left_goes_and_what_another_holds_stays(tmp_path: 
         assert (mine / "part").exists()
     assert not left.exists()
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_folders_made_at_once_do_not_take_each_other_for_leftovers(tmp_path: Path) -> None:
+    home: Any = SimpleNamespace(settings=SimpleNamespace(home=tmp_path))
+
+    def use(_: int) -> bool:
+        with scratch(home) as folder:
+            (folder / "file").write_bytes(b"x")
+            return (folder / "file").exists()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(use, range(300)))
