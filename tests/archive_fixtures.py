@@ -15,6 +15,7 @@ import pydicom
 import sqlalchemy as sa
 
 from ahi.archive import imports
+from ahi.archive.archives import find
 from ahi.archive.shards import ArchiveObject, write_manifest
 from ahi.clock import now
 from ahi.index import catalog_archives as c
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tests.site_fixtures import Site
 
 ROOT = "1.2.826.0.1.3680043.8.498."
+QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5}
+"""Settings of a site whose runs of shards look round often."""
 IN_SERIES, SERIES_IN_STUDY, MAKERS = 50, 2, ("AlphaMed", "BetaScan", "GammaCT ")
 
 
@@ -98,6 +101,13 @@ def planned(
     with pipeline.index.transaction() as connection:
         connection.execute(c.archives.insert().values(source=Source.LISTING, **archive))
         connection.execute(c.archive_shards.insert(), rows)
+    return keys
+
+
+def planned_without(site: Site, objects: Mapping[str, bytes], gone: str) -> list[str]:
+    """An archive of one shard of which one object was deleted since. Returns the shard's key."""
+    keys = planned(site.pipeline, [objects])
+    site.pipeline.aws.s3.delete_object(Bucket=find(site.pipeline, "old").bucket, Key=gone)
     return keys
 
 

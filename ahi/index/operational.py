@@ -52,6 +52,18 @@ def _catalog_comments(table: sa.Table, *hidden: str) -> dict[str, str]:
     return {column.name: column.comment for column in table.columns if column.comment and column.name not in hidden}
 
 
+def _jobs(name: str, service: str, title: str) -> View:
+    return View(
+        name,
+        "SELECT * EXCLUDE (seq), date_diff('microsecond', submitted_at, ended_at) / 1e6 AS run_s, "
+        "date_diff('microsecond', planned_at, submitted_at) / 1e6 AS queued_s FROM internal.jobs "
+        f"WHERE service = {text(service)}",
+        f"One row for each {title} import job, planned ones included.",
+        _catalog_comments(c.jobs, "seq")
+        | {"run_s": "Seconds from start to end at the service.", "queued_s": "Seconds from plan to start."},
+    )
+
+
 def _image_sets() -> View:
     own = _catalog_comments(c.heads, "seq", "batch_id", "version")
     sql = (
@@ -125,24 +137,8 @@ def operational_views() -> list[View]:
             }
             | {state: f"Objects in state {state}." for state in [*settled, *IN_FLIGHT]},
         ),
-        View(
-            "import_jobs",
-            "SELECT * EXCLUDE (seq), date_diff('microsecond', submitted_at, ended_at) / 1e6 AS run_s, "
-            "date_diff('microsecond', planned_at, submitted_at) / 1e6 AS queued_s FROM internal.jobs "
-            "WHERE service = 'medical-imaging'",
-            "One row for each HealthImaging import job, planned ones included.",
-            _catalog_comments(c.jobs, "seq")
-            | {"run_s": "Seconds from start to end at the service.", "queued_s": "Seconds from plan to start."},
-        ),
-        View(
-            "fhir_jobs",
-            "SELECT * EXCLUDE (seq), date_diff('microsecond', submitted_at, ended_at) / 1e6 AS run_s, "
-            "date_diff('microsecond', planned_at, submitted_at) / 1e6 AS queued_s FROM internal.jobs "
-            "WHERE service = 'healthlake'",
-            "One row for each HealthLake import job, planned ones included.",
-            _catalog_comments(c.jobs, "seq")
-            | {"run_s": "Seconds from start to end at the service.", "queued_s": "Seconds from plan to start."},
-        ),
+        _jobs("import_jobs", "medical-imaging", "HealthImaging"),
+        _jobs("fhir_jobs", "healthlake", "HealthLake"),
         _image_sets(),
         View(
             "image_set_versions",

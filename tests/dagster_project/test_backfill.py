@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from http import HTTPStatus
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -40,13 +39,8 @@ LIMITS = {"AHI_MAX_JOBS_IN_FLIGHT": "10", "AHI_JOB_STARTS_PER_SECOND": "1"}
 
 
 @pytest.fixture
-def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name, value in LIMITS.items():
-        monkeypatch.setenv(name, value)
-    made = Stack(tmp_path / "home", ui_port=free_port(), aws_port=free_port())
-    up(made, lambda line: None)
-    yield made
-    down(made)
+def stack_settings() -> dict[str, str]:
+    return LIMITS
 
 
 def shards_of(count: int, shards: int) -> list[dict[str, bytes]]:

@@ -11,22 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from dagster_project.demo import free_port
-from dagster_project.stack import Stack, down, up
 from tests.archive_fixtures import planned, small_objects
 from tests.conftest import wait_for
 from tests.dagster_project.archive_stack import PARTITIONS, ask_dagster, is_through, pipeline_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT_MS = 60_000
-
-
-@pytest.fixture
-def stack(tmp_path: Path):
-    made = Stack(tmp_path / "home", ui_port=free_port(), aws_port=free_port())
-    up(made, lambda line: None)
-    yield made
-    down(made)
 
 
 @pytest.mark.drill

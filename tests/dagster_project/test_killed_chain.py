@@ -16,8 +16,6 @@ from http import HTTPStatus
 import pytest
 
 from ahi.healthlake import control
-from dagster_project.demo import free_port
-from dagster_project.stack import Stack, down, up
 from tests.ahi.healthlake.test_long_chain import passing_time
 from tests.conftest import wait_for
 from tests.dagster_project.archive_stack import aws_of, pipeline_of
@@ -30,13 +28,8 @@ KILLS = ((0.2, "forkserver"), (0.4, "daemon"), (0.7, "daemon"))
 
 
 @pytest.fixture
-def stack(tmp_path, monkeypatch):
-    for name, value in SETTINGS.items():
-        monkeypatch.setenv(name, value)
-    made = Stack(tmp_path / "home", ui_port=free_port(), aws_port=free_port())
-    up(made, lambda line: None)
-    yield made
-    down(made)
+def stack_settings() -> dict[str, str]:
+    return SETTINGS
 
 
 def kill(stack, what):

@@ -8,24 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
 
-from dagster_project.demo import free_port
-from dagster_project.stack import Stack, down, up
+from dagster_project.stack import Stack
 from tests.conftest import REPOSITORY, wait_for
 
 SAMPLES = REPOSITORY / "samples"
-
-
-@pytest.fixture
-def stack(tmp_path: Path):
-    made = Stack(tmp_path / "home", ui_port=free_port(), aws_port=free_port())
-    up(made, lambda line: None)
-    yield made
-    down(made)
 
 
 def ahi(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:

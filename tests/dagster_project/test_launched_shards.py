@@ -10,8 +10,7 @@ from ahi.archive import control
 from ahi.archive.imports import resumed
 from ahi.clock import now
 from ahi.index import catalog
-from dagster_project.demo import free_port
-from dagster_project.stack import Stack, ask_dagster, down, up
+from dagster_project.stack import Stack, ask_dagster
 from tests.archive_fixtures import planned, shard_rows, small_objects
 from tests.conftest import wait_for
 from tests.dagster_project.archive_stack import PARTITIONS, is_through, pipeline_of
@@ -26,14 +25,6 @@ mutation { launchPipelineExecution(executionParams: { mode: "default",
 """
 RUNS = """{ runsOrError { ... on Runs { results { status jobName assetSelection { path } } } } }"""
 SHARDS = 6
-
-
-@pytest.fixture
-def stack(tmp_path):
-    made = Stack(tmp_path / "home", ui_port=free_port(), aws_port=free_port())
-    up(made, lambda line: None)
-    yield made
-    down(made)
 
 
 def of_archives(stack: Stack) -> Counter[str]:

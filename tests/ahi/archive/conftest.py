@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ahi.settings import load_settings
 from tests.conftest import AwsStack
 from tests.site_fixtures import clear_bucket
 
@@ -104,6 +105,14 @@ def _body(kind: str, rows: list[tuple[Any, ...]]) -> bytes:
     out = io.BytesIO()
     pq.write_table(table.set_column(at, "last_modified_date", stamps), out, compression="snappy")
     return out.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _own_settings() -> Iterator[None]:
+    """The command of each test reads the settings of its own site."""
+    load_settings.cache_clear()
+    yield
+    load_settings.cache_clear()
 
 
 @pytest.fixture

@@ -16,13 +16,12 @@ from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog
 from ahi.pipeline import connect
-from tests.archive_fixtures import Backfill, planned, samples, shard_rows, small_objects
+from tests.archive_fixtures import QUICK, Backfill, planned, samples, shard_rows, small_objects
 from tests.site_fixtures import SET
 from tests.trouble_fixtures import refuse
 
 CT, MR = [n for n in SET if "CT2" in n], [n for n in SET if "MR2" in n]
 REST = [name for name in SET if name not in CT and name not in MR]
-QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5}
 
 
 def test_shards_go_in_beside_each_other_and_once(make_site):

@@ -11,11 +11,10 @@ from ahi.archive import jobs, report
 from ahi.archive.entry import enter, shards
 from ahi.index import catalog
 from ahi.pipeline import connect
-from tests.archive_fixtures import Backfill, planned, samples, small_objects
+from tests.archive_fixtures import QUICK, Backfill, planned, samples, small_objects
 from tests.site_fixtures import Site
 from tests.trouble_fixtures import refuse
 
-QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5}
 BAD = ["bad/picture.png", "bad/trunc_in_meta.dcm", "bad/missing_sop_uid.dcm"]
 FOLDER = "series/"
 

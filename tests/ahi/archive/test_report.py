@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -14,21 +13,9 @@ from ahi.archive.plan import make_plan
 from ahi.archive.report import Study
 from ahi.cli.main import app
 from ahi.index import catalog
-from ahi.settings import load_settings
 from tests.ahi.archive.conftest import Holding
-from tests.archive_fixtures import Backfill, planned, samples, small_objects
+from tests.archive_fixtures import QUICK, Backfill, planned, samples, small_objects
 from tests.site_fixtures import SAMPLES, SET
-
-
-@pytest.fixture(autouse=True)
-def _own_settings() -> Iterator[None]:
-    """The command of each test reads the settings of its own site."""
-    load_settings.cache_clear()
-    yield
-    load_settings.cache_clear()
-
-
-QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5}
 
 
 def test_studies_close_six_ways_and_what_is_missing_is_corrected(make_site, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from typer.testing import CliRunner
 
@@ -11,20 +9,9 @@ from ahi.archive import archives, inventory, report, retry
 from ahi.archive.plan import make_plan
 from ahi.cli.main import app
 from ahi.errors import PermanentError
-from ahi.settings import load_settings
 from tests.ahi.archive.conftest import Holding
-from tests.archive_fixtures import Backfill, planned, samples
+from tests.archive_fixtures import QUICK, Backfill, planned_without, samples
 
-
-@pytest.fixture(autouse=True)
-def _own_settings() -> Iterator[None]:
-    """The command of each test reads the settings of its own site."""
-    load_settings.cache_clear()
-    yield
-    load_settings.cache_clear()
-
-
-QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5}
 CT = [f"pydicom/CT2/{number}" for number in (17106, 17136, 17166)]
 
 
@@ -54,9 +41,8 @@ def test_a_corrected_file_of_what_the_plan_set_aside_is_planned_once(make_site, 
 def test_what_s3_did_not_give_is_read_again(make_site):
     site = make_site(**QUICK)
     objects = samples(CT)
-    keys = planned(site.pipeline, [objects])
+    keys = planned_without(site, objects, CT[0])
     s3, archive = site.pipeline.aws.s3, archives.find(site.pipeline, "old")
-    s3.delete_object(Bucket=archive.bucket, Key=CT[0])
     (outcome,) = Backfill(site, keys).finish().values()
     assert outcome.states == {"imported": 2, "failed": 1}
     still = retry.once_more(site.pipeline, archive)

@@ -7,12 +7,11 @@ import pytest
 from ahi.archive import archives, report, retry
 from ahi.errors import PermanentError
 from ahi.pipeline import Pipeline, connect
-from tests.archive_fixtures import Backfill, planned, samples, shard_rows, small_objects
+from tests.archive_fixtures import QUICK, Backfill, planned, samples, shard_rows, small_objects
 from tests.site_fixtures import SET, Site
 from tests.trouble_fixtures import refuse
 
 CT = [n for n in SET if "CT2" in n]
-QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5}
 
 
 def denied(site: Site, operation: str, keys: list[str]) -> Pipeline:

@@ -9,16 +9,16 @@ import pytest
 from ahi.archive import archives, inventory
 from ahi.archive.plan import make_plan
 from tests.ahi.archive.conftest import Holding
-from tests.archive_fixtures import Backfill, samples, shard_rows
+from tests.archive_fixtures import QUICK, Backfill, samples, shard_rows
 from tests.site_fixtures import SET
 
-QUICK = {"archive_poll_seconds": 0.05, "archive_lease_seconds": 5, "max_files_per_job": 4, "copies_per_second": 800}
+SMALL_JOBS = QUICK | {"max_files_per_job": 4, "copies_per_second": 800}
 CT, MR = [n for n in SET if "CT2" in n], [n for n in SET if "MR2" in n]
 
 
 @pytest.mark.drill
 def test_every_key_is_accounted_for_and_growth_imports_nothing_twice(make_site, holding: Holding) -> None:
-    site = make_site(**QUICK, job_starts_per_second=20)
+    site = make_site(**SMALL_JOBS, job_starts_per_second=20)
     holding.put({f"pacs/{key}": body for key, body in samples([*CT, *MR, "bad/trunc_in_meta.dcm"]).items()})
     [chart] = samples(["pydicom/chrGreek.dcm"]).values()
     holding.put({"pacs/README.txt": b"no image", "pacs/ü/1.dcm": chart})
