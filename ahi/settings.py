@@ -59,7 +59,10 @@ class Settings(BaseSettings):
 
     # HealthLake quotas have moved each year ("Quotas" of its developer guide): 1 job runs, 25 wait in a data store.
     fhir_jobs_in_service: int = Field(
-        1, ge=1, le=26, description="Import jobs at HealthLake at a time; of an ordered chain never more than one."
+        1,
+        ge=1,
+        le=26,
+        description="Import jobs at HealthLake at a time; with more, one that fails in an ordered chain stays failed.",
     )
     fhir_slot_scope: Literal["datastore", "account"] = Field(
         "account", description="Whose jobs take HealthLake's one slot; account is the safe reading of its quota."

@@ -277,6 +277,9 @@ def stale(pipeline: Pipeline) -> list[tuple[str, str]]:
         settled_at = connection.execute(newest).scalar_one()
         following = connection.execute(next_job()).scalar_one_or_none()
         rows = connection.execute(query).all()
+    n_running = sum(row.state in (JobState.CLAIMED, JobState.SUBMITTED) for row in rows)
+    if n_running >= pipeline.settings.fhir_jobs_in_service:
+        following = None
     found = []
     for row in rows:
         if row.state == JobState.PLANNED and row.job_key != following:

@@ -250,17 +250,20 @@ def _without_results(
 ) -> Counter[str]:
     """A job that failed whole: another attempt, or the batch has failed and its chain stops.
 
-    It may have a manifest, and part of it may be in: all of it is sent again, which HealthLake takes as updates.
+    It may have a manifest, and part of it may be in: all of it is sent again, which HealthLake takes as updates. Not so
+    in an ordered chain that has put later batches behind it: what is older must not go over what they brought.
     """
     batch_id, mine = batch["batch_id"], fhir_batches.c.batch_id == batch["batch_id"]
     _close(connection, job, batch_id, job.status or "")
     # A refused start is refused again until a setting changes; a job that failed or was lost may have met a passing
     # trouble.
-    if job.status != "REJECTED" and batch["attempt"] < pipeline.settings.fhir_max_attempts:
+    is_followed = _is_followed(connection, job, batch["import_id"])
+    if job.status != "REJECTED" and batch["attempt"] < pipeline.settings.fhir_max_attempts and not is_followed:
         values = plan_job(connection, pipeline, dict(batch), n_bytes=job.n_bytes)
         connection.execute(fhir_batches.update().where(mine).values(values))
         return Counter(jobs_settled=1, batches_tried_again=1)
     reason = f"{job.status}: {job.message or 'HealthLake does not say why'}"
+    reason += "; later batches were behind it already, so it is not tried again" if is_followed else ""
     values = {"state": BatchState.FAILED, "reason": reason, "settled_at": now()}
     connection.execute(fhir_batches.update().where(mine).values(values))
     failures.enter(connection, batch_id, found.rows, limit=pipeline.settings.fhir_failure_rows, more=found.rest)
@@ -271,6 +274,20 @@ def _without_results(
     if job.status == "REJECTED" or connection.execute(terms).scalar_one() != Policy.CONTINUE:
         policy.stop(connection, batch, reason)
     return Counter(jobs_settled=1, batches_failed=1)
+
+
+def _is_followed(connection: sa.Connection, job: chain.Job, import_id: str) -> bool:
+    """Whether a later batch of the same ordered chain went to HealthLake before this job had ended."""
+    if job.submitted_at is None:
+        return False
+    later = (
+        sa.select(fhir_batches.c.batch_id)
+        .join(catalog.jobs, catalog.jobs.c.job_key == fhir_batches.c.job_key)
+        .join(fhir_imports, fhir_imports.c.import_id == fhir_batches.c.import_id)
+        .where(fhir_imports.c.import_id == import_id, fhir_imports.c.is_ordered.is_(True))
+        .where(catalog.jobs.c.submitted_at > job.submitted_at)
+    )
+    return connection.execute(later.limit(1)).first() is not None
 
 
 def _close(connection: sa.Connection, job: chain.Job, batch_id: str | None, status: str, **numbers: int) -> None:

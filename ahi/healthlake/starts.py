@@ -59,9 +59,8 @@ class NextBatch:
 def next_job() -> sa.Select[tuple[str]]:
     """Key of the job to start next. Higher priorities go first, then older chains, then places in a chain.
 
-    In an ordered chain a batch waits until those before it are settled, held ones too: HealthLake's queue keeps an
-    order, but a job of it that fails whole would be tried again behind its followers. Where errors may stop a chain, a
-    batch also waits for results that are not read yet.
+    In an ordered chain a batch waits until those before it are settled, held ones too, or at HealthLake, whose queue
+    keeps their order. Where errors may stop a chain, a batch also waits for results that are not read yet.
     """
     batch, other, job, ended = fhir_batches, fhir_batches.alias("earlier"), catalog.jobs, catalog.jobs.alias("ended")
     before = sa.or_(
@@ -69,7 +68,11 @@ def next_job() -> sa.Select[tuple[str]]:
         sa.and_(other.c.priority == batch.c.priority, other.c.position < batch.c.position),
     )
     open_ = other.c.state.in_((BatchState.PLANNED, BatchState.FROZEN))
-    earlier = sa.exists().where(other.c.import_id == batch.c.import_id, open_, before)
+    taken = catalog.jobs.alias("taken")
+    is_taken = sa.exists().where(taken.c.job_key == other.c.job_key, taken.c.state == JobState.SUBMITTED)
+    earlier = sa.exists().where(
+        other.c.import_id == batch.c.import_id, open_, before, sa.not_(is_taken.correlate(other))
+    )
     unread = (
         sa.exists()
         .where(ended.c.job_key == other.c.job_key, other.c.import_id == batch.c.import_id)

@@ -174,18 +174,54 @@ def test_an_import_goes_where_it_was_planned_to_go(shared, monkeypatch):
 
 
 @pytest.mark.parametrize("is_ordered", [True, False])
-def test_several_jobs_at_a_time_are_for_chains_without_order(shared, monkeypatch, is_ordered):
+def test_a_setting_puts_several_jobs_at_a_time_behind_each_other(shared, monkeypatch, is_ordered):
     set_to(shared, monkeypatch, fhir_jobs_in_service=3)
     shared.stack.fault("hold_jobs", service="healthlake")
     planned = plan(shared, 5, is_ordered=is_ordered)
     for _ in range(3):
         shared.step()
     states = [job["state"] for job in shared.jobs(planned)]
-    assert states.count(JobState.SUBMITTED) == (1 if is_ordered else 3)
+    assert states.count(JobState.SUBMITTED) == 3
     assert not is_work_waiting(shared.pipeline)
     shared.stack.control("POST", "release")
     shared.drive()
     assert [batch["n_imported"] for batch in shared.batches(planned)] == [1] * 5
+    assert order(shared, planned) == list(planned.batch_ids)
+
+
+def test_behind_a_held_batch_nothing_of_an_ordered_chain_goes_however_much_room_there_is(shared, monkeypatch):
+    set_to(shared, monkeypatch, fhir_jobs_in_service=3)
+    shared.stack.fault("hold_jobs", service="healthlake")
+    planned = plan(shared, 3)
+    control.hold(shared.pipeline, planned.batch_ids[1])
+    for _ in range(3):
+        shared.step()
+    assert order(shared, planned) == [planned.batch_ids[0]]
+    control.hold(shared.pipeline, planned.batch_ids[1], release=True)
+    shared.stack.control("POST", "release")
+    shared.drive()
+    assert order(shared, planned) == list(planned.batch_ids)
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_a_job_that_fails_whole_never_goes_over_what_was_queued_behind_it(shared, monkeypatch, is_ordered):
+    set_to(shared, monkeypatch, fhir_jobs_in_service=3)
+    shared.stack.fault("hold_jobs", service="healthlake")
+    planned = plan(shared, 3, is_ordered=is_ordered)
+    shared.step()
+    shared.stack.fault("fail_job", service="healthlake", message="")
+    shared.stack.control("POST", "release")
+    shared.drive()
+    told = [(batch["state"], batch["attempt"], batch["n_imported"]) for batch in shared.batches(planned)]
+    assert told == [("failed", 1, None) if is_ordered else ("settled", 2, 1), *[("settled", 1, 1)] * 2]
+    if is_ordered:
+        assert "later batches were behind it" in (status(shared, planned).stopped_reason or "")
+        for batch_id in planned.batch_ids:
+            assert control.again(shared.pipeline, batch_id)
+        control.go_on(shared.pipeline, planned.import_id)
+        shared.drive()
+        assert [batch["n_imported"] for batch in shared.batches(planned)] == [1] * 3
+        assert order(shared, planned) == list(planned.batch_ids) * 2
 
 
 def test_open_failures_are_those_of_the_chain(shared):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -83,8 +84,32 @@ OTHER = {
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     """HealthLake with all other choices, and low quotas."""
-    options = {f"LOCAL_AWS_FHIR_{name}": value for name, value in OTHER.items()}
-    stack = AwsStack(tmp_path_factory.mktemp("other") / "home", options).start()
+    stack = started(tmp_path_factory.mktemp("other") / "home", OTHER)
+    yield make_lake(stack)
+    stack.stop()
+
+
+THIRD = {
+    "CONCURRENT_JOBS": "2",
+    "LIST_ORDER": "shuffled",
+    "LIST_SIZE": "8",
+    "DUPLICATE_WINS": "random",
+    "MANIFEST_NAME": "manifest.json",
+    "SECONDS_PER_GB": "100000000",
+    "EXPORT_SECONDS": "60",
+    "MAX_REST_BYTES": "200",
+    "API_EVENTS": "none",
+}
+
+
+def started(home: Path, choices: dict[str, str]) -> AwsStack:
+    return AwsStack(home, {f"LOCAL_AWS_FHIR_{name}": value for name, value in choices.items()}).start()
+
+
+@pytest.fixture(scope="module")
+def third(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    """HealthLake with the choices that are left."""
+    stack = started(tmp_path_factory.mktemp("third") / "home", THIRD)
     yield make_lake(stack)
     stack.stop()
 
@@ -163,3 +188,46 @@ def test_each_data_store_may_have_slots_of_its_own_and_takes_its_time(other):
 def test_quotas_fail_the_job_with_a_message(other, files, text):
     job = advanced(other, other.start(other.upload(files)))
     assert (job["JobStatus"], text in job["Message"]) == ("FAILED", True)
+
+
+def test_lists_in_no_order_and_two_jobs_at_a_time(third):
+    third.stack.fault("stuck_jobs", service="healthlake")
+    uri = third.upload({"a.ndjson": ndjson(patient())})
+    jobs = [third.start(uri) for _ in range(10)]
+    wait_for(lambda: third.job(jobs[1])["JobStatus"] == "IN_PROGRESS", what="two at once")
+    assert [third.job(job)["JobStatus"] for job in jobs[2:]] == ["QUEUED"] * 8
+    assert third.job(jobs[0])["JobProgressReport"]["TotalNumberOfResourcesImported"] == 0
+    page = third.api.list_fhir_import_jobs(DatastoreId=third.datastore)
+    more = third.api.list_fhir_import_jobs(DatastoreId=third.datastore, NextToken=page["NextToken"])
+    ids = [[job["JobId"] for job in one["ImportJobPropertiesList"]] for one in (page, more)]
+    assert (len(ids[0]), sorted(ids[0] + ids[1])) == (8, sorted(jobs))
+    assert ids[0] not in (jobs[:1:-1], jobs[:8])
+    third.stack.control("POST", "release")
+    assert advanced(third, jobs[-1])["JobProgressReport"]["TotalNumberOfResourcesImported"] == 1
+
+
+def test_what_is_drawn_or_takes_time_by_its_size(third):
+    told = listen(third.stack)
+    names = [f"p{number}" for number in range(20)]
+    body = ndjson(*(patient(name, gender=gender) for gender in ("male", "female") for name in names))
+    job = advanced(third, third.start(third.upload({"a.ndjson": body})))
+    assert (job["EndTime"] - job["SubmitTime"]).total_seconds() >= 0.1 * len(body)
+    assert set(third.results(job)) == {"manifest.json", "SUCCESS/a.ndjson"}
+    fhir = Fhir(third)
+    assert {fhir.call("GET", f"Patient/{name}").body["gender"] for name in names} == {"male", "female"}
+    assert fhir.call("PUT", "Patient/big", patient("big", language="x" * 200)).status == 413
+    assert fhir.call("PUT", "Patient/small", patient("small")).status == 201
+    output = {"S3Configuration": {"S3Uri": f"s3://{third.bucket}/exports", "KmsKeyId": "alias/key"}}
+    role = "arn:aws:iam::123456789012:role/export"
+    here = {"DatastoreId": third.datastore}
+    export = third.api.start_fhir_export_job(**here, OutputDataConfig=output, DataAccessRoleArn=role)["JobId"]
+
+    def exported() -> object:
+        third.stack.control("POST", "clock", {"advance": 10})
+        found = third.api.describe_fhir_export_job(**here, JobId=export)["ExportJobProperties"]
+        return "EndTime" in found and found
+
+    ended = dict(wait_for(exported, what="the export"))
+    assert (ended["EndTime"] - ended["SubmitTime"]).total_seconds() >= 60
+    told.of(export, 3)
+    assert not [event for event in told.read() if "CloudTrail" in event["detail-type"]]

@@ -75,11 +75,12 @@ def test_results_that_are_cut_off(lake):
         lake.lines(job, "FAILURE/a.ndjson")
 
 
-def test_jobs_that_fail_with_a_message_and_without(lake):
+def test_jobs_that_fail_with_a_message_and_without(lake, told):
     for message in ("Access to the input was denied", ""):
         lake.stack.fault("fail_job", service="healthlake", message=message)
         job = lake.run({"a.ndjson": ndjson(patient())})
         assert (job["JobStatus"], job.get("Message", "")) == ("FAILED", message)
+        assert told.types(job["JobId"], 3)[-1] == "Import Job Failed"
 
 
 def test_describe_may_lag_behind_the_event(lake, told):
