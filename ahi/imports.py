@@ -2,7 +2,7 @@
 
 Belongs here: planning ready objects of uploads into jobs within the quotas, and starting any job. Does not belong
 here: what lies below a job's prefix (`ahi.staging`), the chain itself (`ahi.chain`), the service's calls
-(`ahi.import_service`), results (`ahi.results`), and planning shards of archives (`ahi.archive.imports`).
+(`ahi.import_service`), results (`ahi.results`), and planning shards of archives (`ahi.archive.jobs`).
 """
 
 from __future__ import annotations

@@ -61,7 +61,6 @@ class _Failure:
     reason: Reason
     text: str
     error: ClientError
-    is_gone: bool
 
 
 def stage(pipeline: Pipeline, job: chain.Job) -> int:
@@ -80,7 +79,7 @@ def stage(pipeline: Pipeline, job: chain.Job) -> int:
         rows = [_Row(**row) for row in connection.execute(query).mappings()]
     with ThreadPoolExecutor(pipeline.settings.copy_threads) as pool:
         failures = [failure for failure in pool.map(lambda row: _copy(pipeline, row), rows) if failure]
-    refused = [failure for failure in failures if not failure.is_gone]
+    refused = [failure for failure in failures if failure.reason is not Reason.OBJECT_GONE]
     if are_most(len(refused), len(rows)) and not is_set_down(pipeline, job.shard_key):
         raise refused[0].error
     if failures:
@@ -124,11 +123,11 @@ def _copy(pipeline: Pipeline, row: _Row) -> _Failure | None:
         code = error_code(error)
         if code in GONE or code in ("PreconditionFailed", "412"):
             text = "gone from its bucket, or overwritten there, before it was copied"
-            return _Failure(row.object_id, Reason.OBJECT_GONE, text, error, is_gone=True)
+            return _Failure(row.object_id, Reason.OBJECT_GONE, text, error)
         if is_transient(error):
             raise
         reason = Reason.ACCESS_DENIED if code in FORBIDDEN else Reason.UNREADABLE
-        return _Failure(row.object_id, reason, f"S3 refused to copy it: {code}", error, is_gone=False)
+        return _Failure(row.object_id, reason, f"S3 refused to copy it: {code}", error)
     return None
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pydicom
 import sqlalchemy as sa
 
-from ahi.archive import imports
+from ahi.archive import control, imports
 from ahi.archive.archives import find
 from ahi.archive.shards import ArchiveObject, write_manifest
 from ahi.clock import now
+from ahi.index import catalog
 from ahi.index import catalog_archives as c
 from ahi.index.catalog_archives import ShardState, Source
 from ahi.pipeline import connect
@@ -129,18 +130,31 @@ class Backfill:
         except Exception as error:  # noqa: BLE001 - handed to whoever waits
             self.error = error
 
+    def told(self) -> list[str]:
+        """Work once. Returns the shards that are done so far."""
+        self.site.collect()
+        self.site.work()
+        return [outcome.shard_key for outcome in self.outcomes]
+
     def finish(self, *, seconds: float = 60.0) -> dict[str, Outcome]:
         """Work until the run has ended. Returns outcomes by shard."""
 
         def over() -> bool:
-            self.site.collect()
-            self.site.work()
+            self.told()
             return not self.thread.is_alive()
 
         self.site.stack.wait_for(over, seconds=seconds, what="the run of shards")
         if self.error:
             raise self.error
         return {outcome.shard_key: outcome for outcome in self.outcomes}
+
+
+def hold_back(pipeline: Pipeline, archive_id: str) -> None:
+    """Let no job of an archive start for hours."""
+    control.set_rate(pipeline.index, archive_id, 0.0001)
+    spent = catalog.pacing.insert().values(bucket=f"archive:{archive_id}:start", tokens=0.0, updated_at=now())
+    with pipeline.index.transaction() as connection:
+        connection.execute(spent)
 
 
 def shard_rows(pipeline: Pipeline) -> list[dict[str, Any]]:

@@ -30,6 +30,11 @@ class _Body:
         return content
 
 
+def ask_once(client: Any) -> None:
+    """Take its own retries from a client of S3."""
+    client.meta.events.unregister("needs-retry.s3", unique_id="retry-config-s3")
+
+
 def refuse(client: Any, operation: str, code: str, *, of: Sequence[str], times: int | None = None) -> list[str]:
     """Make S3 refuse an operation on some keys, as it does: status, code in XML. Returns the keys refused so far.
 

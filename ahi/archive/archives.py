@@ -1,6 +1,6 @@
 """Archives: which there are, and where the lake keeps what we know of them.
 
-Belongs here: adding one, finding one. Does not belong here: looking at its keys (`ahi.archive.inventory`).
+Belongs here: adding, finding and removing one. Does not belong here: looking at its keys (`ahi.archive.inventory`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog
 from ahi.index import catalog_archives as c
-from ahi.index.catalog import IN_FLIGHT, JobState, ObjectState, metadata
+from ahi.index.catalog import IN_FLIGHT, JOBS_UNDER_WAY, JobState, ObjectState, metadata
 from ahi.index.catalog_archives import ShardState, Source
 from ahi.index.engine import insert_missing
 from ahi.reasons import Reason
@@ -167,7 +167,7 @@ def _refuse_if_at_work(connection: sa.Connection, archive_id: str) -> None:
     at_work = sa.select(sa.func.count()).where(of_archive, shards.c.lease_until > now())
     if number := connection.scalar(at_work):
         raise PermanentError(f"A run has {number} shards of {archive_id}: cancel it, or let it end first")
-    running = jobs.c.state.in_((JobState.CLAIMED, JobState.SUBMITTED, JobState.ENDED))
+    running = jobs.c.state.in_(JOBS_UNDER_WAY)
     mine = jobs.c.shard_key.in_(sa.select(shards.c.shard_key).where(of_archive))
     if number := connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(mine, running)):
         raise PermanentError(f"{number} import jobs of {archive_id} are under way: let them end first")

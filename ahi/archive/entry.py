@@ -33,7 +33,7 @@ from ahi.reasons import Reason
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ahi.index.store import Commit
     from ahi.pipeline import Pipeline
@@ -120,11 +120,7 @@ def enter(pipeline: Pipeline, shard: Shard, *, at_last: bool = False) -> uploads
         _admit(outcomes)
     rows, headers = uploads.rows_of(pipeline, batch, fresh, outcomes, report)
     for row in rows:
-        row["shard_key"] = shard.shard_key
-        if row["state"] == ObjectState.HELD:
-            row["state"] = ObjectState.READY  # no manifest closes a folder of an archive
-        elif row["reason_code"] == Reason.SUPERSEDED:
-            row["state"] = ObjectState.SET_ASIDE
+        row["shard_key"], row["state"] = shard.shard_key, state_of(row)
     file = pipeline.index.write("headers", headers, batch_id=batch.batch_id)
     files = [file] if file else []
     try:
@@ -135,6 +131,15 @@ def enter(pipeline: Pipeline, shard: Shard, *, at_last: bool = False) -> uploads
     except AlreadyCommittedError:
         return uploads.UploadReport(already_committed=True)
     return report
+
+
+def state_of(row: Mapping[str, object]) -> ObjectState:
+    """The state in which an object of an archive begins, from its row as it would be of an upload."""
+    if row["state"] == ObjectState.HELD:
+        return ObjectState.READY  # no manifest closes a folder of an archive
+    if row["reason_code"] == Reason.SUPERSEDED:
+        return ObjectState.SET_ASIDE
+    return ObjectState(str(row["state"]))
 
 
 def _admit(outcomes: list[Header | HeaderFailure]) -> None:

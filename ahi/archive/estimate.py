@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from ahi.archive.choices import Period
 from ahi.archive.imports import RUNS, SHARDS_OF_A_RUN
+from ahi.archive.jobs import most_in_flight
 from ahi.archive.prices import PriceTable, price_table
 from ahi.import_service import SERVICE
 from ahi.index import catalog
@@ -130,11 +131,12 @@ def _image_sets(plan: Plan) -> tuple[int, tuple[int, int], str]:
     if not pairs:
         whole = plan.n_folders, plan.n_folders + others
         return plan.n_folders, whole, f"{plan.n_folders:,} folders; no neighbours in a folder were read"
-    number = plan.n_folders + round(others * changes / pairs)
-    low, high = (share * others for share in _likely(changes, pairs)) if pairs < others else (number, number)
-    likely = (plan.n_folders + round(low), plan.n_folders + round(high)) if pairs < others else (number, number)
+    share = changes / pairs
+    # Where all neighbours were read nothing is guessed.
+    low, high = _likely(changes, pairs) if pairs < others else (share, share)
+    number, *likely = (plan.n_folders + round(others * one) for one in (share, low, high))
     formula = f"{plan.n_folders:,} folders + {others:,} further objects x {changes} series begun in {pairs} sampled"
-    return number, likely, formula
+    return number, (likely[0], likely[1]), formula
 
 
 def _likely(hits: int, tries: int) -> tuple[float, float]:
@@ -162,7 +164,7 @@ def _pace(pipeline: Pipeline, plan: Plan, table: PriceTable) -> _Pace:
     return _Pace(
         min(plan.archive.rate or quota, quota),
         # The rest of the slots is kept for uploads, and runs have no more jobs under way.
-        max(1, min(int(settings.max_jobs_in_flight * settings.archive_share), RUNS * SHARDS_OF_A_RUN)),
+        min(most_in_flight(settings), RUNS * SHARDS_OF_A_RUN),
         table.values["headers_a_second"],
         plan.limits.copies_per_second,
         settings.image_set_looks_per_second,

@@ -31,7 +31,7 @@ from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog
 from ahi.index import catalog_archives as c
-from ahi.index.catalog import IN_FLIGHT, ObjectState
+from ahi.index.catalog import IN_FLIGHT, JOBS_UNDER_WAY, ObjectState
 from ahi.index.catalog_archives import ShardState
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def _idle(pipeline: Pipeline, keys: Sequence[str]) -> set[str]:
     Asked before their objects are counted: what ends in between is not idle, and closed in the next round.
     """
     table = catalog.jobs
-    live = table.c.state.in_((catalog.JobState.CLAIMED, catalog.JobState.SUBMITTED, catalog.JobState.ENDED))
+    live = table.c.state.in_(JOBS_UNDER_WAY)
     with pipeline.index.engine.connect() as connection:
         busy = set[str | None]()
         for some in chunked(keys, 500):

@@ -40,7 +40,7 @@ COMPLETED = "COMPLETED"
 
 
 class ShardStalledError(Exception):
-    """Every job of a shard fails, whatever is in it, and nobody else's completes: it is not an object's doing."""
+    """A shard cannot go on, and no single object of it is at fault: the text says what a person has to do."""
 
 
 class Verdict(Enum):

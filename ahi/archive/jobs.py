@@ -94,9 +94,9 @@ def most_in_flight(settings: Settings) -> int:
 
 def _behind(most: int) -> sa.Select[int]:
     """How many objects of archives are imported and not indexed, counted no further than it matters."""
-    table, verdict = catalog.objects, closure.explained_image_sets()
-    joined = table.outerjoin(verdict, verdict.c.image_set_id == table.c.image_set_id)
-    waits = sa.and_(table.c.shard_key.is_not(None), closure.not_indexed(), sa.not_(closure.is_explained(verdict)))
+    table, image_sets = catalog.objects, closure.explained_image_sets()
+    joined = table.outerjoin(image_sets, image_sets.c.image_set_id == table.c.image_set_id)
+    waits = sa.and_(table.c.shard_key.is_not(None), closure.not_indexed(), sa.not_(closure.is_explained(image_sets)))
     some = sa.select(table.c.object_id).select_from(joined).where(waits).limit(most + 1).subquery()
     return sa.select(sa.func.count()).select_from(some)
 
@@ -141,8 +141,8 @@ def plan(pipeline: Pipeline, shard: Shard) -> int:
     return len(groups)
 
 
-def unplan(pipeline: Pipeline, shard_keys: Sequence[str], *, held_by: str | None = None) -> int:
-    """Take back planned jobs of shards that no run is at any more: their objects are ready again. Returns how many.
+def unplan(pipeline: Pipeline, shard_keys: Sequence[str], *, held_by: str | None = None) -> None:
+    """Take back planned jobs of shards that no run is at any more: their objects are ready again.
 
     While an object waits in a job no upload of the same instance is imported, and a person may take a week.
 
@@ -162,9 +162,8 @@ def unplan(pipeline: Pipeline, shard_keys: Sequence[str], *, held_by: str | None
             query = sa.select(jobs.c.job_key).where(jobs.c.shard_key.in_(some), planned)
             found += connection.execute(query).scalars()
     if not found:
-        return 0
+        return
     with pipeline.index.commit(kind="planned", run_id=pipeline.run_id) as commit:
-        number = 0
         for some in chunked(found, 500):
             query = sa.select(jobs.c.job_key).where(jobs.c.job_key.in_(some), planned)
             keys = commit.connection.execute(query).scalars().all()
@@ -177,8 +176,6 @@ def unplan(pipeline: Pipeline, shard_keys: Sequence[str], *, held_by: str | None
             commit.connection.execute(objects.update().where(of_job).values(**none))
             end = {"state": JobState.SETTLED, "status": chain.WITHDRAWN, "settled_at": now(), "ended_at": now()}
             commit.connection.execute(jobs.update().where(jobs.c.job_key.in_(keys)).values(**end))
-            number += len(keys)
-    return number
 
 
 def _apart(connection: sa.Connection, chosen: Sequence[Ready]) -> tuple[list[Ready], dict[str, list[Ready]]]:

@@ -16,7 +16,7 @@ from ahi.archive.shards import read_shard
 from ahi.clock import now
 from ahi.index import catalog
 from ahi.index import catalog_archives as c
-from ahi.index.catalog import IN_FLIGHT, JobState
+from ahi.index.catalog import IN_FLIGHT, JOBS_UNDER_WAY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,20 +47,18 @@ def known(pipeline: Pipeline, shard_key: str) -> Known:
     """Count the objects that a shard names and something else entered. Reads its manifest."""
     table, shards, jobs = catalog.objects, c.archive_shards, catalog.jobs
     ids = {ledger.object_id_of(one.bucket, one.key, None, one.etag) for one in read_shard(pipeline, shard_key)}
-    live = (JobState.CLAIMED, JobState.SUBMITTED, JobState.ENDED)
     at_work = sa.or_(
         table.c.shard_key.is_(None),
         sa.exists().where(shards.c.shard_key == table.c.shard_key, shards.c.lease_until > now()),
-        sa.exists().where(jobs.c.job_key == table.c.job_key, jobs.c.state.in_(live)),
+        sa.exists().where(jobs.c.job_key == table.c.job_key, jobs.c.state.in_(JOBS_UNDER_WAY)),
     )
     others = table.c.shard_key.is_distinct_from(shard_key)
-    open_, number, moving = table.c.state.in_(IN_FLIGHT), 0, 0
+    open_ = table.c.state.in_(IN_FLIGHT)
+    final = on_their_way = left = 0
     with pipeline.index.engine.connect() as connection:
-        final = 0
         for some in chunked(sorted(ids), 500):
-            mine = sa.and_(table.c.object_id.in_(some), others)
-            count = sa.select(sa.func.count()).where(mine)
+            count = sa.select(sa.func.count()).where(table.c.object_id.in_(some), others)
             final += connection.execute(count.where(sa.not_(open_))).scalar_one()
-            number += connection.execute(count.where(open_)).scalar_one()
-            moving += connection.execute(count.where(open_, at_work)).scalar_one()
-    return Known(final, number, number - moving)
+            on_their_way += connection.execute(count.where(open_)).scalar_one()
+            left += connection.execute(count.where(open_, sa.not_(at_work))).scalar_one()
+    return Known(final, on_their_way, left)

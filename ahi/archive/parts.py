@@ -28,8 +28,10 @@ NOTE = b"ahi"
 """Name of our own entry in a part's Parquet metadata."""
 
 LOCK = ".lock"
-GATE = "scratch.lock"
 """File of a local folder that its process holds a lock on."""
+
+GATE = "scratch.lock"
+"""File beside all of them, locked while one of them is made."""
 
 
 def schema() -> pa.Schema:

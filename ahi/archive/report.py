@@ -248,8 +248,8 @@ def _count_shards(pipeline: Pipeline, archive: Archive, duck: duckdb.DuckDBPyCon
     with pipeline.index.engine.connect() as connection:
         rows = connection.execute(query).all()
     for shard_key, n_objects, started_at in rows:
-        found = ShardAccount()
         if started_at is None:
+            found = ShardAccount()
             found.add(None, "inventory", "unstarted", number=n_objects)
         else:
             found = of_shard(pipeline, shard_key)

@@ -15,7 +15,7 @@ from more_itertools import chunked
 
 from ahi import ledger, uploads
 from ahi.archive import archives, parts
-from ahi.archive.entry import read_object
+from ahi.archive.entry import read_object, state_of
 from ahi.archive.keys import set_aside_files
 from ahi.archive.shards import ArchiveObject, read_shard, write_manifest
 from ahi.clock import day_of, now
@@ -45,7 +45,7 @@ ROWS = 20_000
 
 _OF_HEADER = (
     *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality", "Manufacturer"),
-    *("TransferSyntaxUID", "state", "state_since", "reason_code", "reason_text"),
+    *("TransferSyntaxUID", "state_since", "reason_code", "reason_text"),
 )
 
 
@@ -265,12 +265,9 @@ def _take_back(commit: Commit, shard_key: str, again: _Again) -> tuple[int, int]
     open_ = set(commit.connection.execute(sa.select(table.c.object_id).where(_not_given(shard_key))).scalars())
     commit.discard("headers", sorted({str(row["object_id"]) for row in again.rows} - open_))
     for row in (row for row in again.rows if row["object_id"] in open_):
-        if row["state"] == ObjectState.HELD:
-            row["state"] = ObjectState.READY
-        elif row["reason_code"] == Reason.SUPERSEDED:
-            row["state"] = ObjectState.SET_ASIDE
-        counts[ObjectState(str(row["state"]))] += 1
-        values = {name: row[name] for name in _OF_HEADER} | {"job_key": None, "input_key": None}
+        state = state_of(row)
+        counts[state] += 1
+        values = {name: row[name] for name in _OF_HEADER} | {"state": state, "job_key": None, "input_key": None}
         values |= {"header_at": commit.committed_at, "header_seq": commit.seq, "changed_seq": commit.seq}
         commit.connection.execute(table.update().where(table.c.object_id == row["object_id"]).values(**values))
     return counts[ObjectState.READY], counts[ObjectState.FAILED]

@@ -114,17 +114,14 @@ def _count_planned(pipeline: Pipeline, shard_key: str, rows: list[_Row], account
             others[object_id] = item
         else:
             account.add(row.study, "inventory")
-    for object_id, item in others.items():
-        account.missing.append(
-            Missing(None, None, None, NOT_ENTERED, "in no row of the ledger", object_id, item.bucket, item.key)
-        )
-    elsewhere: list[Mapping[str, Any]] = []
-    for object_id, values in _elsewhere(pipeline, others):
-        account.missing = [one for one in account.missing if one.object_id != object_id]
-        del others[object_id]
-        elsewhere.append(values)
-    account.add(None, "inventory", number=len(others))
-    _count_known(pipeline, elsewhere, account)
+    elsewhere = dict(_elsewhere(pipeline, others))
+    _count_known(pipeline, elsewhere.values(), account)
+    nowhere = {object_id: item for object_id, item in others.items() if object_id not in elsewhere}
+    account.add(None, "inventory", number=len(nowhere))
+    account.missing += [
+        Missing(None, None, None, NOT_ENTERED, "in no row of the ledger", object_id, item.bucket, item.key)
+        for object_id, item in nowhere.items()
+    ]
 
 
 def _count_known(pipeline: Pipeline, found: Iterable[Mapping[str, Any]], account: ShardAccount) -> None:
@@ -139,11 +136,8 @@ def _count_known(pipeline: Pipeline, found: Iterable[Mapping[str, Any]], account
             account.missing.append(_missing(values))
         else:
             account.add(study, "known_imported")
-            sop = values["SOPInstanceUID"] or values["object_id"]
-            account.imported.append((values["image_set_id"], study, sop, values["object_id"]))
+            _count_imported(values, account)
             by_job[values["job_key"]].append(values)
-            if values["indexed_seq"] is None and values["erased_at"] is None:
-                account.missing.append(_missing(values))
     for some in chunked(sorted(filter(None, by_job)), 500):
         for job in chain.jobs(pipeline.index, SERVICE, catalog.jobs.c.job_key.in_(some)):
             _, lines = results.output(pipeline, job)
@@ -228,12 +222,18 @@ def _count_row(row: _Row, account: ShardAccount) -> None:
         account.missing.append(_missing(values))
     else:
         account.add(study, "imported")
-        sop = values["SOPInstanceUID"] or values["object_id"]
-        account.imported.append((values["image_set_id"], study, sop, values["object_id"]))
+        _count_imported(values, account)
         if values["corrects_object_id"]:
             account.corrected.append((values["corrects_object_id"], values["object_id"]))
-        if values["indexed_seq"] is None and values["erased_at"] is None:
-            account.missing.append(_missing(values))
+
+
+def _count_imported(values: Mapping[str, Any], account: ShardAccount) -> None:
+    """What the ledger has as imported, and whether it waits for the index."""
+    # Of an erased object only the id is left.
+    sop = values["SOPInstanceUID"] or values["object_id"]
+    account.imported.append((values["image_set_id"], values["StudyInstanceUID"], sop, values["object_id"]))
+    if values["indexed_seq"] is None and values["erased_at"] is None:
+        account.missing.append(_missing(values))
 
 
 def _missing(values: Mapping[str, Any]) -> Missing:

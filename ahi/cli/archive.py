@@ -13,6 +13,7 @@ import typer
 
 from ahi.archive.choices import Period, Screen
 from ahi.cli import common
+from ahi.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from ahi.archive.estimate import Estimate
     from ahi.archive.plan import Plan
     from ahi.pipeline import Pipeline
-
-ARCHIVED = "ARCHIVED"
-"""Reason for which the plan sets aside what S3 gives only after a restore."""
 
 BAR = 24
 """Cells of the longest bar in a table."""
@@ -187,7 +185,7 @@ def _print(made: Plan, taken: Estimate) -> None:
         ("of the look at", made.look.as_of),
         ("in shards before", made.known.n_objects),
         *(
-            (f"{'to restore first' if reason == ARCHIVED else 'set aside'}: {reason}", some.n_objects)
+            (f"{'to restore first' if reason == Reason.ARCHIVED else 'set aside'}: {reason}", some.n_objects)
             for reason, some in sorted(made.set_aside.items())
         ),
         ("objects to import", taken.n_objects),
@@ -218,7 +216,7 @@ def _print(made: Plan, taken: Estimate) -> None:
     sums = f"Once {money(once)} USD, then {money(first)} for the first month and {money(later)} for each unread one."
     typer.echo(sums)
     typer.echo(taken.note)
-    if cold := made.set_aside.get(ARCHIVED):
+    if cold := made.set_aside.get(Reason.ARCHIVED):
         what = f"{common.counted(cold.n_objects, 'object')}, {size(cold.n_bytes)}"
         typer.echo(f"{what}, can only be read after a restore: restore, copy to another class, then plan with --look.")
     if made.is_kept:

@@ -70,6 +70,10 @@ class JobState(StrEnum):
     SETTLED = "settled"
 
 
+JOBS_UNDER_WAY = (JobState.CLAIMED, JobState.SUBMITTED, JobState.ENDED)
+"""Of these jobs the service may have something whose results are still to come."""
+
+
 metadata = sa.MetaData()
 # Key of `sa.Table.info`: changes of the table are noted, since it is published whole (`whole`).
 NOTED = "noted"

@@ -136,7 +136,7 @@ archive_progress = sa.Table(
     metadata,
     sa.Column("archive_id", sa.String, primary_key=True, comment="Archive"),
     sa.Column("at", Instant, primary_key=True, comment="When it was counted, by a run that was at work on it"),
-    sa.Column("n_total", sa.BigInteger, nullable=False, comment="Objects of shards that were started or done"),
+    sa.Column("n_total", sa.BigInteger, nullable=False, comment="Objects of all its shards"),
     sa.Column("n_entered", sa.BigInteger, nullable=False, comment="Objects in the ledger"),
     sa.Column("n_final", sa.BigInteger, nullable=False, comment="Objects in a final state"),
     sa.Column("n_failed", sa.BigInteger, nullable=False, comment="Those of them that failed"),

@@ -8,10 +8,8 @@ import pytest
 
 from ahi.archive import control
 from ahi.archive.imports import resumed
-from ahi.clock import now
-from ahi.index import catalog
 from dagster_project.stack import Stack, ask_dagster
-from tests.archive_fixtures import planned, shard_rows, small_objects
+from tests.archive_fixtures import hold_back, planned, shard_rows, small_objects
 from tests.conftest import wait_for
 from tests.dagster_project.archive_stack import PARTITIONS, is_through, pipeline_of
 from tests.dagster_project.test_killed_processes import SAMPLES, ahi
@@ -40,10 +38,7 @@ def test_six_single_runs_leave_uploads_their_slots_and_a_pause_ends_them(stack, 
     pipeline = pipeline_of(stack, monkeypatch)
     objects = sorted(small_objects(2 * SHARDS).items())
     keys = planned(pipeline, [dict(objects[2 * n : 2 * n + 2]) for n in range(SHARDS)])
-    control.set_rate(pipeline.index, "old", 0.0001)
-    with pipeline.index.transaction() as connection:
-        spent = catalog.pacing.insert().values(bucket="archive:old:start", tokens=0.0, updated_at=now())
-        connection.execute(spent)
+    hold_back(pipeline, "old")
     wait_for(lambda: set(keys) <= set(ask_dagster(stack, PARTITIONS)["assetNodeOrError"]["partitionKeys"]), seconds=120)
     for key in keys:
         answer = ask_dagster(stack, LAUNCH % key)["launchPipelineExecution"]

@@ -12,13 +12,12 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from ahi.archive import control, imports
 from ahi.archive.progress import progress
-from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog
 from ahi.pipeline import connect
-from tests.archive_fixtures import QUICK, Backfill, planned, samples, shard_rows, small_objects
+from tests.archive_fixtures import QUICK, Backfill, hold_back, planned, samples, shard_rows, small_objects
 from tests.site_fixtures import SET
-from tests.trouble_fixtures import refuse
+from tests.trouble_fixtures import ask_once, refuse
 
 CT, MR = [n for n in SET if "CT2" in n], [n for n in SET if "MR2" in n]
 REST = [name for name in SET if name not in CT and name not in MR]
@@ -68,10 +67,7 @@ def test_a_pause_lets_running_jobs_end_and_parks_what_waits(make_site):
     site.stack.control("DELETE", f"faults/{hold}")
     assert sorted(backfill.finish()) == keys
     late = planned(site.pipeline, [samples(REST)], archive_id="late")
-    control.set_rate(site.pipeline.index, "late", 0.0001)
-    with site.pipeline.index.transaction() as connection:
-        spent = catalog.pacing.insert().values(bucket="archive:late:start", tokens=0.0, updated_at=now())
-        connection.execute(spent)
+    hold_back(site.pipeline, "late")
     backfill = Backfill(site, late)
     site.stack.wait_for(lambda: "importing" in {row["state"] for row in site.ledger()}, what="a planned job")
     control.pause(site.pipeline.index, "late")
@@ -86,18 +82,11 @@ def test_a_slow_archive_holds_up_no_other_of_the_same_run(make_site):
     site = make_site(**QUICK)
     slow = planned(site.pipeline, [samples([name]) for name in CT], archive_id="slow")
     (other,) = planned(site.pipeline, [samples(MR)], archive_id="other")
-    control.set_rate(site.pipeline.index, "slow", 0.0001)
-    with site.pipeline.index.transaction() as connection:
-        connection.execute(catalog.pacing.insert().values(bucket="archive:slow:start", tokens=0.0, updated_at=now()))
+    hold_back(site.pipeline, "slow")
     backfill = Backfill(site, [*slow, other])
 
-    def told() -> list[str]:
-        site.collect()
-        site.work()
-        return [outcome.shard_key for outcome in backfill.outcomes]
-
-    site.stack.wait_for(told, what="the other archive")
-    assert told() == [other]
+    site.stack.wait_for(backfill.told, what="the other archive")
+    assert backfill.told() == [other]
     control.set_rate(site.pipeline.index, "slow", None)
     assert sorted(backfill.finish()) == sorted([*slow, other])
 
@@ -107,7 +96,7 @@ def test_an_error_of_s3_now_and_then_ends_no_run(make_site):
     keys = planned(site.pipeline, [samples(CT), samples(MR)])
     troubled = connect(site.settings, run_id="troubled")
     s3 = troubled.aws.s3
-    s3.meta.events.unregister("needs-retry.s3", unique_id="retry-config-s3")  # the SDK's own retries
+    ask_once(s3)
     seen = refuse(s3, "GetObject", "InternalError", of=CT[:1], times=3)
     assert sorted(Backfill(site, keys, pipeline=troubled).finish()) == keys
     assert len(seen) == 3
@@ -118,17 +107,12 @@ def test_an_object_that_s3_never_gives_holds_up_no_other_shard_and_fails_at_last
     keys = planned(site.pipeline, [samples(CT), samples(MR)])
     troubled = connect(site.settings, run_id="troubled")
     s3 = troubled.aws.s3
-    s3.meta.events.unregister("needs-retry.s3", unique_id="retry-config-s3")  # the SDK's own retries
+    ask_once(s3)
     refuse(s3, "GetObject", "InternalError", of=CT[:1])
     backfill = Backfill(site, keys, pipeline=troubled)
 
-    def told() -> list[str]:
-        site.collect()
-        site.work()
-        return [outcome.shard_key for outcome in backfill.outcomes]
-
-    site.stack.wait_for(told, what="the shard behind it")
-    assert told() == keys[1:]
+    site.stack.wait_for(backfill.told, what="the shard behind it")
+    assert backfill.told() == keys[1:]
     monkeypatch.setattr(imports, "TROUBLED_SECONDS", 0.0)
     assert backfill.finish()[keys[0]].states == {"failed": 1, "imported": 3}
     (row,) = [row for row in site.ledger() if row["state"] == "failed"]

@@ -13,7 +13,7 @@ from ahi.index import catalog
 from ahi.pipeline import connect
 from tests.archive_fixtures import QUICK, Backfill, planned, samples, small_objects
 from tests.site_fixtures import Site
-from tests.trouble_fixtures import refuse
+from tests.trouble_fixtures import ask_once, refuse
 
 BAD = ["bad/picture.png", "bad/trunc_in_meta.dcm", "bad/missing_sop_uid.dcm"]
 FOLDER = "series/"
@@ -103,7 +103,7 @@ def test_a_file_that_comes_into_a_folder_while_its_job_starts_stands_in_quaranti
 
 def test_a_folder_that_cannot_be_listed_for_a_moment_is_looked_at_again_and_not_copied(site):
     pipeline = connect(site.settings, run_id="troubled")
-    pipeline.aws.s3.meta.events.unregister("needs-retry.s3", unique_id="retry-config-s3")  # the SDK's own retries
+    ask_once(pipeline.aws.s3)
     bucket = site.settings.landing_bucket
     refuse(pipeline.aws.s3, "ListObjectsV2", "InternalError", of=[bucket], times=1)
     with pytest.raises(ClientError, match="InternalError"):

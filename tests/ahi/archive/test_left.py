@@ -11,25 +11,16 @@ from ahi.archive import archives, control, imports, inventory, leases, report, r
 from ahi.archive.entry import enter, shards
 from ahi.archive.isolation import ShardStalledError
 from ahi.archive.plan import make_plan, shard_keys
-from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog
 from ahi.index.engine import CHANGED
 from ahi.pipeline import connect
 from tests.ahi.archive.conftest import Holding
-from tests.archive_fixtures import QUICK, Backfill, planned, planned_without, samples, shard_rows
+from tests.archive_fixtures import QUICK, Backfill, hold_back, planned, planned_without, samples, shard_rows
 from tests.site_fixtures import SET, Site
 
 CT, MR = [n for n in SET if "CT2" in n], [n for n in SET if "MR2" in n]
 MARK = f"{CHANGED}archive_shards"
-
-
-def slow(site: Site, archive_id: str) -> None:
-    """Let no job of an archive start for hours."""
-    control.set_rate(site.pipeline.index, archive_id, 0.0001)
-    spent = catalog.pacing.insert().values(bucket=f"archive:{archive_id}:start", tokens=0.0, updated_at=now())
-    with site.pipeline.index.transaction() as connection:
-        connection.execute(spent)
 
 
 def has_planned_a_job(site: Site) -> bool:
@@ -39,7 +30,7 @@ def has_planned_a_job(site: Site) -> bool:
 def test_an_upload_does_not_wait_for_a_paused_archive_that_goes_on_in_place(make_site):
     site = make_site(**QUICK)
     keys = planned(site.pipeline, [samples(CT)], in_place=["pydicom/CT2/"])
-    slow(site, "old")
+    hold_back(site.pipeline, "old")
     backfill = Backfill(site, keys)
     site.stack.wait_for(lambda: has_planned_a_job(site), what="a planned job")
     control.pause(site.pipeline.index, "old")
@@ -69,7 +60,7 @@ def test_a_parked_shard_is_asked_for_while_its_run_goes_on_with_another_archive(
     keys = planned(site.pipeline, [samples(MR)])
     (other,) = planned(site.pipeline, [samples(CT)], archive_id="other")
     index = site.pipeline.index
-    slow(site, "other")
+    hold_back(site.pipeline, "other")
     control.pause(index, "old")
     backfill = Backfill(site, [*keys, other])
     site.stack.wait_for(lambda: has_planned_a_job(site), what="the other archive's job")
@@ -137,7 +128,7 @@ def test_an_archive_that_a_run_is_at_is_not_removed(make_site):
     site = make_site(**QUICK)
     keys = planned(site.pipeline, [samples(MR)])
     archive = archives.find(site.pipeline, "old")
-    slow(site, "old")
+    hold_back(site.pipeline, "old")
     backfill = Backfill(site, keys)
     site.stack.wait_for(lambda: shard_rows(site.pipeline)[0]["lease_until"], what="the lease")
     with pytest.raises(PermanentError, match="end first"):
