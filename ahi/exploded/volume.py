@@ -189,15 +189,12 @@ def _along(row: Row, normal: Vector, points: Sequence[list[float]]) -> None:
     places: list[float] = []
     counts: list[int] = []
     afar = [along - base for along, _ in placed]
-    if all(b - a > SAME_PLACE_MM for a, b in pairwise(afar)):
-        places, counts = afar, [1] * len(afar)
-    else:
-        for far in afar:
-            if places and far - places[-1] <= SAME_PLACE_MM:
-                counts[-1] += 1
-            else:
-                places.append(far)
-                counts.append(1)
+    for far in afar:
+        if places and far - places[-1] <= SAME_PLACE_MM:
+            counts[-1] += 1
+        else:
+            places.append(far)
+            counts.append(1)
     fx, fy, fz = offsets[placed[0][1]]
     row["origin"] = list(points[placed[0][1]])
     row["n_positions"] = len(places)

@@ -196,19 +196,19 @@ def _may_hold_items(key: str) -> bool:
 
 
 def may_hold_items(keys: Iterable[str]) -> Sequence[str]:
-    """Keys of attributes that may be sequences: all that objects without any cost, once their keywords are known."""
+    """Keys of attributes that may be sequences. Keys that were asked for together before cost one look."""
     return _items_among(tuple(keys))
 
 
 @lru_cache(maxsize=1024)
-def _items_among(keys: tuple[str, ...]) -> Sequence[str]:
+def _items_among(keys: tuple[str, ...]) -> tuple[str, ...]:
     found = []
     for key in filterfalse(_PLAIN.__contains__, keys):
         if _may_hold_items(key):
             found.append(key)
         elif len(_PLAIN) < _MOST_PLAIN:
             _PLAIN.add(key)
-    return found
+    return tuple(found)
 
 
 def walk(keyword: str, value: Any) -> tuple[dict[str, list[Row]], Notes]:

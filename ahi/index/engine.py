@@ -109,17 +109,19 @@ def write_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
         _mark(connection, connection.info.pop(catalog.NOTED, ()))
 
 
-def note_change(connection: sa.Connection, table: sa.Table) -> None:
-    """Remember that this transaction changes a table; of use only for those with `NOTED` in their info."""
-    if table.info.get(catalog.NOTED):
-        connection.info.setdefault(catalog.NOTED, set()).add(table.name)
-
-
 def _note_statement(
     connection: sa.Connection, clause: Any, _many: object, _one: object, options: Mapping[str, object]
 ) -> None:
+    """Hear of each statement before it is executed; those by text and by the driver are not heard of."""
     if getattr(clause, "is_dml", False) and not options.get(UNNOTED):
-        note_change(connection, clause.table)
+        _note_change(connection, clause)
+
+
+def _note_change(connection: sa.Connection, statement: sa.UpdateBase) -> None:
+    """Remember that this transaction changes a table, if it has `NOTED` in its info."""
+    table = statement.table
+    if isinstance(table, sa.Table) and table.info.get(catalog.NOTED):
+        connection.info.setdefault(catalog.NOTED, set()).add(table.name)
 
 
 def _mark(connection: sa.Connection, names: Iterable[str]) -> None:
@@ -280,7 +282,7 @@ def execute_many(connection: sa.Connection, statement: sa.UpdateBase, rows: Sequ
     if connection.dialect.name != "sqlite":
         connection.execute(statement, list(rows))
         return
-    _note_statement(connection, statement, (), {}, {})
+    _note_change(connection, statement)
     sql, parameters = _prepared(statement, connection.dialect)
     cells: list[Iterable[Any]] = []
     for name, bind, fixed in parameters:

@@ -44,12 +44,13 @@ STAMPS = (("header_published_at", "header_seq"), ("published_at", "indexed_seq")
 
 @dataclass(frozen=True)
 class Mirror:
-    """A table of the catalog that is published by changes.
+    """A table of the catalog that is published, by changes or whole (`whole`).
 
     Attributes:
         name: Name in the published index and in the catalog's list of files.
         table: The catalog's table.
         seq: Column with the commit that changed a row last; null in a row changed since the newest commit.
+            Empty for a table that is published whole.
         part: SQL of DuckDB for the part of the base that a row belongs to; it must never change for a row.
         stamps: Columns with the time of the first publication that shows a commit, and the columns of that commit.
         hidden: Columns that are not published.

@@ -4,7 +4,7 @@ Does not belong here: tables that grow with the archive, of which a publication 
 
 What archives and HealthLake imports keep in the catalog is small beside objects: a shard or a batch is thousands of
 them. Each of these tables is a Parquet file of the index, written anew by the first publication after a transaction
-changed it, which the engine notes (`engine.note_change`); nothing changed costs nothing. Columns that a sender's text
+changed it, which the engine notes (`catalog.NOTED`); nothing changed costs nothing. Columns that a sender's text
 can be in are left out: no erasure has to look for it here. No lower tier has any of this.
 """
 

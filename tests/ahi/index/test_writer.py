@@ -95,7 +95,7 @@ def test_what_the_disk_did_not_take_is_not_committed(index: Index, put, monkeypa
         assert list(connection.scalars(sa.select(c.commits.c.batch_id))) == ["one"]
 
 
-def test_columns_with_much_in_them_are_compressed_and_keys_have_statistics(index: Index, series_row) -> None:
+def test_columns_with_a_value_are_zstd_and_the_others_cost_nothing(index: Index, series_row) -> None:
     parts = {"family": "Doe", "given": None}
     rows = [
         series_row(str(n), SoftwareVersions=["1" * 100], PatientName_parts=parts, SeriesDescription=f"{n:0200}")
@@ -108,9 +108,14 @@ def test_columns_with_much_in_them_are_compressed_and_keys_have_statistics(index
         found = [group.column(n) for n in range(group.num_columns)]
         zstd = {one.path_in_schema for one in found if one.compression == "ZSTD"}
         known = {one.path_in_schema for one in found if one.statistics is not None}
-        assert {"SeriesDescription", "SoftwareVersions.list.element"} <= zstd
-        assert {one.path_in_schema for one in found if one.has_dictionary_page} <= zstd
-        keys = {"StudyInstanceUID", "SeriesInstanceUID", "PatientID", "patient_key", "image_set_id"}
-        assert zstd | keys == known
+        with_dictionary = {one.path_in_schema for one in found if one.has_dictionary_page}
+        cells = pq.read_table(index.root / file.path, partitioning=None)
+        filled = {name for name in cells.column_names if cells[name].null_count < len(cells)}
+        assert {path.partition(".")[0] for path in zstd} == filled
+        assert {"Modality", "SoftwareVersions.list.element", "PatientName_parts.family"} <= zstd
         assert len(zstd) < len(found) / 3
-    assert {"Modality", "PatientName_parts.family"} <= zstd
+        keys = {"StudyInstanceUID", "SeriesInstanceUID", "PatientID", "patient_key", "image_set_id"}
+        assert {"SeriesDescription", "SoftwareVersions.list.element"} <= with_dictionary <= known
+        assert known - with_dictionary <= keys <= known <= zstd | keys
+        assert ("Modality" in known) == (n_rows == 2_000)
+    assert {"Modality", "PatientName_parts.family"} <= with_dictionary
