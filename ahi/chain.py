@@ -248,7 +248,8 @@ def _held(job: Job) -> sa.ColumnElement[bool]:
 
 def ended(index: Index, job: Job, report: Report) -> bool:
     """Record that a job reached its end at the service. False when the chain knew that already."""
-    moment = report.ended_at or now()
+    # A service's clock may be ahead of ours, and what its results lack is waited for since this moment.
+    moment = min(report.ended_at or now(), now())
     with index.transaction() as connection:
         live = catalog.jobs.c.state.in_((JobState.CLAIMED, JobState.SUBMITTED))
         change = catalog.jobs.update().where(catalog.jobs.c.job_key == job.job_key, live)

@@ -59,6 +59,15 @@ def test_failures_without_lines_have_rows_and_leave_nothing_current(shared, poli
     assert states(shared, planned) == {"current"}
 
 
+def test_a_service_whose_clock_is_ahead_of_ours_is_waited_for_no_longer(shared):
+    shared.stack.control("POST", "clock", {"advance": 3_601})
+    shared.stack.fault("fail_lines", every=2)
+    shared.stack.fault("cut_failures", kept=0)
+    planned = shared.plan(shared.put_each(lines(study("i"), study("j"))), policy=Policy.CONTINUE)
+    shared.drive()
+    assert open_failures(shared, planned) == [("server", 1)]
+
+
 def test_lines_with_numbers_alone_leave_nothing_current_that_may_have_failed(shared, monkeypatch):
     """The form of the guide's sample. Line 2 of 3 may be the second, or from 0 the third."""
     shared.stack.fault("fail_lines", every=2)
