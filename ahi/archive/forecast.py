@@ -43,20 +43,29 @@ class Sample:
     n_final: int
     ends_at: dt.datetime | None
     """When the import was expected to end, as reckoned then."""
+    n_entered: int = 0
+    """Objects in the ledger."""
 
 
 def samples(connection: sa.Connection, archive_id: str) -> list[Sample]:
     """Samples of an archive, oldest first."""
     table = c.archive_progress
-    columns = (table.c.at, table.c.active_seconds, table.c.n_final, table.c.ends_at, table.c.is_paused)
+    columns = (
+        table.c.at,
+        table.c.active_seconds,
+        table.c.n_final,
+        table.c.ends_at,
+        table.c.n_entered,
+        table.c.is_paused,
+    )
     query = sa.select(*columns).where(table.c.archive_id == archive_id).order_by(table.c.at)
     found, paused = list[Sample](), False
-    for at, noted, n_final, ends_at, is_paused in connection.execute(query):
+    for at, noted, n_final, ends_at, n_entered, is_paused in connection.execute(query):
         active = noted
         if active is None:  # noted before active time was
             before = found[-1] if found else None
             active = before.active_seconds + _step(before.at, at, is_paused=paused or is_paused) if before else 0.0
-        found.append(Sample(at, active, n_final, ends_at))
+        found.append(Sample(at, active, n_final, ends_at, n_entered))
         paused = is_paused
     return found
 
@@ -88,21 +97,58 @@ def _step(before: dt.datetime, after: dt.datetime, *, is_paused: bool) -> float:
 
 
 def reckon(points: Sequence[Sample]) -> float | None:
-    """Objects a second of active time: the slope of a line through the samples. None until something is through.
+    """Objects a second of active time: the slope of a line through the samples. None until something is through."""
+    line = _line(points)
+    return _slope(line, [point.n_final for point in line]) if line else None
+
+
+def remaining(points: Sequence[Sample], n_objects: int) -> float | None:
+    """Seconds of active time until all objects are through; None while nothing is.
+
+    What is through comes in lumps, what enters the ledger in small steps: the time until the last object has entered,
+    and then as long as objects took from there of late. Once all have entered, by the rate of what is through.
+
+    Args:
+        points: Samples, oldest first.
+        n_objects: In all.
+    """
+    line, last = _line(points), points[-1] if points else None
+    rate = _slope(line, [point.n_final for point in line]) if line else None
+    if last is None or rate is None:
+        return None
+    entering = _slope(line, [point.n_entered for point in line])
+    # Objects that something else entered are through, and never enter here.
+    if not entering or last.n_entered >= n_objects or any(point.n_entered < point.n_final for point in line):
+        return (n_objects - last.n_final) / rate
+    taken = [point.active_seconds - _entered_at(points, point.n_final) for point in line]
+    return (n_objects - last.n_entered) / entering + sum(taken) / len(taken)
+
+
+def _entered_at(points: Sequence[Sample], number: int) -> float:
+    """When so many objects had entered, between two samples as on a straight line."""
+    for before, after in pairwise(points):
+        if after.n_entered >= number:
+            share = (number - before.n_entered) / max(1, after.n_entered - before.n_entered)
+            return before.active_seconds + max(0.0, share) * (after.active_seconds - before.active_seconds)
+    return points[-1].active_seconds
+
+
+def _line(points: Sequence[Sample]) -> list[Sample]:
+    """The samples that say how fast it goes now; none until something is through.
 
     Jobs end in lumps of thousands, so two samples say little, and the time before the first end says nothing of the
     rate: the line runs over the samples since then.
     """
     begun = next((n for n, point in enumerate(points) if point.n_final > points[0].n_final), None) if points else None
     if begun is None:
-        return None
+        return []
     line = points[begun:]
     first, last = line[0].active_seconds, line[-1].active_seconds
     start = min(line[-RECENT:][0].active_seconds, last - (last - first) / 4)
-    return _slope([point for point in line if point.active_seconds >= start])
+    return [point for point in line if point.active_seconds >= start]
 
 
-def _slope(line: Sequence[Sample]) -> float | None:
+def _slope(line: Sequence[Sample], numbers: Sequence[int]) -> float | None:
     """Of the line of least squares. Older samples stand further apart, and each counts for the time around it."""
     times = [point.active_seconds for point in line]
     gaps = [after - before for before, after in pairwise(times)]
@@ -111,11 +157,11 @@ def _slope(line: Sequence[Sample]) -> float | None:
     weights = [before + after for before, after in zip([gaps[0], *gaps], [*gaps, gaps[-1]], strict=True)]
     whole = sum(weights)
     mean_t = sum(w * t for w, t in zip(weights, times, strict=True)) / whole
-    mean_n = sum(w * point.n_final for w, point in zip(weights, line, strict=True)) / whole
+    mean_n = sum(w * n for w, n in zip(weights, numbers, strict=True)) / whole
     spread = sum(w * (t - mean_t) ** 2 for w, t in zip(weights, times, strict=True))
     if not spread:
         return None
-    both = (w * (t - mean_t) * (point.n_final - mean_n) for w, t, point in zip(weights, times, line, strict=True))
+    both = (w * (t - mean_t) * (n - mean_n) for w, t, n in zip(weights, times, numbers, strict=True))
     slope = sum(both) / spread
     return slope if slope > 0 else None
 

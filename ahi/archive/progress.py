@@ -143,8 +143,8 @@ def _progress(connection: sa.Connection, archive: sa.Row[tuple[object, ...]]) ->
         of_archive = c.archive_shards.c.archive_id == archive_id
         closed = connection.scalar(sa.select(sa.func.max(c.archive_shards.c.ended_at)).where(of_archive))
         ended_at = max(filter(None, (closed, counted.last_at)), default=None)
-    elif rate and not archive.paused_at:
-        ends_at = moment + dt.timedelta(seconds=left / rate)
+    elif rate and not archive.paused_at and (seconds := forecast.remaining(points, counted.objects)) is not None:
+        ends_at = moment + dt.timedelta(seconds=seconds)
     return Progress(
         archive_id,
         archive.paused_at,
