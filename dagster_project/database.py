@@ -42,6 +42,7 @@ def write_instance(template: Path, target: Path) -> None:
     import yaml
 
     configuration = yaml.safe_load(template.read_text())
-    del configuration["event_log_storage"]  # SQLite's; `storage` has all three kinds
+    for kind in ("run", "schedule", "event_log"):
+        del configuration[f"{kind}_storage"]  # SQLite's; `storage` has all three kinds
     configuration["storage"] = {"postgres": {"postgres_url": {"env": DAGSTER_VARIABLE}}}
     target.write_text(json.dumps(configuration, indent=2))  # JSON is YAML

@@ -13,13 +13,10 @@ import importlib.util
 import logging
 import os
 import tempfile
-from typing import TYPE_CHECKING
 
 from ahi.aws import load_service_models
 from ahi.index.parquet import keep_spare
-
-if TYPE_CHECKING:
-    from alembic.config import Config
+from dagster_project.storage import read_migrations_once
 
 # A process with threads is not safe to fork. numpy's BLAS starts one for each core, and pyarrow's allocator one more.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -57,27 +54,12 @@ def warm_up() -> None:
             logging.getLogger(__name__).exception("The fork server goes on without %s", module)
     load_service_models()
     keep_spare()
-    _read_migrations_once()
+    read_migrations_once()
     _execute_one_run()
     # What is here stays: collecting it in each fork would copy its pages into every run.
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # or the extension modules' own checks report the frozen objects as leaks
-
-
-def _read_migrations_once() -> None:
-    """Let each run find what the first one read of alembic's scripts: a hundred files, to see that none has to run."""
-    script = importlib.import_module("alembic.script.base")
-    read = script.ScriptDirectory.from_config
-    known: dict[str, object] = {}
-
-    def from_config(config: Config) -> object:
-        location = config.get_main_option("script_location") or ""
-        if location not in known:
-            known[location] = read(config)
-        return known[location]
-
-    script.ScriptDirectory.from_config = staticmethod(from_config)
 
 
 def _execute_one_run() -> None:
