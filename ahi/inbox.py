@@ -15,9 +15,11 @@ import json
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from math import ceil
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from more_itertools import chunked
 
 from ahi.clock import day_of, now
 from ahi.errors import PermanentError
@@ -25,10 +27,20 @@ from ahi.index import catalog
 from ahi.index.commit import AlreadyCommittedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
 
     from ahi.pipeline import Pipeline
     from ahi.settings import Settings
+
+
+MOST_RECEIVES = 3
+"""A message that the queue has given so often goes along with whatever there is. At five it is a dead letter."""
+
+
+GATHER_POLL_SECONDS = 0.5
+"""How often the queue is looked at while messages gather, and whether one of them may wait no more."""
 
 
 class Queue(StrEnum):
@@ -47,6 +59,8 @@ class Message:
     message_id: str
     body: str
     receipt: str = ""
+    receives: int = 1
+    """How often the queue has given it, this time included."""
 
 
 @dataclass(frozen=True)
@@ -79,38 +93,78 @@ def queue_url(settings: Settings, queue: Queue) -> str:
     return url
 
 
-def collect(pipeline: Pipeline, queue: Queue, *, listen_seconds: float) -> Batch | None:
-    """Drain a queue within its budgets and keep what came as one batch. None when nothing came."""
-    url = queue_url(pipeline.settings, queue)
-    messages = drain(pipeline, url, listen_seconds=listen_seconds)
-    if not messages:
-        return None
-    batch = keep(pipeline, queue, messages)
+def collect(
+    pipeline: Pipeline,
+    queue: Queue,
+    *,
+    listen_seconds: float,
+    may_wait: Callable[[Sequence[Message]], set[str]] | None = None,
+) -> Batch | None:
+    """Drain a queue within its budgets and keep what came as one batch. None when nothing came.
+
+    What may wait is gathered for `archive_gather_seconds`. When something comes that may not, or the tick does not
+    listen, it goes back to the queue for the rest of that time, so that each run has either kind.
+
+    Args:
+        pipeline: Whose queue.
+        queue: Which one.
+        listen_seconds: How long to wait for a first message.
+        may_wait: Says, by id, which of some messages can wait for more to come.
+    """
+    url, settings = queue_url(pipeline.settings, queue), pipeline.settings
+    received = drain(pipeline, url, listen_seconds=listen_seconds, for_seconds=settings.drain_seconds)
+    until = time.monotonic() + settings.archive_gather_seconds
+    while True:
+        waiting = may_wait(list(received.values())) if may_wait else set[str]()
+        is_hurried, left = len(waiting) < len(received) or not listen_seconds, until - time.monotonic()
+        if not waiting or is_hurried or left <= 0 or len(received) >= settings.drain_messages:
+            break
+        time.sleep(min(GATHER_POLL_SECONDS, left))
+        received |= drain(pipeline, url, listen_seconds=0, for_seconds=1.0)
+    back = []
+    if is_hurried and left > 0:
+        back = [received[name] for name in waiting if received[name].receives < MOST_RECEIVES]
+    for message in back:
+        del received[message.message_id]
+    messages = list(received.values())
+    batch = keep(pipeline, queue, messages) if messages else None
     acknowledge(pipeline, url, messages)
+    _give_back(pipeline, url, back, for_seconds=left)
     return batch
 
 
-def drain(pipeline: Pipeline, url: str, *, listen_seconds: float) -> list[Message]:
-    """Receive messages: wait for a first one, then go on until the queue is quiet or a budget is spent."""
+def drain(pipeline: Pipeline, url: str, *, listen_seconds: float, for_seconds: float) -> dict[str, Message]:
+    """Receive messages, by id: wait for a first one, then go on until the queue is quiet or a budget is spent."""
     settings, sqs = pipeline.settings, pipeline.aws.sqs
     received: dict[str, Message] = {}
-    wait, deadline, quiet_since = listen_seconds, float("inf"), 0.0
+    wait, quiet_since = listen_seconds, 0.0
+    deadline = float("inf") if wait else time.monotonic() + for_seconds
     while len(received) < settings.drain_messages and time.monotonic() < deadline:
-        answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=round(wait))
-        found = [Message(m["MessageId"], m["Body"], m["ReceiptHandle"]) for m in answer.get("Messages", [])]
-        received |= {message.message_id: message for message in found}
+        answer = sqs.receive_message(
+            QueueUrl=url,
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=ceil(wait),
+            MessageSystemAttributeNames=["ApproximateReceiveCount"],
+        )
+        found = {m["MessageId"]: _message(m) for m in answer.get("Messages", [])}
+        received |= found
         if not received:
             break
         moment = time.monotonic()
         if wait or found:
             quiet_since = moment
         if wait:
-            wait, deadline = 0.0, moment + settings.drain_seconds
+            wait, deadline = 0.0, moment + for_seconds
         if not found:
             if moment - quiet_since >= settings.linger_seconds:
                 break
             time.sleep(0.05)
-    return list(received.values())
+    return received
+
+
+def _message(received: MessageTypeDef) -> Message:
+    count = received.get("Attributes", {}).get("ApproximateReceiveCount", "1")
+    return Message(received["MessageId"], received["Body"], received["ReceiptHandle"], int(count))
 
 
 def keep(pipeline: Pipeline, queue: Queue, messages: Sequence[Message]) -> Batch:
@@ -147,6 +201,13 @@ def acknowledge(pipeline: Pipeline, url: str, messages: Sequence[Message]) -> No
     for start in range(0, len(messages), 10):
         entries = [{"Id": str(n), "ReceiptHandle": m.receipt} for n, m in enumerate(messages[start : start + 10])]
         pipeline.aws.sqs.delete_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
+
+
+def _give_back(pipeline: Pipeline, url: str, messages: Sequence[Message], *, for_seconds: float) -> None:
+    """Let the queue give messages again after a while. Those that will not go come when their visibility ends."""
+    for some in chunked(enumerate(messages), 10):
+        entries = [{"Id": str(n), "ReceiptHandle": m.receipt, "VisibilityTimeout": ceil(for_seconds)} for n, m in some]
+        pipeline.aws.sqs.change_message_visibility_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
 
 
 def pending(pipeline: Pipeline, queue: Queue, *, limit: int = 1_000) -> list[Batch]:

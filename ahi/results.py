@@ -118,7 +118,9 @@ def _look(pipeline: Pipeline, service: HealthImaging, job: chain.Job, job_id: st
 
 
 def settle_ended(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Counter[str]:
-    """Settle every ended job whose manifest is there. Returns counts: jobs, imported, failed, retried, pending.
+    """Settle every ended job whose manifest is there, those of uploads first.
+
+    Returns counts: jobs, imported, failed, retried, pending.
 
     Looks again for late manifests until `patience_seconds` have passed; a later event or sweep does the rest.
     """
@@ -127,7 +129,8 @@ def settle_ended(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Counte
     setbacks = Setbacks(is_transient)
     while True:
         late = 0
-        for job in chain.jobs(pipeline.index, SERVICE, catalog.jobs.c.state == JobState.ENDED):
+        ended = chain.jobs(pipeline.index, SERVICE, catalog.jobs.c.state == JobState.ENDED)
+        for job in sorted(ended, key=lambda job: job.shard_key is not None):
             with setbacks.spared():
                 try:
                     counts += settle(pipeline, job)

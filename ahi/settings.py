@@ -139,6 +139,9 @@ class Settings(BaseSettings):
         description="Imported objects of archives not indexed yet; above it none of their jobs start: uploads queue "
         "behind them.",
     )
+    archive_gather_seconds: float = Field(
+        8.0, ge=0, le=10, description="How long events of archives wait for more before a run: one costs 1 s of CPU."
+    )
     archive_lease_seconds: float = Field(30.0, gt=0, description="A run silent for so long has let go of its shards.")
     archive_poll_seconds: float = Field(1.0, gt=0, description="How often a run looks what became of its shards.")
 

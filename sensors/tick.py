@@ -9,12 +9,14 @@ its earlier runs are over; the time between grows, so that a batch that cannot w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ahi import inbox
+from ahi.archive.events import of_archives
 from ahi.aws import without_contents
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class Target:
     steps: tuple[str, ...]
     is_partitioned: bool = True
     """Whether its assets have arrival days as partitions."""
+    may_wait: bool = False
+    """Whether messages of archives alone wait for more of them."""
     priority: int = PRIORITY
 
 
@@ -62,7 +66,12 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, target: Target
         return dg.SkipReason(f"A run of {target.job_name} waits for a slot; messages wait for it on the queue")
     new: list[Batch] = []
     try:
-        batch = inbox.collect(pipeline, target.queue, listen_seconds=0 if again else pipeline.settings.listen_seconds)
+        batch = inbox.collect(
+            pipeline,
+            target.queue,
+            listen_seconds=0 if again else pipeline.settings.listen_seconds,
+            may_wait=partial(of_archives, pipeline) if target.may_wait else None,
+        )
         new = [batch] if batch else []
     except (BotoCoreError, ClientError) as error:
         # The queue may be out of reach while what was taken from it before still waits.
