@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 MOST_RECEIVES = 3
 """A message that the queue has given so often goes along with whatever there is. At five it is a dead letter."""
 
-
 GATHER_POLL_SECONDS = 0.5
 """How often the queue is looked at while messages gather, and whether one of them may wait no more."""
 
@@ -121,15 +120,11 @@ def collect(
             break
         time.sleep(min(GATHER_POLL_SECONDS, left))
         received |= drain(pipeline, url, listen_seconds=0, for_seconds=1.0)
-    back = []
-    if is_hurried and left > 0:
-        back = [received[name] for name in waiting if received[name].receives < MOST_RECEIVES]
-    for message in back:
-        del received[message.message_id]
-    messages = list(received.values())
+    later = {name for name in waiting if is_hurried and left > 0 and received[name].receives < MOST_RECEIVES}
+    messages = [message for name, message in received.items() if name not in later]
     batch = keep(pipeline, queue, messages) if messages else None
     acknowledge(pipeline, url, messages)
-    _give_back(pipeline, url, back, for_seconds=left)
+    _give_back(pipeline, url, [received[name] for name in later], for_seconds=left)
     return batch
 
 

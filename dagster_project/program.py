@@ -47,7 +47,7 @@ def wait_for_socket(path: Path) -> None:
 
 
 def create_storage(home: Path) -> None:
-    """Make the databases of a new Dagster instance, one program at a time; what it takes is read once in a process.
+    """Make the databases of a new Dagster instance, one program at a time.
 
     Dagster's storage makes its tables when it is first opened, without a lock. Programs that opened a new one at the
     same moment each noted its schema version, and then none could start on it again ("more than one head present").
@@ -57,9 +57,6 @@ def create_storage(home: Path) -> None:
     """
     from dagster import DagsterInstance
 
-    from dagster_project.storage import read_migrations_once
-
-    read_migrations_once()
     with (home / ".storage.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with DagsterInstance.from_config(str(home)):

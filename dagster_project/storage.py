@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,60 +32,57 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 60.0
 
 
-@lru_cache
+@cache
 def _engine(url: str) -> sa.Engine:
     """Keeps no connection, so a fork may use it."""
     return sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[sa.Connection]:
-    with _engine(url).connect() as connection, connection.begin():
+def _transaction(storage: EventLog | RunStorage | ScheduleStorage) -> Iterator[sa.Connection]:
+    with _engine(storage._conn_string).connect() as connection, connection.begin():  # noqa: SLF001 - Dagster's
         yield connection
+
+
+def _folder(config_value: Mapping[str, Any], name: str) -> str:
+    """Where Dagster has its file by default, below its home, which is `base_dir` of the settings."""
+    return str(Path(config_value["base_dir"]) / name)
 
 
 class EventLog(ConsolidatedSqliteEventLogStorage):
     """Dagster's storage of all runs' events in one file."""
 
-    @contextmanager
-    def _connect(self) -> Iterator[sa.Connection]:
-        with _connected(self._conn_string) as connection:
-            yield connection
+    _connect = _transaction
 
 
 class RunStorage(SqliteRunStorage):
     """Dagster's storage of runs."""
 
+    connect = _transaction
+
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> RunStorage:
-        """Make it from its settings. `base_dir` is Dagster's home; the file is where Dagster has it by default."""
-        return cls.from_local(str(Path(config_value["base_dir"]) / "history"), inst_data)
-
-    @contextmanager
-    def connect(self) -> Iterator[sa.Connection]:
-        """A transaction."""
-        with _connected(self._conn_string) as connection:
-            yield connection
+        """Make it from its settings."""
+        read_migrations_once()
+        return cls.from_local(_folder(config_value, "history"), inst_data)
 
 
 class ScheduleStorage(SqliteScheduleStorage):
     """Dagster's storage of ticks, of sensors and schedules."""
 
+    connect = _transaction
+
     @classmethod
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> ScheduleStorage:
-        """Make it from its settings. `base_dir` is Dagster's home; the file is where Dagster has it by default."""
+        """Make it from its settings."""
+        read_migrations_once()
         # Dagster's type says less than it gives.
-        return cast("ScheduleStorage", cls.from_local(str(Path(config_value["base_dir"]) / "schedules"), inst_data))
-
-    @contextmanager
-    def connect(self) -> Iterator[sa.Connection]:
-        """A transaction."""
-        with _connected(self._conn_string) as connection:
-            yield connection
+        return cast("ScheduleStorage", cls.from_local(_folder(config_value, "schedules"), inst_data))
 
 
+@cache
 def read_migrations_once() -> None:
     """Let this process and its forks find what the first opening of a storage read of alembic's scripts."""
     script = importlib.import_module("alembic.script.base")

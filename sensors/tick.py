@@ -47,8 +47,8 @@ class Target:
     steps: tuple[str, ...]
     is_partitioned: bool = True
     """Whether its assets have arrival days as partitions."""
-    may_wait: bool = False
-    """Whether messages of archives alone wait for more of them."""
+    gathers: bool = False
+    """Whether messages that no upload waits for gather for a while, apart from the others."""
     priority: int = PRIORITY
 
 
@@ -70,7 +70,7 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, target: Target
             pipeline,
             target.queue,
             listen_seconds=0 if again else pipeline.settings.listen_seconds,
-            may_wait=partial(of_archives, pipeline) if target.may_wait else None,
+            may_wait=partial(of_archives, pipeline) if target.gathers else None,
         )
         new = [batch] if batch else []
     except (BotoCoreError, ClientError) as error:

@@ -40,11 +40,11 @@ class Sample:
     at: dt.datetime
     active_seconds: float
     """Time since the first sample in which runs were at work."""
+    n_entered: int
+    """Objects in the ledger."""
     n_final: int
     ends_at: dt.datetime | None
     """When the import was expected to end, as reckoned then."""
-    n_entered: int = 0
-    """Objects in the ledger."""
 
 
 def samples(connection: sa.Connection, archive_id: str) -> list[Sample]:
@@ -53,19 +53,19 @@ def samples(connection: sa.Connection, archive_id: str) -> list[Sample]:
     columns = (
         table.c.at,
         table.c.active_seconds,
+        table.c.n_entered,
         table.c.n_final,
         table.c.ends_at,
-        table.c.n_entered,
         table.c.is_paused,
     )
     query = sa.select(*columns).where(table.c.archive_id == archive_id).order_by(table.c.at)
     found, paused = list[Sample](), False
-    for at, noted, n_final, ends_at, n_entered, is_paused in connection.execute(query):
+    for at, noted, n_entered, n_final, ends_at, is_paused in connection.execute(query):
         active = noted
         if active is None:  # noted before active time was
             before = found[-1] if found else None
             active = before.active_seconds + _step(before.at, at, is_paused=paused or is_paused) if before else 0.0
-        found.append(Sample(at, active, n_final, ends_at, n_entered))
+        found.append(Sample(at, active, n_entered, n_final, ends_at))
         paused = is_paused
     return found
 

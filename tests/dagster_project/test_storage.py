@@ -71,8 +71,6 @@ def test_what_dagsters_own_classes_left_is_read(home: Path) -> None:
 AGAIN = """
 import sys
 from dagster import DagsterInstance
-from dagster_project.storage import read_migrations_once
-read_migrations_once()
 with DagsterInstance.from_config(sys.argv[1]):
     pass
 import alembic.script.base

@@ -27,8 +27,11 @@ START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 
 @dataclass(frozen=True)
 class Import:
-    """An import of equal shards. One is started each so many seconds, and its results are read so much later, those of
-    several together; so many shards are in the ledger before their job is."""
+    """An import of equal shards, one started each so many seconds.
+
+    Results are read `late`, those of several shards together if they `gather`; `ahead` are in the ledger before their
+    start, or none is counted there.
+    """
 
     shards: int
     seconds_of_shard: float
@@ -54,7 +57,7 @@ class Import:
         """Of the first forecast that is made when a share of the objects is through, as a share of the whole time."""
         points, at = list[Sample](), 0.0
         while True:
-            points.append(Sample(START + dt.timedelta(seconds=at), at, self.through(at), None, self.entered(at)))
+            points.append(Sample(START + dt.timedelta(seconds=at), at, self.entered(at), self.through(at), None))
             left = forecast.remaining(points, self.shards * self.size)
             if left is not None and points[-1].n_final >= share * self.shards * self.size:
                 return abs(at + left - self.seconds) / self.seconds
