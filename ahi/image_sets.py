@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 from botocore.exceptions import BotoCoreError, ClientError
+from more_itertools import chunked
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ahi import pacing
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from ahi.pipeline import Pipeline
 
 T = TypeVar("T")
+
+LOOKUP = 500
+"""Image sets asked for in one query."""
 
 LEASE_SECONDS = 90.0
 """Longer than a read takes with all its retries."""
@@ -79,6 +83,17 @@ def sight(pipeline: Pipeline, image_set_ids: Iterable[str]) -> Counter[str]:
     return counts
 
 
+def seen_versions(pipeline: Pipeline, image_set_ids: Iterable[str]) -> dict[str, int]:
+    """The version in which we have seen each of some image sets: 0 for one that was gone, none for one never seen."""
+    table, seen = catalog.sightings, dict[str, int]()
+    columns = (table.c.image_set_id, sa.case((table.c.gone, 0), else_=table.c.version))
+    with pipeline.index.engine.connect() as connection:
+        for some in chunked(image_set_ids, LOOKUP):
+            mine = sa.and_(table.c.datastore_id == pipeline.settings.datastore_id, table.c.image_set_id.in_(some))
+            seen |= {str(row[0]): int(row[1]) for row in connection.execute(sa.select(*columns).where(mine))}
+    return seen
+
+
 @dataclass(frozen=True)
 class _Looks:
     """What the looks of one call share: the pace of each operation."""
@@ -100,13 +115,13 @@ def _sight_one(pipeline: Pipeline, looks: _Looks, image_set_id: str) -> Counter[
     if sighting is None:
         sighting = _look_again(pipeline, looks, image_set_id)
     if sighting is None or sighting.state == "DELETED":
-        _note(pipeline, image_set_id, version=sighting.version if sighting else 0, gone=True)
+        with pipeline.index.transaction() as connection:
+            _note(connection, pipeline, image_set_id, version=sighting.version if sighting else 0, gone=True)
         return Counter(gone=1)
     if sighting.state == "LOCKED":
         # Mid-change. The event of its end brings us back, or the sweep does.
         return Counter(locked=1)
     read = _keep_once(pipeline, looks, sighting)
-    _note(pipeline, image_set_id, version=sighting.version, gone=False)
     return Counter(active=1, bytes=read, kept=int(read > 0), known=int(not read))
 
 
@@ -129,7 +144,7 @@ def _look_again(pipeline: Pipeline, looks: _Looks, image_set_id: str) -> Sightin
 
 
 def _keep_once(pipeline: Pipeline, looks: _Looks, sighting: Sighting) -> int:
-    """Keep a document unless it is kept. Returns the bytes read from HealthImaging, 0 when there was no need.
+    """Keep a document unless it is kept, and note what was seen. Returns the bytes read from HealthImaging, or 0.
 
     Several runs may hear of one version at once; a lease lets one of them read and the others wait for it.
     """
@@ -139,11 +154,15 @@ def _keep_once(pipeline: Pipeline, looks: _Looks, sighting: Sighting) -> int:
             try:
                 # Another may have kept it and let go between our look and our lease.
                 if _kept(pipeline, sighting.image_set_id, sighting.version):
-                    return 0
-                return _keep(pipeline, looks, sighting)
-            finally:
+                    _release(pipeline, name)
+                    break
+                return _keep(pipeline, looks, sighting, name)
+            except BaseException:
                 _release(pipeline, name)
+                raise
         time.sleep(0.1)
+    with pipeline.index.transaction() as connection:
+        _note(connection, pipeline, sighting.image_set_id, version=sighting.version, gone=False)
     return 0
 
 
@@ -161,7 +180,11 @@ def _lease(pipeline: Pipeline, name: str) -> bool:
 
 def _release(pipeline: Pipeline, name: str) -> None:
     with pipeline.index.transaction() as connection:
-        connection.execute(catalog.leases.delete().where(catalog.leases.c.name == name))
+        _let_go(connection, name)
+
+
+def _let_go(connection: sa.Connection, lease: str) -> None:
+    connection.execute(catalog.leases.delete().where(catalog.leases.c.name == lease))
 
 
 def look_up(pipeline: Pipeline, image_set_id: str) -> Sighting | None:
@@ -187,8 +210,8 @@ def document_key(pipeline: Pipeline, image_set_id: str, version: int) -> str:
     return f"documents/{datastore_id}/{image_set_id[:2]}/{image_set_id}/{version}.json.gz"
 
 
-def _keep(pipeline: Pipeline, looks: _Looks, sighting: Sighting) -> int:
-    """The document into lake and catalog. Returns the bytes read from HealthImaging, none when the lake has it."""
+def _keep(pipeline: Pipeline, looks: _Looks, sighting: Sighting, lease: str) -> int:
+    """The document into lake and catalog; lets go of the lease. Returns the bytes read, none when the lake has it."""
     settings = pipeline.settings
     key = document_key(pipeline, sighting.image_set_id, sighting.version)
     kept = blob = _kept_before(pipeline, sighting, key)
@@ -213,6 +236,8 @@ def _keep(pipeline: Pipeline, looks: _Looks, sighting: Sighting) -> int:
     with pipeline.index.transaction() as connection:
         if not _document(connection, settings.datastore_id, sighting.image_set_id, sighting.version):
             connection.execute(catalog.documents.insert().values(row))
+        _note(connection, pipeline, sighting.image_set_id, version=sighting.version, gone=False)
+        _let_go(connection, lease)
     return 0 if kept else len(blob)
 
 
@@ -257,30 +282,19 @@ def _document(connection: sa.Connection, datastore_id: str, image_set_id: str, v
     return connection.execute(sa.select(table.c.version).where(*where)).first() is not None
 
 
-def _note(pipeline: Pipeline, image_set_id: str, *, version: int, gone: bool) -> None:
+def _note(connection: sa.Connection, pipeline: Pipeline, image_set_id: str, *, version: int, gone: bool) -> None:
     """Raise the sighting: the highest version wins, and what the service calls deleted is."""
     table, moment = catalog.sightings, now()
     mine = sa.and_(table.c.datastore_id == pipeline.settings.datastore_id, table.c.image_set_id == image_set_id)
-    with pipeline.index.transaction() as connection:
-        row = connection.execute(sa.select(table).where(mine)).mappings().first()
-        if row is None:
-            connection.execute(
-                table.insert().values(
-                    datastore_id=pipeline.settings.datastore_id,
-                    image_set_id=image_set_id,
-                    version=version,
-                    gone=gone,
-                    seen_at=moment,
-                    pending=True,
-                )
-            )
-        elif version > row["version"] or gone != row["gone"]:
-            highest = max(version, row["version"])
-            connection.execute(
-                table.update().where(mine).values(version=highest, gone=gone, seen_at=moment, pending=True)
-            )
-            if row["gone"] and not gone:
-                _unbury(connection, pipeline.settings.datastore_id, image_set_id, version)
+    row = connection.execute(sa.select(table).where(mine)).mappings().first()
+    seen = {"gone": gone, "seen_at": moment, "pending": True}
+    if row is None:
+        key = {"datastore_id": pipeline.settings.datastore_id, "image_set_id": image_set_id}
+        connection.execute(table.insert().values(**key, version=version, **seen))
+    elif version > row["version"] or gone != row["gone"]:
+        connection.execute(table.update().where(mine).values(version=max(version, row["version"]), **seen))
+        if row["gone"] and not gone:
+            _unbury(connection, pipeline.settings.datastore_id, image_set_id, version)
 
 
 def _unbury(connection: sa.Connection, datastore_id: str, image_set_id: str, version: int) -> None:

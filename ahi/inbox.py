@@ -19,7 +19,6 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from more_itertools import chunked
 
 from ahi.clock import day_of, now
 from ahi.errors import PermanentError
@@ -29,14 +28,9 @@ from ahi.index.commit import AlreadyCommittedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from mypy_boto3_sqs.type_defs import MessageTypeDef
-
     from ahi.pipeline import Pipeline
     from ahi.settings import Settings
 
-
-MOST_RECEIVES = 3
-"""A message that the queue has given so often goes along with whatever there is. At five it is a dead letter."""
 
 GATHER_POLL_SECONDS = 0.5
 """How often the queue is looked at while messages gather, and whether one of them may wait no more."""
@@ -58,8 +52,6 @@ class Message:
     message_id: str
     body: str
     receipt: str = ""
-    receives: int = 1
-    """How often the queue has given it, this time included."""
 
 
 @dataclass(frozen=True)
@@ -99,32 +91,33 @@ def collect(
     listen_seconds: float,
     may_wait: Callable[[Sequence[Message]], set[str]] | None = None,
 ) -> Batch | None:
-    """Drain a queue within its budgets and keep what came as one batch. None when nothing came.
+    """Drain a queue within its budgets and keep what came. Returns the batch to ask a run for, None if there is none.
 
-    What may wait is gathered for `archive_gather_seconds`. When something comes that may not, or the tick does not
-    listen, it goes back to the queue for the rest of that time, so that each run has either kind.
+    What may wait is gathered for `archive_gather_seconds`, or until something comes that may not. It becomes a batch of
+    its own, deferred: no run is asked for before `archive_lease_seconds` have passed, in which somebody else may see to
+    it (`deferred`).
 
     Args:
         pipeline: Whose queue.
         queue: Which one.
         listen_seconds: How long to wait for a first message.
-        may_wait: Says, by id, which of some messages can wait for more to come.
+        may_wait: Says, by id, which of some messages somebody else will see to.
     """
     url, settings = queue_url(pipeline.settings, queue), pipeline.settings
     received = drain(pipeline, url, listen_seconds=listen_seconds, for_seconds=settings.drain_seconds)
     until = time.monotonic() + settings.archive_gather_seconds
     while True:
-        waiting = may_wait(list(received.values())) if may_wait else set[str]()
-        is_hurried, left = len(waiting) < len(received) or not listen_seconds, until - time.monotonic()
-        if not waiting or is_hurried or left <= 0 or len(received) >= settings.drain_messages:
+        later = may_wait(list(received.values())) if may_wait else set[str]()
+        is_hurried, left = len(later) < len(received) or not listen_seconds, until - time.monotonic()
+        if not later or is_hurried or left <= 0 or len(received) >= settings.drain_messages:
             break
         time.sleep(min(GATHER_POLL_SECONDS, left))
         received |= drain(pipeline, url, listen_seconds=0, for_seconds=1.0)
-    later = {name for name in waiting if is_hurried and left > 0 and received[name].receives < MOST_RECEIVES}
-    messages = [message for name, message in received.items() if name not in later]
-    batch = keep(pipeline, queue, messages) if messages else None
-    acknowledge(pipeline, url, messages)
-    _give_back(pipeline, url, [received[name] for name in later], for_seconds=left)
+    if waits := [received[name] for name in later]:
+        keep(pipeline, queue, waits, for_seconds=settings.archive_lease_seconds)
+    hurried = [message for name, message in received.items() if name not in later]
+    batch = keep(pipeline, queue, hurried) if hurried else None
+    acknowledge(pipeline, url, list(received.values()))
     return batch
 
 
@@ -135,14 +128,9 @@ def drain(pipeline: Pipeline, url: str, *, listen_seconds: float, for_seconds: f
     wait, quiet_since = listen_seconds, 0.0
     deadline = float("inf") if wait else time.monotonic() + for_seconds
     while len(received) < settings.drain_messages and time.monotonic() < deadline:
-        answer = sqs.receive_message(
-            QueueUrl=url,
-            MaxNumberOfMessages=10,
-            WaitTimeSeconds=ceil(wait),
-            MessageSystemAttributeNames=["ApproximateReceiveCount"],
-        )
-        found = {m["MessageId"]: _message(m) for m in answer.get("Messages", [])}
-        received |= found
+        answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=ceil(wait))
+        found = [Message(m["MessageId"], m["Body"], m["ReceiptHandle"]) for m in answer.get("Messages", [])]
+        received |= {message.message_id: message for message in found}
         if not received:
             break
         moment = time.monotonic()
@@ -157,13 +145,11 @@ def drain(pipeline: Pipeline, url: str, *, listen_seconds: float, for_seconds: f
     return received
 
 
-def _message(received: MessageTypeDef) -> Message:
-    count = received.get("Attributes", {}).get("ApproximateReceiveCount", "1")
-    return Message(received["MessageId"], received["Body"], received["ReceiptHandle"], int(count))
+def keep(pipeline: Pipeline, queue: Queue, messages: Sequence[Message], *, for_seconds: float = 0.0) -> Batch:
+    """Write messages as one inbox object named by the digest of their ids, and register it. Idempotent.
 
-
-def keep(pipeline: Pipeline, queue: Queue, messages: Sequence[Message]) -> Batch:
-    """Write messages as one inbox object named by the digest of their ids, and register it. Idempotent."""
+    No run is asked for within `for_seconds`.
+    """
     received_at = now()
     ids = sorted(message.message_id for message in messages)
     batch_id = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:32]
@@ -174,11 +160,12 @@ def keep(pipeline: Pipeline, queue: Queue, messages: Sequence[Message]) -> Batch
     body = ("\n".join(lines) + "\n").encode()
     pipeline.aws.s3.put_object(Bucket=pipeline.settings.lake_bucket, Key=key, Body=body, Metadata=metadata)
     batch = Batch(batch_id, queue, day, key, len(messages), received_at)
-    register(pipeline, [batch])
+    later = received_at + dt.timedelta(seconds=for_seconds) if for_seconds else None
+    register(pipeline, [batch], next_request_at=later)
     return batch
 
 
-def register(pipeline: Pipeline, found: Iterable[Batch]) -> int:
+def register(pipeline: Pipeline, found: Iterable[Batch], *, next_request_at: dt.datetime | None = None) -> int:
     """Enter batches that the catalog does not know. Returns how many were new."""
     added = 0
     with pipeline.index.transaction() as connection:
@@ -186,7 +173,7 @@ def register(pipeline: Pipeline, found: Iterable[Batch]) -> int:
             known = sa.select(catalog.batches.c.batch_id).where(catalog.batches.c.batch_id == batch.batch_id)
             if connection.execute(known).first() is None:
                 # Its first request leaves with the tick that keeps it; a sweep's waits for the next tick.
-                connection.execute(catalog.batches.insert().values(**vars(batch)))
+                connection.execute(catalog.batches.insert().values(**vars(batch), next_request_at=next_request_at))
                 added += 1
     return added
 
@@ -198,18 +185,27 @@ def acknowledge(pipeline: Pipeline, url: str, messages: Sequence[Message]) -> No
         pipeline.aws.sqs.delete_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
 
 
-def _give_back(pipeline: Pipeline, url: str, messages: Sequence[Message], *, for_seconds: float) -> None:
-    """Let the queue give messages again after a while. Those that will not go come when their visibility ends."""
-    for some in chunked(enumerate(messages), 10):
-        entries = [{"Id": str(n), "ReceiptHandle": m.receipt, "VisibilityTimeout": ceil(for_seconds)} for n, m in some]
-        pipeline.aws.sqs.change_message_visibility_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
-
-
-def pending(pipeline: Pipeline, queue: Queue, *, limit: int = 1_000) -> list[Batch]:
+def pending(pipeline: Pipeline, queue: Queue, *, with_deferred: bool = True, limit: int = 1_000) -> list[Batch]:
     """Batches that no commit has consumed, oldest first."""
     table = catalog.batches
     query = sa.select(table).where(table.c.queue == queue, table.c.consumed_at.is_(None))
+    if not with_deferred:
+        query = query.where(sa.not_(_is_deferred()))
     return _batches(pipeline, query.order_by(table.c.received_at).limit(limit))
+
+
+def deferred(pipeline: Pipeline, queue: Queue, *, limit: int = 100) -> list[Batch]:
+    """Batches that wait for whoever sees to them before a run is asked for, oldest first."""
+    table = catalog.batches
+    query = sa.select(table).where(table.c.queue == queue, table.c.consumed_at.is_(None), _is_deferred())
+    return _batches(pipeline, query.order_by(table.c.received_at).limit(limit))
+
+
+def _is_deferred() -> sa.ColumnElement[bool]:
+    table = catalog.batches
+    # Null, as for those whose first request leaves with their tick, is neither before nor after.
+    later = sa.and_(table.c.next_request_at.is_not(None), table.c.next_request_at > now())
+    return sa.and_(table.c.requests == 0, later)
 
 
 def due(pipeline: Pipeline, queue: Queue, *, limit: int = 50) -> list[Batch]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from more_itertools import constrained_batches
+from more_itertools import chunked, constrained_batches
 
 from ahi import inbox, quarantine
 from ahi.clock import now
@@ -29,7 +29,7 @@ from ahi.patients import patient_key_of
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from typing import Self
 
     from ahi.inbox import Batch
@@ -75,11 +75,20 @@ class Kept:
     updated_at: object
 
 
-def catch_up(pipeline: Pipeline, batches: Sequence[Batch] = ()) -> IndexReport:
-    """Index every sighting that the index does not show, then mark the batches consumed. A replay changes nothing."""
-    report = IndexReport()
-    for chunk in _newest_kept(pipeline, catalog.sightings.c.pending):
-        _index(pipeline, chunk, report, replace=False)
+def catch_up(pipeline: Pipeline, batches: Sequence[Batch] = (), *, only: Collection[str] | None = None) -> IndexReport:
+    """Index every sighting that the index does not show, then mark the batches consumed. A replay changes nothing.
+
+    `only` is for who must not wait for others' image sets: the ids of its own.
+    """
+    report, pending = IndexReport(), catalog.sightings.c.pending
+    mine = (
+        [pending]
+        if only is None
+        else [sa.and_(pending, catalog.sightings.c.image_set_id.in_(some)) for some in chunked(only, 500)]
+    )
+    for where in mine:
+        for chunk in _newest_kept(pipeline, where):
+            _index(pipeline, chunk, report, replace=False)
     _bury(pipeline, report)
     for batch in batches:
         inbox.finish(pipeline, batch)

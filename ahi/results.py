@@ -117,31 +117,38 @@ def _look(pipeline: Pipeline, service: HealthImaging, job: chain.Job, job_id: st
     return "ended"
 
 
-def settle_ended(pipeline: Pipeline, *, patience_seconds: float = 0.0) -> Counter[str]:
-    """Settle every ended job whose manifest is there, those of uploads first.
-
-    Returns counts: jobs, imported, failed, retried, pending.
+def settle_ended(
+    pipeline: Pipeline, *, patience_seconds: float = 0.0, of_archives: bool | None = None
+) -> tuple[Counter[str], list[str]]:
+    """Settle ended jobs whose manifest is there: of archives, of uploads, or (None) all, those of uploads first.
 
     Looks again for late manifests until `patience_seconds` have passed; a later event or sweep does the rest.
+
+    Returns:
+        Counts (jobs, imported, failed, retried, pending), and the jobs that are settled.
     """
-    counts, deadline, pause = Counter[str](), time.monotonic() + patience_seconds, 0.2
+    counts, settled = Counter[str](), list[str]()
+    deadline, pause = time.monotonic() + patience_seconds, 0.2
+    which = catalog.jobs.c.state == JobState.ENDED
+    if of_archives is not None:
+        which = sa.and_(which, catalog.jobs.c.shard_key.is_not(None) == of_archives)
     # A job whose results cannot be read stays ended, which the closure check shows.
     setbacks = Setbacks(is_transient)
     while True:
         late = 0
-        ended = chain.jobs(pipeline.index, SERVICE, catalog.jobs.c.state == JobState.ENDED)
-        for job in sorted(ended, key=lambda job: job.shard_key is not None):
+        for job in sorted(chain.jobs(pipeline.index, SERVICE, which), key=lambda job: job.shard_key is not None):
             with setbacks.spared():
                 try:
                     counts += settle(pipeline, job)
-                    counts["jobs_settled"] += 1
+                    settled.append(job.job_key)
                 except ManifestPendingError:
                     late += 1
         if not late or time.monotonic() + pause > deadline:
             counts["manifests_awaited"] += late
-            if not counts["jobs_settled"]:
+            counts["jobs_settled"] = len(settled)
+            if not settled:
                 setbacks.settle()
-            return counts
+            return counts, settled
         time.sleep(pause)
         pause *= 2
 

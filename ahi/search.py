@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
-from more_itertools import chunked
 
-from ahi import findings
+from ahi import findings, image_sets
 from ahi.closure import explained_image_sets, is_explained, not_indexed
 from ahi.findings import CHUNK, ImageSetFinding
 from ahi.index import catalog
@@ -160,12 +159,7 @@ def _compare(
 
 def _unseen(pipeline: Pipeline, listed: Sequence[Listed]) -> list[ImageSetFinding]:
     """Those listed in a version that we have not seen, or that we were told were gone."""
-    table, seen = catalog.sightings, dict[str, int]()
-    columns = (table.c.image_set_id, sa.case((table.c.gone, 0), else_=table.c.version))
-    with pipeline.index.engine.connect() as connection:
-        for some in chunked([one.image_set_id for one in listed], findings.LOOKUP):
-            mine = sa.and_(table.c.datastore_id == pipeline.settings.datastore_id, table.c.image_set_id.in_(some))
-            seen |= {str(row[0]): int(row[1]) for row in connection.execute(sa.select(*columns).where(mine))}
+    seen = image_sets.seen_versions(pipeline, (one.image_set_id for one in listed))
     return [
         ImageSetFinding(one.image_set_id, one.version, one.updated_at)
         for one in listed

@@ -140,9 +140,11 @@ class Settings(BaseSettings):
         "behind them.",
     )
     archive_gather_seconds: float = Field(
-        8.0, ge=0, le=10, description="How long events of archives wait for more before a run: one costs 1 s of CPU."
+        5.0, ge=0, le=10, description="How long events of archives wait for more to share their inbox object."
     )
-    archive_lease_seconds: float = Field(30.0, gt=0, description="A run silent for so long has let go of its shards.")
+    archive_lease_seconds: float = Field(
+        30.0, gt=0, description="A run silent for so long has let go of its shards and events."
+    )
     archive_poll_seconds: float = Field(1.0, gt=0, description="How often a run looks what became of its shards.")
 
     max_attempts: int = Field(3, ge=1, description="Import attempts for one object before it is set down as failed.")

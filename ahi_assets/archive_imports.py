@@ -5,13 +5,16 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ahi.archive import imports as domain
+from ahi.archive.following import Seen, following
 from ahi.archive.progress import progress
+from ahi.clock import day_of, now
 from ahi.index import catalog_archives
 from ahi.pipeline import Pipeline
 from ahi_assets.archive_pictures import pictures
 from ahi_assets.archive_plan import archive_plan
 from ahi_assets.columns import catalog_schema, described, lineage_by_name
 from ahi_assets.common import ARCHIVE_SHARDS, OWNERS, SERVICE_RETRY, counts, domain_errors, schemas
+from ahi_assets.told import tell, tell_of_documents
 
 _SHARDS = catalog_schema(catalog_archives.archive_shards)
 
@@ -48,7 +51,15 @@ def archive_imports(
     # A slow rate keeps a run for as long as a person wants; others hang after an hour.
     context.instance.add_run_tags(context.run_id, {MAX_RUNTIME: str(WEEK_SECONDS)})
 
+    def tell_of_events(seen: Seen) -> None:
+        day = day_of(now())
+        tell(context, "import_results", day, seen.results)
+        tell_of_documents(context, day, seen.documents, seen.rows)
+        if seen.troubles:
+            context.log.warning("Events of archives were left to runs of their own: %s", ", ".join(seen.troubles))
+
     def closed(outcome: domain.Outcome) -> None:
+        tell_of_events(follower.seen())
         seen = progress(pipeline.index, outcome.archive_id)
         metadata: dict[str, dg.RawMetadataValue] = {
             "objects": outcome.objects,
@@ -61,8 +72,9 @@ def archive_imports(
         }
         context.log_event(dg.AssetMaterialization("archive_imports", partition=outcome.shard_key, metadata=metadata))
 
-    with domain_errors():
+    with domain_errors(), following(pipeline) as follower:
         done = domain.run(pipeline, list(context.partition_keys), closed)
+    tell_of_events(follower.seen())
     if done["parked"]:
         context.log.warning(
             "%s shards were left: their archive is paused. `ahi archive resume` lets them go on by themselves.",

@@ -56,7 +56,7 @@ def batches(context: dg.AssetExecutionContext, pipeline: Pipeline, config: Batch
     if config.batch:
         return [inbox.find(pipeline, config.batch)]
     if config.pending_only:
-        return inbox.pending(pipeline, queue)
+        return inbox.pending(pipeline, queue, with_deferred=False)
     return [batch for day in context.partition_keys for batch in inbox.of_day(pipeline, queue, day)]
 
 

@@ -8,10 +8,9 @@ import dagster as dg
 from ahi import image_sets as domain
 from ahi import indexing, service_events
 from ahi.closure import rows_shown
-from ahi.documents import PARSER_VERSION
 from ahi.inbox import Queue
 from ahi.index import catalog
-from ahi.index.registry import SCHEMA_VERSION, TABLES
+from ahi.index.registry import TABLES
 from ahi.pipeline import Pipeline
 from ahi_assets.columns import VIEWS, catalog_schema, described, lineage_of_index, view_schema
 from ahi_assets.common import (
@@ -26,6 +25,7 @@ from ahi_assets.common import (
     stage,
 )
 from ahi_assets.import_jobs import import_results
+from ahi_assets.told import CODE_VERSION, tell
 
 
 @stage("image_sets", [import_results], {"aws", "s3", "json"}, catalog_schema(catalog.documents))
@@ -55,8 +55,6 @@ TABLE_ASSETS = (
 )
 """Tables whose rows come from documents, and the two views over `series` that count as tables to most."""
 
-_CODE = f"{SCHEMA_VERSION}/{PARSER_VERSION}"
-
 
 @dg.multi_asset(
     specs=[
@@ -67,7 +65,7 @@ _CODE = f"{SCHEMA_VERSION}/{PARSER_VERSION}"
             kinds={"parquet", "duckdb"},
             owners=OWNERS,
             description=VIEWS[name].comment,
-            code_version=_CODE,
+            code_version=CODE_VERSION,
             metadata=described(name, view_schema(name), lineage_of_index(name)),
         )
         for name in TABLE_ASSETS
@@ -102,6 +100,5 @@ def index_tables(
         rows |= {"dagster/row_count": shown[name]} if name in shown else {}
         if name in selected:
             yield dg.MaterializeResult(asset_key=name, metadata=said | rows)
-        elif written and config.batch:
-            tags = {"dagster/code_version": _CODE}
-            context.log_event(dg.AssetMaterialization(name, partition=context.partition_key, metadata=rows, tags=tags))
+        elif config.batch:
+            tell(context, name, context.partition_key, rows if written else {}, code=CODE_VERSION)

@@ -5,12 +5,15 @@ from collections import Counter
 import dagster as dg
 
 from ahi import imports, results, service_events
+from ahi.archive.events import is_followed
+from ahi.archive.following import show_settled
 from ahi.inbox import Queue, finish
 from ahi.index import catalog
 from ahi.pipeline import Pipeline
 from ahi_assets.columns import catalog_schema, lineage_by_name
 from ahi_assets.common import BatchConfig, batches, counts, day_rows, domain_errors, schemas, stage
 from ahi_assets.dicom_objects import dicom_objects
+from ahi_assets.told import tell_of_documents
 
 _JOBS = catalog_schema(catalog.jobs)
 
@@ -48,8 +51,13 @@ def import_results(
         for batch in todo:
             opened = service_events.open_batch(pipeline, batch)
             done += opened.counts + results.follow(pipeline, opened.import_jobs)
-        done += results.settle_ended(pipeline, patience_seconds=4.0)
+        # Who follows the archives settles their jobs, and has the events of uploads' image sets too.
+        followed = is_followed(pipeline)
+        counted, settled = results.settle_ended(pipeline, patience_seconds=4.0, of_archives=False if followed else None)
+        done += counted
         for batch in todo:
             finish(pipeline, batch)
         done += imports.advance(pipeline)
+        if followed:
+            tell_of_documents(context, context.partition_keys[-1], *show_settled(pipeline, settled))
     return dg.MaterializeResult(metadata=counts(done) | day_rows(context, pipeline, catalog.objects))

@@ -91,6 +91,8 @@ def main() -> None:
         f"upload to queryable p50: idle {median(idle):.1f} s, in the backfill {median(busy):.1f} s\n"
         f"upload to queryable p95: idle {first:.1f} s (n {len(idle)}), in the backfill {second:.1f} s (n {len(busy)})"
     )
+    for kind, times in (("idle", idle), ("in the backfill", busy)):
+        print(f"each {kind}: {' '.join(f'{one:.1f}' for one in times)}")
     print("\nmedian seconds of a hop       idle  in the backfill")
     for hop in waits["idle"]:
         print(f"{hop:28} {waits['idle'][hop]:5.1f}  {waits['busy'][hop]:5.1f}")

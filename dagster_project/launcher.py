@@ -41,8 +41,8 @@ PRELOAD = ("dagster_project.preload",)
 BACKGROUND = ("archive_imports", "archive_shards")
 """Assets and jobs whose runs step back for all others on a busy machine, unless `dagster.yaml` names others."""
 
-NICENESS = 5
-"""They get a third of the CPU that another run gets, when both want it."""
+NICENESS = 10
+"""They get a tenth of the CPU that another run gets, when both want it."""
 
 _starting = threading.Lock()
 

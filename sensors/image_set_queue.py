@@ -6,7 +6,7 @@ from ahi.inbox import Queue
 from ahi.pipeline import Pipeline
 from sensors.tick import Target, tick
 
-TARGET = Target(Queue.IMAGE_SET_EVENTS, "image_set_events", ("image_sets", "index_tables"), gathers=True)
+TARGET = Target(Queue.IMAGE_SET_EVENTS, "image_set_events", ("image_sets", "index_tables"), is_followed=True)
 
 
 @dg.sensor(job_name=TARGET.job_name, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)

@@ -16,7 +16,7 @@ import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ahi import inbox
-from ahi.archive.events import of_archives
+from ahi.archive.events import left_to_follower
 from ahi.aws import without_contents
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class Target:
     steps: tuple[str, ...]
     is_partitioned: bool = True
     """Whether its assets have arrival days as partitions."""
-    gathers: bool = False
-    """Whether messages that no upload waits for gather for a while, apart from the others."""
+    is_followed: bool = False
+    """Whether a run of archives sees to those of its messages that no upload waits for."""
     priority: int = PRIORITY
 
 
@@ -70,7 +70,7 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, target: Target
             pipeline,
             target.queue,
             listen_seconds=0 if again else pipeline.settings.listen_seconds,
-            may_wait=partial(of_archives, pipeline) if target.gathers else None,
+            may_wait=partial(left_to_follower, pipeline) if target.is_followed else None,
         )
         new = [batch] if batch else []
     except (BotoCoreError, ClientError) as error:
@@ -80,7 +80,7 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, target: Target
         context.log.error("The queue of %s could not be drained: %s", target.queue, without_contents(error))  # noqa: TRY400
     wanted = again + new
     if not wanted:
-        return dg.SkipReason(f"Nothing on the queue of {target.queue} and no batch pending")
+        return dg.SkipReason(f"Nothing on the queue of {target.queue} to ask a run for, and no batch due")
     inbox.requested(pipeline, wanted)
     return dg.SensorResult(run_requests=[_request(batch, target) for batch in wanted])
 

@@ -99,7 +99,6 @@ NEEDS = {
     "s3.list_objects_v2": {"s3:ListBucket"},
     "s3.put_object": {"s3:PutObject", "kms:GenerateDataKey"},
     "s3.upload_file": S3_WRITE,
-    "sqs.change_message_visibility_batch": {"sqs:ChangeMessageVisibility"},
     "sqs.delete_message_batch": {"sqs:DeleteMessage"},
     "sqs.get_queue_attributes": {"sqs:GetQueueAttributes"},
     "sqs.get_queue_url": {"sqs:GetQueueUrl"},
