@@ -49,9 +49,6 @@ REST_SECONDS = 60.0
 ANY = 0
 """Stands for a version that nobody named: the image set is looked up in any case."""
 
-LEAVE_SECONDS = 20.0
-"""How long the end of a run waits for a look under way."""
-
 
 @dataclass
 class Seen:
@@ -73,6 +70,7 @@ class Follower:
         self._rests_until = self._published_at = 0.0
         self._is_published = True
         self._seen, self._lock = Seen(), threading.Lock()
+        self._breaks_off = threading.Event()
 
     def look(self) -> None:
         """See to what there is."""
@@ -83,6 +81,10 @@ class Follower:
                 self._bring_in()
                 if time.monotonic() - self._published_at >= PUBLISH_SECONDS:
                     self._publish()
+
+    def break_off(self) -> None:
+        """End a look under way soon. What it has not come to is left to whoever follows, or to runs."""
+        self._breaks_off.set()
 
     def leave(self) -> None:
         """Show analysts what was brought in, and let another follow."""
@@ -159,8 +161,8 @@ class Follower:
             for event in opened.image_sets:
                 _want(wanted, event)
         for some in chunked(_news(pipeline, wanted), LOOKS):
-            if not self._hold():
-                return  # who follows now sees the same
+            if self._breaks_off.is_set() or not self._hold():
+                return  # who follows then sees the same
             events += image_sets.sight(pipeline, some)
         rows = indexing.catch_up(pipeline, of_image_sets)
         if told + counts + events or rows.documents or rows.deleted:
@@ -173,7 +175,11 @@ class Follower:
 
 @contextmanager
 def following(pipeline: Pipeline) -> Iterator[Follower]:
-    """See to events of archives, in a thread of its own, for as long as the block lasts."""
+    """See to events of archives, in a thread of its own, for as long as the block lasts.
+
+    A look that is under way at the end is finished, since it brings in what the block waited for; after an error, or
+    when a person cancels the run, it is broken off.
+    """
     follower, is_over = Follower(pipeline), threading.Event()
 
     def follow() -> None:
@@ -184,11 +190,13 @@ def following(pipeline: Pipeline) -> Iterator[Follower]:
     thread.start()
     try:
         yield follower
+    except BaseException:
+        follower.break_off()
+        raise
     finally:
         is_over.set()
-        thread.join(LEAVE_SECONDS)
-        if not thread.is_alive():
-            follower.leave()
+        thread.join()
+        follower.leave()
 
 
 def show_settled(pipeline: Pipeline, job_keys: Sequence[str]) -> tuple[Counter[str], IndexReport]:
