@@ -7,8 +7,12 @@ embedded stack.
 from __future__ import annotations
 
 import threading
+import traceback
 from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ahi.errors import PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +140,18 @@ def without_contents(error: Exception) -> AwsCallError:
     """The error with code and operation only; the SDK's own texts quote URLs, keys and parameters."""
     operation = getattr(error, "operation_name", "") or "a call"
     return AwsCallError(f"{operation} failed: {error_code(error) or type(error).__name__}")
+
+
+def described(error: Exception) -> str:
+    """What may be said of an error: our own permanent ones say what to do, others might quote a sender's key."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    if isinstance(error, PermanentError):
+        return str(error)
+    if isinstance(error, (BotoCoreError, ClientError)):
+        return str(without_contents(error))
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
 
 
 FIRST_SERVER_ERROR = 500

@@ -9,7 +9,6 @@ read once and kept in the lake; every later look, re-index and new column works 
 
 from __future__ import annotations
 
-import datetime as dt
 import gzip
 import hashlib
 import time
@@ -23,21 +22,19 @@ from botocore.exceptions import BotoCoreError, ClientError
 from more_itertools import chunked
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from ahi import pacing
+from ahi import leases, pacing
 from ahi.aws import FORBIDDEN, GONE, THROTTLED, error_code
 from ahi.clock import day_of, now
 from ahi.errors import PermanentError
 from ahi.index import catalog
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable, Iterable
 
     from ahi.pipeline import Pipeline
 
 T = TypeVar("T")
-
-LOOKUP = 500
-"""Image sets asked for in one query."""
 
 LEASE_SECONDS = 90.0
 """Longer than a read takes with all its retries."""
@@ -88,7 +85,7 @@ def seen_versions(pipeline: Pipeline, image_set_ids: Iterable[str]) -> dict[str,
     table, seen = catalog.sightings, dict[str, int]()
     columns = (table.c.image_set_id, sa.case((table.c.gone, 0), else_=table.c.version))
     with pipeline.index.engine.connect() as connection:
-        for some in chunked(image_set_ids, LOOKUP):
+        for some in chunked(image_set_ids, 500):
             mine = sa.and_(table.c.datastore_id == pipeline.settings.datastore_id, table.c.image_set_id.in_(some))
             seen |= {str(row[0]): int(row[1]) for row in connection.execute(sa.select(*columns).where(mine))}
     return seen
@@ -150,7 +147,7 @@ def _keep_once(pipeline: Pipeline, looks: _Looks, sighting: Sighting) -> int:
     """
     name = f"document:{sighting.image_set_id}:{sighting.version}"
     while not _kept(pipeline, sighting.image_set_id, sighting.version):
-        if _lease(pipeline, name):
+        if _take(pipeline, name):
             try:
                 # Another may have kept it and let go between our look and our lease.
                 if _kept(pipeline, sighting.image_set_id, sighting.version):
@@ -166,25 +163,14 @@ def _keep_once(pipeline: Pipeline, looks: _Looks, sighting: Sighting) -> int:
     return 0
 
 
-def _lease(pipeline: Pipeline, name: str) -> bool:
-    table, moment = catalog.leases, now()
-    until = moment + dt.timedelta(seconds=LEASE_SECONDS)
+def _take(pipeline: Pipeline, name: str) -> bool:
     with pipeline.index.transaction() as connection:
-        held = connection.execute(sa.select(table.c.until).where(table.c.name == name)).scalar_one_or_none()
-        if held is None:
-            connection.execute(table.insert().values(name=name, until=until))
-        elif held <= moment:
-            connection.execute(table.update().where(table.c.name == name).values(until=until))
-        return held is None or held <= moment
+        return leases.take(connection, name, seconds=LEASE_SECONDS) is not None
 
 
 def _release(pipeline: Pipeline, name: str) -> None:
     with pipeline.index.transaction() as connection:
-        _let_go(connection, name)
-
-
-def _let_go(connection: sa.Connection, lease: str) -> None:
-    connection.execute(catalog.leases.delete().where(catalog.leases.c.name == lease))
+        leases.let_go(connection, name)
 
 
 def look_up(pipeline: Pipeline, image_set_id: str) -> Sighting | None:
@@ -211,7 +197,7 @@ def document_key(pipeline: Pipeline, image_set_id: str, version: int) -> str:
 
 
 def _keep(pipeline: Pipeline, looks: _Looks, sighting: Sighting, lease: str) -> int:
-    """The document into lake and catalog; lets go of the lease. Returns the bytes read, none when the lake has it."""
+    """The document into lake and catalog, the lease let go in the same transaction. Returns the bytes read, if any."""
     settings = pipeline.settings
     key = document_key(pipeline, sighting.image_set_id, sighting.version)
     kept = blob = _kept_before(pipeline, sighting, key)
@@ -237,7 +223,7 @@ def _keep(pipeline: Pipeline, looks: _Looks, sighting: Sighting, lease: str) -> 
         if not _document(connection, settings.datastore_id, sighting.image_set_id, sighting.version):
             connection.execute(catalog.documents.insert().values(row))
         _note(connection, pipeline, sighting.image_set_id, version=sighting.version, gone=False)
-        _let_go(connection, lease)
+        leases.let_go(connection, lease)
     return 0 if kept else len(blob)
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ahi.settings import Settings
 
 
+LONGEST_DEFERRAL = dt.timedelta(minutes=5)
+
 GATHER_POLL_SECONDS = 0.5
 """How often the queue is looked at while messages gather, and whether one of them may wait no more."""
 
@@ -90,18 +92,20 @@ def collect(
     *,
     listen_seconds: float,
     may_wait: Callable[[Sequence[Message]], set[str]] | None = None,
+    wait_seconds: float = 0.0,
 ) -> Batch | None:
     """Drain a queue within its budgets and keep what came. Returns the batch to ask a run for, None if there is none.
 
     What may wait is gathered for `archive_gather_seconds`, or until something comes that may not. It becomes a batch of
-    its own, deferred: no run is asked for before `archive_lease_seconds` have passed, in which somebody else may see to
-    it (`deferred`).
+    its own, deferred: no run is asked for before `wait_seconds` have passed, in which somebody else may see to it
+    (`deferred`) or put it off again (`put_off`).
 
     Args:
         pipeline: Whose queue.
         queue: Which one.
         listen_seconds: How long to wait for a first message.
         may_wait: Says, by id, which of some messages somebody else will see to.
+        wait_seconds: How long those are left to them.
     """
     url, settings = queue_url(pipeline.settings, queue), pipeline.settings
     received = drain(pipeline, url, listen_seconds=listen_seconds, for_seconds=settings.drain_seconds)
@@ -114,7 +118,7 @@ def collect(
         time.sleep(min(GATHER_POLL_SECONDS, left))
         received |= drain(pipeline, url, listen_seconds=0, for_seconds=1.0)
     if waits := [received[name] for name in later]:
-        keep(pipeline, queue, waits, for_seconds=settings.archive_lease_seconds)
+        keep(pipeline, queue, waits, for_seconds=wait_seconds)
     hurried = [message for name, message in received.items() if name not in later]
     batch = keep(pipeline, queue, hurried) if hurried else None
     acknowledge(pipeline, url, list(received.values()))
@@ -201,11 +205,19 @@ def deferred(pipeline: Pipeline, queue: Queue, *, limit: int = 100) -> list[Batc
     return _batches(pipeline, query.order_by(table.c.received_at).limit(limit))
 
 
-def _is_deferred() -> sa.ColumnElement[bool]:
+def put_off(connection: sa.Connection, queues: Sequence[Queue], until: dt.datetime) -> None:
+    """Let sensors ask for runs of what is deferred from another time on. The caller holds a write transaction."""
     table = catalog.batches
-    # Null, as for those whose first request leaves with their tick, is neither before nor after.
-    later = sa.and_(table.c.next_request_at.is_not(None), table.c.next_request_at > now())
-    return sa.and_(table.c.requests == 0, later)
+    which = sa.and_(table.c.queue.in_(queues), table.c.consumed_at.is_(None), _is_deferred())
+    connection.execute(table.update().where(which).values(next_request_at=until))
+
+
+def _is_deferred() -> sa.ColumnElement[bool]:
+    table, moment = catalog.batches, now()
+    # Null, as for those whose first request leaves with their tick, is neither before nor after. One put off for longer
+    # was so by a clock that has been set back since.
+    later = table.c.next_request_at.between(moment, moment + LONGEST_DEFERRAL)
+    return sa.and_(table.c.requests == 0, table.c.next_request_at.is_not(None), later)
 
 
 def due(pipeline: Pipeline, queue: Queue, *, limit: int = 50) -> list[Batch]:

@@ -80,13 +80,11 @@ def catch_up(pipeline: Pipeline, batches: Sequence[Batch] = (), *, only: Collect
 
     `only` is for who must not wait for others' image sets: the ids of its own.
     """
-    report, pending = IndexReport(), catalog.sightings.c.pending
-    mine = (
-        [pending]
-        if only is None
-        else [sa.and_(pending, catalog.sightings.c.image_set_id.in_(some)) for some in chunked(only, 500)]
-    )
-    for where in mine:
+    report, table = IndexReport(), catalog.sightings
+    which: list[sa.ColumnElement[bool]] = [table.c.pending]
+    if only is not None:
+        which = [sa.and_(table.c.pending, table.c.image_set_id.in_(some)) for some in chunked(only, 500)]
+    for where in which:
         for chunk in _newest_kept(pipeline, where):
             _index(pipeline, chunk, report, replace=False)
     _bury(pipeline, report)

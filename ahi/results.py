@@ -125,7 +125,8 @@ def settle_ended(
     Looks again for late manifests until `patience_seconds` have passed; a later event or sweep does the rest.
 
     Returns:
-        Counts (jobs, imported, failed, retried, pending), and the jobs that are settled.
+        Counts (jobs_settled, imported, failed, retried, manifests_awaited), and the keys of the jobs that are settled,
+        be it by another meanwhile.
     """
     counts, settled = Counter[str](), list[str]()
     deadline, pause = time.monotonic() + patience_seconds, 0.2

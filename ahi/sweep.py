@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import traceback
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
 import sqlalchemy as sa
-from botocore.exceptions import BotoCoreError, ClientError
 from more_itertools import chunked
 
 from ahi import chain, findings, inbox, ledger, results, search
-from ahi.aws import without_contents
+from ahi.aws import described
 from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.findings import Look
@@ -74,21 +71,11 @@ def sweep(pipeline: Pipeline, *, thorough: bool = False) -> Counter[str]:
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not keep the other looks from their work
             failures[name] = error
     if failures:
-        text = "; ".join(f"{name}: {_kind(error)}" for name, error in failures.items())
+        text = "; ".join(f"{name}: {described(error)}" for name, error in failures.items())
         permanent = all(isinstance(error, PermanentError) for error in failures.values())
         kind = PermanentError if permanent else SweepError
         raise kind(f"{len(failures)} of {len(LOOKS)} looks failed. {text}")
     return found
-
-
-def _kind(error: Exception) -> str:
-    """What may be said of an error: our own permanent ones say what to do, others might quote a sender's key."""
-    if isinstance(error, PermanentError):
-        return str(error)
-    if isinstance(error, (BotoCoreError, ClientError)):
-        return str(without_contents(error))
-    *_, frame = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
 
 
 def unregistered_batches(pipeline: Pipeline, look: Look) -> int:

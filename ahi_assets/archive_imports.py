@@ -5,21 +5,24 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ahi.archive import imports as domain
-from ahi.archive.following import Seen, following
+from ahi.archive.following import Follower, Seen, following
 from ahi.archive.progress import progress
 from ahi.clock import day_of, now
-from ahi.index import catalog_archives
+from ahi.index import catalog, catalog_archives
 from ahi.pipeline import Pipeline
 from ahi_assets.archive_pictures import pictures
 from ahi_assets.archive_plan import archive_plan
 from ahi_assets.columns import catalog_schema, described, lineage_by_name
 from ahi_assets.common import ARCHIVE_SHARDS, OWNERS, SERVICE_RETRY, counts, domain_errors, schemas
-from ahi_assets.told import tell, tell_of_documents
+from ahi_assets.told import publication_metadata, tell, tell_of_day, tell_of_documents
 
 _SHARDS = catalog_schema(catalog_archives.archive_shards)
 
 MAX_RUNTIME = "dagster/max_runtime"
 WEEK_SECONDS = 7 * 24 * 3_600
+TELL_SECONDS = 10.0
+"""The least time between two tellings of what events brought in."""
+
 POOL = "archive_imports"
 """Runs of shards at a time, whatever launched them: the sensor `archive_shards` makes it two, by default it is one."""
 
@@ -49,17 +52,9 @@ def archive_imports(
 ) -> Iterator[dg.Output[None]]:
     """Imports the run's shards; those that are done already are told and left alone, and so are paused archives."""
     # A slow rate keeps a run for as long as a person wants; others hang after an hour.
-    context.instance.add_run_tags(context.run_id, {MAX_RUNTIME: str(WEEK_SECONDS)})
-
-    def tell_of_events(seen: Seen) -> None:
-        day = day_of(now())
-        tell(context, "import_results", day, seen.results)
-        tell_of_documents(context, day, seen.documents, seen.rows)
-        if seen.troubles:
-            context.log.warning("Events of archives were left to runs of their own: %s", ", ".join(seen.troubles))
+    context.instance.add_run_tags(context.run.run_id, {MAX_RUNTIME: str(WEEK_SECONDS)})
 
     def closed(outcome: domain.Outcome) -> None:
-        tell_of_events(follower.seen())
         seen = progress(pipeline.index, outcome.archive_id)
         metadata: dict[str, dg.RawMetadataValue] = {
             "objects": outcome.objects,
@@ -72,12 +67,33 @@ def archive_imports(
         }
         context.log_event(dg.AssetMaterialization("archive_imports", partition=outcome.shard_key, metadata=metadata))
 
-    with domain_errors(), following(pipeline) as follower:
-        done = domain.run(pipeline, list(context.partition_keys), closed)
-    tell_of_events(follower.seen())
+    follower = Follower(pipeline)
+    try:
+        with domain_errors(), following(follower):
+            done = domain.run(
+                pipeline,
+                list(context.partition_keys),
+                closed,
+                lambda: _tell_of_events(context, pipeline, follower.seen(after_seconds=TELL_SECONDS)),
+            )
+    finally:
+        _tell_of_events(context, pipeline, follower.seen())
     if done["parked"]:
         context.log.warning(
             "%s shards were left: their archive is paused. `ahi archive resume` lets them go on by themselves.",
             done["parked"],
         )
     yield from ()
+
+
+def _tell_of_events(context: dg.AssetExecutionContext, pipeline: Pipeline, seen: Seen | None) -> None:
+    """Tell of the assets that following HealthImaging's events brought up to date."""
+    if seen is None:
+        return
+    day = day_of(now())
+    tell_of_day(context, pipeline, "import_results", catalog.objects, day, seen.results)
+    tell_of_documents(context, pipeline, day, seen.documents, seen.rows)
+    if seen.publication:
+        tell(context, "published_index", publication_metadata(pipeline, seen.publication))
+    for trouble in seen.troubles:
+        context.log.warning("HealthImaging's events were left to runs of their own for a while: %s", trouble)

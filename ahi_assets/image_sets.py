@@ -8,7 +8,7 @@ import dagster as dg
 from ahi import image_sets as domain
 from ahi import indexing, service_events
 from ahi.closure import rows_shown
-from ahi.inbox import Queue
+from ahi.inbox import Queue, finish
 from ahi.index import catalog
 from ahi.index.registry import TABLES
 from ahi.pipeline import Pipeline
@@ -25,7 +25,7 @@ from ahi_assets.common import (
     stage,
 )
 from ahi_assets.import_jobs import import_results
-from ahi_assets.told import CODE_VERSION, tell
+from ahi_assets.told import CODE_VERSION, CORE, table_metadata, tell
 
 
 @stage("image_sets", [import_results], {"aws", "s3", "json"}, catalog_schema(catalog.documents))
@@ -39,6 +39,8 @@ def image_sets(
             opened = service_events.open_batch(pipeline, batch)
             try:
                 done += opened.counts + domain.sight(pipeline, (event.image_set_id for event in opened.image_sets))
+                if not config.batch:
+                    finish(pipeline, batch)
             except Exception:
                 # What could be looked at goes into the index all the same; the batch is asked for again.
                 indexing.catch_up(pipeline)
@@ -46,9 +48,6 @@ def image_sets(
     return dg.MaterializeResult(metadata=counts(done) | day_rows(context, pipeline, catalog.documents))
 
 
-# Every image set has rows in these. What every run does depends on these only: Dagster asks its storage twice for each
-# asset that a step depends on, and with thirty of them a run cost half as much again.
-CORE = ("patients", "studies", "series", "instances")
 TABLE_ASSETS = (
     *CORE,
     *(name for name, table in TABLES.items() if table.row_key == "image_set_id" and name not in CORE),
@@ -85,20 +84,18 @@ def index_tables(
     set has rows in, and tell of the others what got rows: an asset costs a run 6 ms to plan, and 6 more to report.
     """
     with domain_errors():
-        report = indexing.catch_up(pipeline, batches(context, pipeline, config, Queue.IMAGE_SET_EVENTS))
+        # Of a whole day, the step that looks at image sets consumes the batches: others may have come since, and who
+        # selects tables alone has looked at none.
+        asked = batches(context, pipeline, config, Queue.IMAGE_SET_EVENTS) if config.batch else []
+        report = indexing.catch_up(pipeline, asked)
         if not config.batch:
             for day in context.partition_keys:
                 report += indexing.index_again(pipeline, day)
-    numbers = {"documents": report.documents, "deleted": report.deleted, "stale": report.stale}
-    numbers |= {"quarantined": report.quarantined, "cast_failures": report.cast_failures}
-    said = counts(numbers) | counts(report.modalities, "modality: ")
     shown = rows_shown(pipeline.index.engine)
     selected = {key.to_user_string() for key in context.selected_asset_keys}
     for name in TABLE_ASSETS:
-        written = report.rows.get(name, 0)
-        rows = {"rows_written": written} if name in TABLES else {}
-        rows |= {"dagster/row_count": shown[name]} if name in shown else {}
+        metadata = table_metadata(report, name, shown)
         if name in selected:
-            yield dg.MaterializeResult(asset_key=name, metadata=said | rows)
-        elif config.batch:
-            tell(context, name, context.partition_key, rows if written else {}, code=CODE_VERSION)
+            yield dg.MaterializeResult(asset_key=name, metadata=metadata)
+        elif report.rows.get(name) and config.batch:
+            tell(context, name, metadata, day=context.partition_key, code=CODE_VERSION)

@@ -6,8 +6,8 @@ import dagster as dg
 
 from ahi import imports, results, service_events
 from ahi.archive.events import is_followed
-from ahi.archive.following import show_settled
-from ahi.inbox import Queue, finish
+from ahi.archive.following import show_uploads
+from ahi.inbox import Queue, deferred, finish
 from ahi.index import catalog
 from ahi.pipeline import Pipeline
 from ahi_assets.columns import catalog_schema, lineage_by_name
@@ -51,13 +51,15 @@ def import_results(
         for batch in todo:
             opened = service_events.open_batch(pipeline, batch)
             done += opened.counts + results.follow(pipeline, opened.import_jobs)
-        # Who follows the archives settles their jobs, and has the events of uploads' image sets too.
+        # Who follows settles jobs of archives, and has events of uploads' image sets too.
         followed = is_followed(pipeline)
-        counted, settled = results.settle_ended(pipeline, patience_seconds=4.0, of_archives=False if followed else None)
+        counted, _ = results.settle_ended(pipeline, patience_seconds=4.0, of_archives=False if followed else None)
         done += counted
         for batch in todo:
             finish(pipeline, batch)
-        done += imports.advance(pipeline)
-        if followed:
-            tell_of_documents(context, context.partition_keys[-1], *show_settled(pipeline, settled))
+        try:
+            if followed or deferred(pipeline, Queue.IMAGE_SET_EVENTS, limit=1):
+                tell_of_documents(context, pipeline, context.partition_keys[-1], *show_uploads(pipeline))
+        finally:
+            done += imports.advance(pipeline)
     return dg.MaterializeResult(metadata=counts(done) | day_rows(context, pipeline, catalog.objects))

@@ -2,17 +2,18 @@
 
 import dagster as dg
 
-from ahi.closure import live_files, rows_shown
+from ahi.closure import live_files
 from ahi.erasure import erase_deleted
 from ahi.index import catalog
 from ahi.overview import overview
 from ahi.pipeline import Pipeline
 from ahi_assets.columns import VIEWS, catalog_schema, described, lineage_by_name, view_schema
-from ahi_assets.common import OWNERS, SERVICE_RETRY, counts, schemas
+from ahi_assets.common import OWNERS, SERVICE_RETRY, schemas
 from ahi_assets.dicom_objects import dicom_objects
-from ahi_assets.image_sets import CORE, index_tables
+from ahi_assets.image_sets import index_tables
 from ahi_assets.import_jobs import import_results
 from ahi_assets.pictures import paired, stacked
+from ahi_assets.told import CORE, publication_metadata
 
 INDEX_INFO, _FILES = view_schema("index_info"), catalog_schema(catalog.files)
 _FRESHNESS = dg.TableSchema(
@@ -39,16 +40,7 @@ _FRESHNESS = dg.TableSchema(
 def published_index(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult[None]:
     """`index.duckdb`: views over the live Parquet files, swapped whole, with the ledger beside them."""
     publication = pipeline.index.publish()
-    rows = rows_shown(pipeline.index.engine)
-    return dg.MaterializeResult(
-        metadata={
-            "seq": publication.seq,
-            "dagster/uri": str(pipeline.index.path),
-            "is_new": publication.is_new,
-            "dagster/row_count": rows["instances"],
-            **counts(rows, "rows: "),
-        }
-    )
+    return dg.MaterializeResult(metadata=publication_metadata(pipeline, publication))
 
 
 @dg.asset(

@@ -7,8 +7,9 @@ from ahi.index.tiers.rules import LOWER
 from ahi.pipeline import Pipeline
 from ahi_assets.columns import described, lineage_by_name
 from ahi_assets.common import OWNERS, counts
-from ahi_assets.image_sets import CORE, TABLE_ASSETS
+from ahi_assets.image_sets import TABLE_ASSETS
 from ahi_assets.published_index import INDEX_INFO, published_index
+from ahi_assets.told import CORE
 
 
 @dg.asset(

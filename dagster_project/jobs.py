@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from ahi_assets.checks import closure_of_objects, freshness_of_index
-from ahi_assets.image_sets import CORE
+from ahi_assets.told import CORE
 from dagster_project.retention import run_retention
 
 if TYPE_CHECKING:

@@ -71,6 +71,7 @@ def tick(context: dg.SensorEvaluationContext, pipeline: Pipeline, target: Target
             target.queue,
             listen_seconds=0 if again else pipeline.settings.listen_seconds,
             may_wait=partial(left_to_follower, pipeline) if target.is_followed else None,
+            wait_seconds=pipeline.settings.archive_lease_seconds,
         )
         new = [batch] if batch else []
     except (BotoCoreError, ClientError) as error:

@@ -1,6 +1,6 @@
-"""HealthImaging's events of what archives import.
+"""HealthImaging's events that a run of shards sees to, so that they get no runs of their own.
 
-Belongs here: telling them from those of uploads. Does not belong here: acting on them (`ahi.archive.following`).
+Belongs here: which they are. Does not belong here: acting on them (`ahi.archive.following`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from more_itertools import chunked
 
-from ahi.clock import now
+from ahi import leases
 from ahi.events import ImageSetEvent, ImportJobEvent, parse_service_event
 from ahi.import_service import SERVICE
+from ahi.inbox import Queue
 from ahi.index import catalog
 
 if TYPE_CHECKING:
@@ -21,24 +22,24 @@ if TYPE_CHECKING:
     from ahi.inbox import Message
     from ahi.pipeline import Pipeline
 
-
 FOLLOWED = "archive-events"
-"""Lease of the run that sees to events of archives."""
+"""Lease of the run that sees to them."""
+
+QUEUES = (Queue.IMPORT_EVENTS, Queue.IMAGE_SET_EVENTS)
+"""Where they come from."""
 
 
 def is_followed(pipeline: Pipeline) -> bool:
-    """Whether a run sees to events of archives."""
-    table = catalog.leases
-    held = sa.select(table.c.name).where(table.c.name == FOLLOWED, table.c.until > now())
-    with pipeline.index.engine.connect() as connection:
-        return connection.execute(held).first() is not None
+    """Whether a run of shards sees to events."""
+    return leases.holder_until(pipeline.index, FOLLOWED) is not None
 
 
 def left_to_follower(pipeline: Pipeline, messages: Sequence[Message]) -> set[str]:
-    """Ids of the messages that the run which sees to events of archives will see to; none when there is no such run.
+    """Which messages are left to the run that follows: ids, none when nobody follows.
 
-    All of image sets are among them, whosever they are: the results of an upload's job name its image sets, and bring
-    them in (`ahi.archive.following.show_settled`).
+    Of import jobs those of archives. Of image sets all but deletions, whosever they are: most are of archives, which
+    ones is not known before the results of their job are read, and those of uploads are brought in by the results of
+    theirs (`ahi.archive.following.show_uploads`).
     """
     if not is_followed(pipeline):
         return set()
@@ -47,7 +48,7 @@ def left_to_follower(pipeline: Pipeline, messages: Sequence[Message]) -> set[str
     return {
         message_id
         for message_id, event in events.items()
-        if isinstance(event, ImageSetEvent)
+        if (isinstance(event, ImageSetEvent) and not event.detail_type.startswith("Image Set Delet"))
         or (isinstance(event, ImportJobEvent) and not of_archives.isdisjoint((event.job_id, event.job_name)))
     }
 

@@ -1,30 +1,28 @@
-"""What a run of shards does about HealthImaging's events of archives while it is at work.
+"""What a run of shards does about HealthImaging's events while it is at work.
 
 Belongs here: results, documents and rows of what archives import, brought in by a run that is there anyway. Does not
-belong here: telling events of archives from others (`ahi.archive.events`), and what is done about either, which is the
-same (`ahi.results`, `ahi.image_sets`, `ahi.indexing`).
+belong here: which events are left to it (`ahi.archive.events`), and what is done about them, which is the same as
+elsewhere (`ahi.results`, `ahi.image_sets`, `ahi.indexing`).
 
 A run costs a second of CPU for one event or for many, and while an archive comes in there are many. So sensors ask for
-no run of theirs as long as somebody follows; what nobody has seen to in time gets its run as any other (`ahi.inbox`).
+no run of theirs as long as somebody follows; when nobody does any more, they get runs as any other (`ahi.inbox`).
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from more_itertools import chunked
-from sqlalchemy.exc import SQLAlchemyError
 
-from ahi import image_sets, inbox, indexing, results, service_events
-from ahi.archive.events import FOLLOWED
-from ahi.aws import error_code
+from ahi import image_sets, inbox, indexing, leases, results, service_events
+from ahi.archive.events import FOLLOWED, QUEUES
+from ahi.aws import described
 from ahi.clock import now
 from ahi.closure import not_indexed
 from ahi.inbox import Queue
@@ -32,13 +30,20 @@ from ahi.index import catalog
 from ahi.indexing import IndexReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    import datetime as dt
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from ahi.events import ImageSetEvent
+    from ahi.index.publish import Publication
     from ahi.pipeline import Pipeline
 
-LOOKS = 200
-"""Image sets looked up before the lease is renewed."""
+LOOKS = 100
+"""Image sets looked up, then indexed, at a time."""
+
+BATCHES = 10
+"""Batches of image set events taken up in one look."""
+
+AWAITED = 1_000
+"""Image sets of uploads brought in by one run, at most; their events or the next run bring in the rest."""
 
 PUBLISH_SECONDS = 10.0
 """The least time between two publications: nobody waits for a single object of an archive."""
@@ -46,8 +51,14 @@ PUBLISH_SECONDS = 10.0
 REST_SECONDS = 60.0
 """How long nobody follows after something went wrong: what is there gets runs, with their retries and their errors."""
 
-ANY = 0
-"""Stands for a version that nobody named: the image set is looked up in any case."""
+LATE_SECONDS = 30.0
+"""The most between two looks for results that are not there yet."""
+
+LOOK_SECONDS = 300.0
+"""A look that takes longer hangs, and has let go of its events."""
+
+ANY = 2**31
+"""Stands for a version that nobody named: higher than any, so the image set is looked up in any case."""
 
 
 @dataclass
@@ -57,30 +68,44 @@ class Seen:
     results: Counter[str] = field(default_factory=Counter)
     documents: Counter[str] = field(default_factory=Counter)
     rows: IndexReport = field(default_factory=IndexReport)
+    publication: Publication | None = None
     troubles: list[str] = field(default_factory=list)
-    """Kinds of errors after which events were left to runs."""
+    """What went wrong, in words without contents; the events concerned were left to runs, the results wait."""
 
 
 class Follower:
-    """Sees to events of archives, unless another does. One of all runs does at a time, by a lease."""
+    """Sees to events, unless another does. One of all runs does at a time, by a lease."""
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._until: dt.datetime | None = None
-        self._rests_until = self._published_at = 0.0
-        self._is_published = True
-        self._seen, self._lock = Seen(), threading.Lock()
+        self._leasing = threading.Lock()
+        self._began: float | None = None
+        self._rests_until = self._settles_at = self._settle_pause = 0.0
+        self._published_at, self._is_published = 0.0, True
+        self._settled = list[str]()
+        """Settled jobs whose image sets have not all been brought in."""
+        self._seen, self._seen_at, self._telling = Seen(), 0.0, threading.Lock()
         self._breaks_off = threading.Event()
 
     def look(self) -> None:
-        """See to what there is."""
+        """See to what there is. Raises nothing: what goes wrong is told by `seen`, and nobody follows for a while."""
         if time.monotonic() < self._rests_until:
             return
+        self._began = time.monotonic()
         with self._resting():
             if self._hold():
-                self._bring_in()
+                self._see_to_jobs()
+                self._see_to_image_sets()
                 if time.monotonic() - self._published_at >= PUBLISH_SECONDS:
                     self._publish()
+        self._began = None
+
+    def keep(self) -> None:
+        """Keep the lease, if we have it, while a look takes its time, unless it hangs."""
+        if self._until and (self._began is None or time.monotonic() - self._began < LOOK_SECONDS):
+            with self._resting():
+                self._hold()
 
     def break_off(self) -> None:
         """End a look under way soon. What it has not come to is left to whoever follows, or to runs."""
@@ -90,12 +115,16 @@ class Follower:
         """Show analysts what was brought in, and let another follow."""
         with self._resting():
             self._publish()
+        with self._resting():
             self._let_go()
 
-    def seen(self) -> Seen:
-        """What was brought in since this was asked last."""
-        with self._lock:
-            seen, self._seen = self._seen, Seen()
+    def seen(self, *, after_seconds: float = 0.0) -> Seen | None:
+        """What was brought in since this was asked last; None within some seconds of that."""
+        moment = time.monotonic()
+        if after_seconds and moment - self._seen_at < after_seconds:
+            return None
+        with self._telling:
+            seen, self._seen, self._seen_at = self._seen, Seen(), moment
         return seen
 
     @contextmanager
@@ -104,131 +133,183 @@ class Follower:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - those runs meet the same, and say so
+            self._trouble(error)
             self._rests_until = time.monotonic() + REST_SECONDS
-            with self._lock:
-                self._seen.troubles.append(error_code(error) or type(error).__name__)
-            with suppress(SQLAlchemyError):
+            try:
                 self._let_go()
+            except Exception as another:  # noqa: BLE001 - the lease ends by itself
+                self._trouble(another)
+
+    def _trouble(self, error: Exception) -> None:
+        said = described(error)
+        with self._telling:
+            if said not in self._seen.troubles:
+                self._seen.troubles.append(said)
+
+    def _add(
+        self,
+        *,
+        results: Counter[str] | None = None,
+        documents: Counter[str] | None = None,
+        rows: IndexReport | None = None,
+    ) -> None:
+        with self._telling:
+            self._seen.results += results or Counter()
+            self._seen.documents += documents or Counter()
+            self._seen.rows += rows or IndexReport()
+        if results or (rows and (rows.documents or rows.deleted)):
+            self._is_published = False
 
     def _publish(self) -> None:
         if not self._is_published:
-            self._pipeline.index.publish()
-            self._published_at, self._is_published = time.monotonic(), True
-
-    def _let_go(self) -> None:
-        if self._until:
-            mine = sa.and_(catalog.leases.c.name == FOLLOWED, catalog.leases.c.until == self._until)
-            with self._pipeline.index.transaction() as connection:
-                connection.execute(catalog.leases.delete().where(mine))
-            self._until = None
+            self._is_published = True
+            publication = self.pipeline.index.publish()
+            self._published_at = time.monotonic()
+            with self._telling:
+                self._seen.publication = publication
 
     def _hold(self) -> bool:
-        """Take the lease, or keep it. Returns whether we have it."""
-        table, moment = catalog.leases, now()
-        lasts = dt.timedelta(seconds=self._pipeline.settings.archive_lease_seconds)
-        if self._until and self._until - moment > lasts / 2:
-            return True
-        mine, until = table.c.name == FOLLOWED, self._until
-        # Asked every second by every run, it takes the lock of writers only when there is something to take.
-        with self._pipeline.index.engine.connect() as connection:
-            held = connection.execute(sa.select(table.c.until).where(mine)).scalar_one_or_none()
-        self._until = None
-        if held and held > moment and held != until:
-            return False
-        with self._pipeline.index.transaction() as connection:
-            if connection.execute(sa.select(table.c.until).where(mine)).scalar_one_or_none() != held:
+        """Take the lease, or keep it, and with it all that was deferred. Returns whether we have it."""
+        index, seconds = self.pipeline.index, self.pipeline.settings.archive_lease_seconds
+        with self._leasing:
+            if self._until and seconds / 2 < (self._until - now()).total_seconds() <= seconds:
+                return True
+            # Asked every second by every run, it takes the lock of writers only when there is something to take.
+            if leases.holder_until(index, FOLLOWED) not in (None, self._until):
+                self._until = None
                 return False
-            change = table.update().where(mine) if held else table.insert()
-            connection.execute(change.values(name=FOLLOWED, until=moment + lasts))
-        self._until = moment + lasts
-        return True
+            with index.transaction() as connection:
+                until = leases.take(connection, FOLLOWED, seconds=seconds, ours=self._until)
+                if until:
+                    inbox.put_off(connection, QUEUES, until)
+            self._until = until
+            return until is not None
 
-    def _bring_in(self) -> None:
-        """Jobs' events and results first: they say whose an image set is, and name it too."""
-        pipeline, told = self._pipeline, Counter[str]()
-        of_jobs = inbox.deferred(pipeline, Queue.IMPORT_EVENTS)
-        for batch in of_jobs:
-            opened = service_events.open_batch(pipeline, batch)
-            told += opened.counts + results.follow(pipeline, opened.import_jobs)
-        counts, settled = results.settle_ended(pipeline, of_archives=True)
-        for batch in of_jobs:
-            inbox.finish(pipeline, batch)
-        of_image_sets, events = inbox.deferred(pipeline, Queue.IMAGE_SET_EVENTS), Counter[str]()
+    def _let_go(self) -> None:
+        """Free the lease, and let sensors ask for runs of what was deferred."""
+        with self._leasing:
+            if self._until:
+                with self.pipeline.index.transaction() as connection:
+                    if leases.let_go(connection, FOLLOWED, ours=self._until):
+                        inbox.put_off(connection, QUEUES, now())
+                self._until = None
+
+    def _see_to_jobs(self) -> None:
+        """Jobs first: their results say what became of objects, and name the image sets."""
+        for batch in inbox.deferred(self.pipeline, Queue.IMPORT_EVENTS):
+            opened = service_events.open_batch(self.pipeline, batch)
+            self._add(results=opened.counts + results.follow(self.pipeline, opened.import_jobs))
+            inbox.finish(self.pipeline, batch)
+            self._settles_at = self._settle_pause = 0.0
+        if time.monotonic() < self._settles_at:
+            return
+        try:
+            counts, settled = results.settle_ended(self.pipeline, of_archives=True)
+        except Exception as error:  # noqa: BLE001 - its job stays ended; image sets must not wait for it
+            self._trouble(error)
+            counts, settled = Counter(manifests_awaited=1), []
+        self._settled += settled
+        is_late = counts.pop("manifests_awaited", 0) and not settled
+        self._settle_pause = min(LATE_SECONDS, max(1.0, 2 * self._settle_pause)) if is_late else 0.0
+        self._settles_at = time.monotonic() + self._settle_pause
+        self._add(results=+counts)
+
+    def _see_to_image_sets(self) -> None:
+        """Image sets that results name, and that events tell of, each chunk looked up and indexed at once."""
+        pipeline, settled = self.pipeline, list(self._settled)
+        batches = inbox.deferred(pipeline, Queue.IMAGE_SET_EVENTS, limit=BATCHES)
         wanted = _named(pipeline, settled)
-        for batch in of_image_sets:
+        for batch in batches:
             opened = service_events.open_batch(pipeline, batch)
-            events += opened.counts
+            self._add(documents=opened.counts)
             for event in opened.image_sets:
-                _want(wanted, event)
+                _want(wanted, event.image_set_id, event.version)
         for some in chunked(_news(pipeline, wanted), LOOKS):
             if self._breaks_off.is_set() or not self._hold():
-                return  # who follows then sees the same
-            events += image_sets.sight(pipeline, some)
-        rows = indexing.catch_up(pipeline, of_image_sets)
-        if told + counts + events or rows.documents or rows.deleted:
-            self._is_published = False
-            with self._lock:
-                self._seen.results += told + counts
-                self._seen.documents += events
-                self._seen.rows += rows
+                return  # the batches are not finished, and what results name is awaited by the sweep, too
+            try:
+                self._add(documents=image_sets.sight(pipeline, some))
+            finally:
+                self._add(rows=indexing.catch_up(pipeline, only=some))
+        self._add(rows=indexing.catch_up(pipeline, batches))
+        self._settled = self._settled[len(settled) :]
 
 
 @contextmanager
-def following(pipeline: Pipeline) -> Iterator[Follower]:
-    """See to events of archives, in a thread of its own, for as long as the block lasts.
+def following(follower: Follower) -> Iterator[None]:
+    """Let a follower see to events, in a thread of its own, for as long as the block lasts.
 
     A look that is under way at the end is finished, since it brings in what the block waited for; after an error, or
     when a person cancels the run, it is broken off.
     """
-    follower, is_over = Follower(pipeline), threading.Event()
+    settings, is_over, is_through = follower.pipeline.settings, threading.Event(), threading.Event()
 
     def follow() -> None:
-        while not is_over.wait(pipeline.settings.archive_poll_seconds):
+        while not is_over.wait(settings.archive_poll_seconds):
             follower.look()
 
-    thread = threading.Thread(target=follow, name="following", daemon=True)
-    thread.start()
+    def keep() -> None:
+        while not is_through.wait(settings.archive_lease_seconds / 4):
+            follower.keep()
+
+    threads = [threading.Thread(target=each, name=each.__name__, daemon=True) for each in (follow, keep)]
+    for thread in threads:
+        thread.start()
     try:
-        yield follower
+        yield
     except BaseException:
         follower.break_off()
         raise
     finally:
-        is_over.set()
-        thread.join()
+        for thread, ends in zip(threads, (is_over, is_through), strict=True):
+            ends.set()
+            thread.join()
         follower.leave()
 
 
-def show_settled(pipeline: Pipeline, job_keys: Sequence[str]) -> tuple[Counter[str], IndexReport]:
-    """Look up and index image sets that settled jobs name, without waiting for their events.
+def show_uploads(pipeline: Pipeline) -> tuple[Counter[str], IndexReport]:
+    """Look up and index the image sets that results of uploads name, without waiting for their events.
 
-    While somebody follows, the events of uploads' image sets are theirs too, and an upload waits for no archive.
+    While somebody follows, events of uploads' image sets are left to it too, and an upload waits for no archive. What
+    an earlier attempt left is among them, since the ledger says what is not indexed.
+
+    Returns:
+        Counts of `image_sets.sight`, and what was indexed.
+
+    Raises:
+        ClientError, BotoCoreError: An image set could not be looked up; all others are indexed.
     """
-    wanted = _named(pipeline, job_keys)
-    looked = image_sets.sight(pipeline, _news(pipeline, wanted))
-    return looked, indexing.catch_up(pipeline, only=wanted)
+    table, wanted = catalog.objects, dict[str, int]()
+    query = sa.select(table.c.image_set_id, sa.func.max(table.c.image_set_version))
+    query = query.where(not_indexed(), table.c.shard_key.is_(None)).group_by(table.c.image_set_id).limit(AWAITED)
+    with pipeline.index.engine.connect() as connection:
+        for image_set_id, version in connection.execute(query):
+            _want(wanted, image_set_id, version)
+    looked, rows = Counter[str](), IndexReport()
+    try:
+        looked = image_sets.sight(pipeline, _news(pipeline, wanted))
+    finally:
+        rows += indexing.catch_up(pipeline, only=wanted)
+    return looked, rows
 
 
-def _named(pipeline: Pipeline, job_keys: Sequence[str]) -> dict[str, int]:
+def _named(pipeline: Pipeline, job_keys: Iterable[str]) -> dict[str, int]:
     """Image sets that hold objects of settled jobs and that the index does not show, with the version to look for."""
     table, wanted = catalog.objects, dict[str, int]()
     columns = (table.c.image_set_id, sa.func.max(table.c.image_set_version))
     with pipeline.index.engine.connect() as connection:
         for some in chunked(job_keys, 500):
             query = sa.select(*columns).where(table.c.job_key.in_(some), not_indexed())
-            rows = connection.execute(query.group_by(table.c.image_set_id))
-            wanted |= {str(image_set_id): version or ANY for image_set_id, version in rows}
+            for image_set_id, version in connection.execute(query.group_by(table.c.image_set_id)):
+                _want(wanted, image_set_id, version)
     return wanted
 
 
-def _want(wanted: dict[str, int], event: ImageSetEvent) -> None:
-    """Add what an event tells of."""
-    before, is_deletion = wanted.get(event.image_set_id), event.detail_type.startswith("Image Set Delet")
-    version = ANY if is_deletion or event.version is None or before == ANY else event.version
-    wanted[event.image_set_id] = max(version, before or version) if version else ANY
+def _want(wanted: dict[str, int], image_set_id: str, version: int | None) -> None:
+    wanted[image_set_id] = max(wanted.get(image_set_id, 0), ANY if version is None else version)
 
 
 def _news(pipeline: Pipeline, wanted: Mapping[str, int]) -> list[str]:
     """Those of some image sets that have not been seen in the version wanted."""
     seen = image_sets.seen_versions(pipeline, wanted)
-    return sorted(one for one, version in wanted.items() if version == ANY or version > seen.get(one, 0))
+    return sorted(one for one, version in wanted.items() if version > seen.get(one, 0))

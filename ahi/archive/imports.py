@@ -142,7 +142,12 @@ class Patience:
         self._since, self._wait = None, self._least
 
 
-def run(pipeline: Pipeline, shard_keys: Sequence[str], closed: Callable[[Outcome], None]) -> Counter[str]:
+def run(
+    pipeline: Pipeline,
+    shard_keys: Sequence[str],
+    closed: Callable[[Outcome], None],
+    looked_round: Callable[[], None] = lambda: None,
+) -> Counter[str]:
     """Import shards, and return when every object of them is in a final state, or their archive is paused.
 
     A run of a paused archive would hold a slot for as long as a person wants. Its shards are parked instead, once what
@@ -152,6 +157,7 @@ def run(pipeline: Pipeline, shard_keys: Sequence[str], closed: Callable[[Outcome
         pipeline: With the id of the run.
         shard_keys: Which. A shard that is done is told at once and nothing is done about it.
         closed: Is told of each shard as it is done.
+        looked_round: Is called each time the run has looked round.
 
     Returns:
         Counts of what was done; parked: shards that were left.
@@ -182,6 +188,7 @@ def run(pipeline: Pipeline, shard_keys: Sequence[str], closed: Callable[[Outcome
                 continue
             patience.forget()
             counts += done
+            looked_round()
             if not done:
                 time.sleep(settings.archive_poll_seconds)
     finally:

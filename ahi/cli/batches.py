@@ -52,6 +52,13 @@ def phrases(found: Sequence[Pending]) -> list[str]:
     said = []
     for queue in sorted({batch.queue for batch in found}):
         own = [batch for batch in found if batch.queue == queue]
+        if left := [batch for batch in own if not batch.requests and batch.next_request_at]:
+            said.append(
+                f"{counted(len(left), 'inbox batch', 'inbox batches')} of {queue} left to a run of archive "
+                f"shards, the oldest for {left[0].age_seconds:.0f} s"
+            )
+        if not (own := [batch for batch in own if batch not in left]):
+            continue
         oldest, most = own[0], max(batch.requests for batch in own)
         said.append(
             f"{counted(len(own), 'inbox batch', 'inbox batches')} of {queue} not consumed, the oldest for "

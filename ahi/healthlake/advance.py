@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from ahi import findings
+from ahi import findings, leases
 from ahi.clock import now
 from ahi.healthlake import results, starts
 from ahi.healthlake.freeze import freeze
@@ -139,15 +139,8 @@ def _to_freeze(pipeline: Pipeline) -> str | None:
 
 def _take(pipeline: Pipeline, batch_id: str) -> bool:
     """Take up a batch to freeze. Two runs that do it at once write the same, so a lost lease costs work and no more."""
-    table, moment, name = catalog.leases, now(), _LEASE + batch_id
-    until = moment + dt.timedelta(seconds=LEASE_SECONDS)
     with pipeline.index.transaction() as connection:
-        held = connection.execute(sa.select(table.c.until).where(table.c.name == name)).scalar_one_or_none()
-        if held is not None and held > moment:
-            return False
-        connection.execute(table.delete().where(table.c.name == name))
-        connection.execute(table.insert().values(name=name, until=until))
-    return True
+        return leases.take(connection, _LEASE + batch_id, seconds=LEASE_SECONDS) is not None
 
 
 def _leave(pipeline: Pipeline, batch_id: str, *, for_seconds: float) -> None:
@@ -157,7 +150,7 @@ def _leave(pipeline: Pipeline, batch_id: str, *, for_seconds: float) -> None:
             until = now() + dt.timedelta(seconds=for_seconds)
             connection.execute(catalog.leases.update().where(mine).values(until=until))
         else:
-            connection.execute(catalog.leases.delete().where(mine))
+            leases.let_go(connection, _LEASE + batch_id)
 
 
 def is_work_waiting(pipeline: Pipeline) -> bool:

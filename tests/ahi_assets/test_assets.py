@@ -12,7 +12,8 @@ from ahi import inbox
 from ahi.closure import closure
 from ahi.inbox import Queue
 from ahi.index.registry import TABLES
-from ahi_assets.image_sets import CORE, TABLE_ASSETS
+from ahi_assets.image_sets import TABLE_ASSETS
+from ahi_assets.told import CORE
 from dagster_project.definitions import build_defs
 from sensors import image_set_queue, import_queue, upload_queue
 from tests.site_fixtures import SAMPLES

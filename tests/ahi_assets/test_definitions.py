@@ -7,7 +7,8 @@ import pytest
 
 from ahi.index.lineage import OF_THE_COMMIT
 from ahi.index.registry import TABLES
-from ahi_assets.image_sets import CORE, TABLE_ASSETS
+from ahi_assets.image_sets import TABLE_ASSETS
+from ahi_assets.told import CORE
 from dagster_project.definitions import build_defs
 
 LINEAGE = {

@@ -32,6 +32,7 @@ MESSAGES = [
     job("upload's job", job_id="2" * 32),
     job("job of others", job_id="3" * 32),
     message("image set", "Image Set Created", imageSetId="a" * 32, imageSetVersion="1"),
+    message("image set that goes", "Image Set Deleting", imageSetId="a" * 32, imageSetVersion="1"),
     message("data store", "Data Store Created", datastoreId="e" * 32),
     Message("nonsense", "{"),
 ]
@@ -75,13 +76,13 @@ def bodies(site, batches) -> list[list[str]]:
     ],
 )
 def test_what_may_wait_is_a_batch_of_its_own_for_which_no_run_is_asked_in_time(make_site, sent, asked_for, left):
-    site = make_site(archive_gather_seconds=0.5, linger_seconds=0, archive_lease_seconds=2)
+    site = make_site(archive_gather_seconds=0.5, linger_seconds=0)
     pipeline, queue = site.pipeline, Queue.IMAGE_SET_EVENTS
     site.stack.drain_raw("IMAGE_SET")
     url = site.stack.env["AHI_IMAGE_SET_QUEUE_URL"]
     for body in sent:
         site.stack.client("sqs").send_message(QueueUrl=url, MessageBody=body)
-    batch = inbox.collect(pipeline, queue, listen_seconds=1, may_wait=waits)
+    batch = inbox.collect(pipeline, queue, listen_seconds=1, may_wait=waits, wait_seconds=2)
     assert bodies(site, [batch] if batch else []) == asked_for
     assert bodies(site, inbox.deferred(pipeline, queue)) == left
     assert bodies(site, inbox.due(pipeline, queue)) == bodies(site, inbox.pending(pipeline, queue, with_deferred=False))

@@ -6,11 +6,17 @@ import threading
 import uuid
 from functools import partial
 
+import pytest
+import sqlalchemy as sa
+from botocore.exceptions import ClientError
+
 from ahi import imports, inbox, results, service_events, uploads
 from ahi.archive import imports as archive_imports
-from ahi.archive.events import is_followed, left_to_follower
-from ahi.archive.following import Follower, following, show_settled
+from ahi.archive.events import FOLLOWED, is_followed, left_to_follower
+from ahi.archive.following import Follower, following, show_uploads
 from ahi.inbox import Queue
+from ahi.index import catalog
+from ahi.leases import holder_until
 from ahi.pipeline import connect
 from tests.archive_fixtures import QUICK, planned, samples
 from tests.site_fixtures import SET
@@ -22,8 +28,8 @@ AT_ONCE = QUICK | {"archive_gather_seconds": 0, "linger_seconds": 0, "kept_befor
 
 def tick(site) -> list[inbox.Batch]:
     """One tick of the sensors of HealthImaging's events. Returns batches that runs are asked for."""
-    may_wait = partial(left_to_follower, site.pipeline)
-    found = [inbox.collect(site.pipeline, queue, listen_seconds=0, may_wait=may_wait) for queue in OF_SERVICE]
+    how = {"listen_seconds": 0, "may_wait": partial(left_to_follower, site.pipeline), "wait_seconds": 30}
+    found = [inbox.collect(site.pipeline, queue, **how) for queue in OF_SERVICE]
     return [batch for batch in found if batch]
 
 
@@ -33,13 +39,17 @@ def shown(site) -> int:
     return number
 
 
-def test_an_archive_comes_in_without_a_run_for_its_events(make_site):
+@pytest.mark.parametrize("late", [0, 3])
+def test_an_archive_comes_in_without_a_run_for_its_events(make_site, late):
     site = make_site(**AT_ONCE)
+    if late:
+        site.stack.fault("late_manifest", seconds=late)
     keys = planned(site.pipeline, [samples(CT), samples(MR)])
     runs, asked_for, seen = connect(site.settings, run_id="backfill"), list[inbox.Batch](), []
 
     def backfill():
-        with following(runs) as follower:
+        follower = Follower(runs)
+        with following(follower):
             archive_imports.run(runs, keys, lambda _: None)
         seen.append(follower.seen())
 
@@ -52,6 +62,7 @@ def test_an_archive_comes_in_without_a_run_for_its_events(make_site):
     assert shown(site) == len(CT) + len(MR), "no object is imported before its rows are there"
     [told] = seen
     assert (told.results["imported"], told.rows.rows["instances"], told.troubles) == (shown(site), shown(site), [])
+    assert not told.results["manifests_awaited"]
     documents = site.stack.calls("GetImageSetMetadata")
     assert len(documents) == len({row["image_set_id"] for row in site.ledger()}), "each read once"
 
@@ -60,52 +71,76 @@ def test_the_results_of_an_upload_bring_its_image_sets_whoever_has_their_events(
     site = make_site(**AT_ONCE)
     pipeline, follower = site.pipeline, Follower(connect(site.settings, run_id="backfill"))
     follower.look()
-    site.send(MR)
-    uploads.process(pipeline, inbox.collect(pipeline, Queue.UPLOADS, listen_seconds=5))
-    imports.advance(pipeline)
-    settled: list[str] = []
-
-    def is_settled():
-        for batch in tick(site):
-            assert batch.queue is Queue.IMPORT_EVENTS
-            results.follow(pipeline, service_events.open_batch(pipeline, batch).import_jobs)
-        settled.extend(results.settle_ended(pipeline, patience_seconds=1, of_archives=False)[1])
-        return settled
-
-    site.stack.wait_for(is_settled)
-    looked, rows = show_settled(pipeline, settled)
+    settle_upload(site, MR)
+    looked, rows = show_uploads(pipeline)
     assert (rows.rows["instances"], shown(site)) == (len(MR), len(MR))
-    assert show_settled(pipeline, settled)[0].total() == 0, "what is shown is not looked at again"
+    assert show_uploads(pipeline)[0].total() == 0, "what is shown is not looked at again"
     looks = len(site.stack.calls("GetImageSet"))
     site.stack.wait_for(lambda: tick(site) or follower.look() or site.drive().at_rest)
     assert len(site.stack.calls("GetImageSet")) == looks, "nor when its events come"
     assert looked["kept"] == len(site.stack.calls("GetImageSetMetadata"))
 
 
-def test_a_deletion_is_looked_at_though_the_version_is_known(make_site):
+def settle_upload(site, names) -> None:
+    """Upload, and go on until the job's results are read; what is told of image sets is left to who follows."""
+    pipeline = site.pipeline
+    site.send(names)
+    uploads.process(pipeline, inbox.collect(pipeline, Queue.UPLOADS, listen_seconds=5))
+    imports.advance(pipeline)
+
+    def is_settled():
+        for batch in tick(site):
+            assert batch.queue is Queue.IMPORT_EVENTS
+            results.follow(pipeline, service_events.open_batch(pipeline, batch).import_jobs)
+        return results.settle_ended(pipeline, patience_seconds=1, of_archives=False)[1]
+
+    site.stack.wait_for(is_settled)
+
+
+def test_one_image_set_that_cannot_be_looked_at_keeps_no_other_and_the_next_attempt_has_it(make_site):
+    site = make_site(**AT_ONCE)
+    Follower(connect(site.settings, run_id="backfill")).look()
+    settle_upload(site, [MR[0], *CT])
+    site.stack.fault("fail_call", operation="GetImageSetMetadata", error="AccessDeniedException", times=1)
+    with pytest.raises(ClientError):
+        show_uploads(site.pipeline)
+    assert 0 < shown(site) < 1 + len(CT)
+    show_uploads(site.pipeline)
+    assert shown(site) == 1 + len(CT)
+
+
+def test_a_deletion_is_asked_a_run_for_though_somebody_follows(make_site):
     site = make_site(**AT_ONCE)
     site.send(MR[:1])
     site.drive()
-    follower = Follower(site.pipeline)
+    Follower(site.pipeline).look()
     [(image_set_id,)] = site.rows("SELECT image_set_id FROM image_sets")
     imaging = site.stack.client("medical-imaging")
     imaging.delete_image_set(datastoreId=site.datastore_id, imageSetId=image_set_id)
-    keep = partial(inbox.keep, site.pipeline, Queue.IMAGE_SET_EVENTS, for_seconds=60)
-
-    def is_gone():
-        if messages := site.stack.drain_raw("IMAGE_SET"):
-            keep([inbox.Message(str(n), body) for n, body in enumerate(messages)])
-        follower.look()
-        return shown(site) == 0
-
-    site.stack.wait_for(is_gone)
-    assert inbox.pending(site.pipeline, Queue.IMAGE_SET_EVENTS) == []
+    site.stack.wait_for(lambda: [batch.queue for batch in tick(site)] == [Queue.IMAGE_SET_EVENTS])
+    site.work()
+    assert shown(site) == 0
 
 
-def left(site) -> inbox.Batch:
+def test_what_was_deferred_is_put_off_while_somebody_follows_and_due_when_nobody_does(make_site):
+    site = make_site(**AT_ONCE | {"archive_lease_seconds": 2})
+    pipeline, follower = site.pipeline, Follower(connect(site.settings, run_id="backfill"))
+    follower.look()
+    until = holder_until(pipeline.index, FOLLOWED)
+    batch = left(site, for_seconds=2)
+    site.stack.wait_for(lambda: follower.keep() or holder_until(pipeline.index, FOLLOWED) != until, what="a renewal")
+    put_off_until = catalog.batches.c.next_request_at
+    with pipeline.index.engine.connect() as connection:
+        assert connection.execute(sa.select(put_off_until)).scalar_one() == holder_until(pipeline.index, FOLLOWED)
+    assert inbox.deferred(pipeline, batch.queue) == [batch]
+    follower.leave()
+    assert inbox.due(pipeline, batch.queue) == [batch]
+
+
+def left(site, *, for_seconds: float = 60.0) -> inbox.Batch:
     """A batch left to who follows, of one message that nobody understands."""
     message = inbox.Message(uuid.uuid4().hex, "{")
-    return inbox.keep(site.pipeline, Queue.IMPORT_EVENTS, [message], for_seconds=60)
+    return inbox.keep(site.pipeline, Queue.IMPORT_EVENTS, [message], for_seconds=for_seconds)
 
 
 def test_one_follows_at_a_time_until_it_leaves_or_falls_silent(make_site):
@@ -129,8 +164,8 @@ def test_what_cannot_be_seen_to_is_left_to_a_run_of_its_own(make_site):
     batch, follower = left(site), Follower(site.pipeline)
     site.pipeline.aws.s3.delete_object(Bucket=site.pipeline.settings.lake_bucket, Key=batch.object_key)
     follower.look()
-    assert follower.seen().troubles == ["NoSuchKey"]
+    assert follower.seen().troubles == ["GetObject failed: NoSuchKey"]
     assert not is_followed(site.pipeline)
+    assert inbox.due(site.pipeline, Queue.IMPORT_EVENTS) == [batch], "at once"
     follower.look()
     assert not is_followed(site.pipeline), "it rests"
-    assert inbox.pending(site.pipeline, Queue.IMPORT_EVENTS) == [batch]
