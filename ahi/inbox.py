@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_DEFERRAL = dt.timedelta(minutes=5)
-
-GATHER_POLL_SECONDS = 0.5
-"""How often the queue is looked at while messages gather, and whether one of them may wait no more."""
+"""What seems deferred for longer was so by a clock that has been set back since."""
 
 
 class Queue(StrEnum):
@@ -115,8 +113,7 @@ def collect(
         is_hurried, left = len(later) < len(received) or not listen_seconds, until - time.monotonic()
         if not later or is_hurried or left <= 0 or len(received) >= settings.drain_messages:
             break
-        time.sleep(min(GATHER_POLL_SECONDS, left))
-        received |= drain(pipeline, url, listen_seconds=0, for_seconds=1.0)
+        received |= drain(pipeline, url, listen_seconds=left, for_seconds=1.0)
     if waits := [received[name] for name in later]:
         keep(pipeline, queue, waits, for_seconds=wait_seconds)
     hurried = [message for name, message in received.items() if name not in later]
@@ -214,8 +211,7 @@ def put_off(connection: sa.Connection, queues: Sequence[Queue], until: dt.dateti
 
 def _is_deferred() -> sa.ColumnElement[bool]:
     table, moment = catalog.batches, now()
-    # Null, as for those whose first request leaves with their tick, is neither before nor after. One put off for longer
-    # was so by a clock that has been set back since.
+    # Null, as for those whose first request leaves with their tick, is neither before nor after.
     later = table.c.next_request_at.between(moment, moment + LONGEST_DEFERRAL)
     return sa.and_(table.c.requests == 0, table.c.next_request_at.is_not(None), later)
 
