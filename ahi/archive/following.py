@@ -45,8 +45,9 @@ BATCHES = 10
 AWAITED = 1_000
 """Image sets of uploads brought in by one run, at most; their events or the next run bring in the rest."""
 
-PUBLISH_SECONDS = 10.0
-"""The least time between two publications: nobody waits for a single object of an archive."""
+PUBLISH_SECONDS = 30.0
+"""The least time between two publications: nobody waits for a single object of an archive, and runs of uploads, which
+publish what there is, would wait for one under way."""
 
 REST_SECONDS = 60.0
 """How long nobody follows after something went wrong: what is there gets runs, with their retries and their errors."""
