@@ -142,7 +142,7 @@ def without_contents(error: Exception) -> AwsCallError:
     return AwsCallError(f"{operation} failed: {error_code(error) or type(error).__name__}")
 
 
-def described(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """What may be said of an error: our own permanent ones say what to do, others might quote a sender's key."""
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -58,6 +58,14 @@ def sight(pipeline: Pipeline, image_set_ids: Iterable[str]) -> Counter[str]:
     Returns counts: active, locked, gone, refused, kept (documents read), known (already kept), bytes.
     Raises the first error that another look may cure, when all others have been looked at.
     """
+    counts, trouble = sight_some(pipeline, image_set_ids)
+    if trouble:
+        raise trouble[0]
+    return counts
+
+
+def sight_some(pipeline: Pipeline, image_set_ids: Iterable[str]) -> tuple[Counter[str], list[Exception]]:
+    """The same as `sight`, with the errors that another look may cure beside the counts."""
     ids = sorted(set(image_set_ids))
     looks = _Looks.of(pipeline)
     counts, trouble = Counter[str](), list[Exception]()
@@ -75,9 +83,7 @@ def sight(pipeline: Pipeline, image_set_ids: Iterable[str]) -> Counter[str]:
                 trouble.append(outcome)
             else:
                 counts += outcome
-    if trouble:
-        raise trouble[0]
-    return counts
+    return counts, trouble
 
 
 def seen_versions(pipeline: Pipeline, image_set_ids: Iterable[str]) -> dict[str, int]:

@@ -113,7 +113,8 @@ def collect(
         is_hurried, left = len(later) < len(received) or not listen_seconds, until - time.monotonic()
         if not later or is_hurried or left <= 0 or len(received) >= settings.drain_messages:
             break
-        received |= drain(pipeline, url, listen_seconds=left, for_seconds=1.0)
+        more = settings.drain_messages - len(received)
+        received |= drain(pipeline, url, listen_seconds=left, for_seconds=1.0, most=more)
     if waits := [received[name] for name in later]:
         keep(pipeline, queue, waits, for_seconds=wait_seconds)
     hurried = [message for name, message in received.items() if name not in later]
@@ -122,13 +123,15 @@ def collect(
     return batch
 
 
-def drain(pipeline: Pipeline, url: str, *, listen_seconds: float, for_seconds: float) -> dict[str, Message]:
+def drain(
+    pipeline: Pipeline, url: str, *, listen_seconds: float, for_seconds: float, most: int | None = None
+) -> dict[str, Message]:
     """Receive messages, by id: wait for a first one, then go on until the queue is quiet or a budget is spent."""
     settings, sqs = pipeline.settings, pipeline.aws.sqs
     received: dict[str, Message] = {}
     wait, quiet_since = listen_seconds, 0.0
     deadline = float("inf") if wait else time.monotonic() + for_seconds
-    while len(received) < settings.drain_messages and time.monotonic() < deadline:
+    while len(received) < (most or settings.drain_messages) and time.monotonic() < deadline:
         answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=ceil(wait))
         found = [Message(m["MessageId"], m["Body"], m["ReceiptHandle"]) for m in answer.get("Messages", [])]
         received |= {message.message_id: message for message in found}
@@ -219,7 +222,10 @@ def _is_deferred() -> sa.ColumnElement[bool]:
 def due(pipeline: Pipeline, queue: Queue, *, limit: int = 50) -> list[Batch]:
     """Pending batches whose next request is due, the longest due first: one that fails again and again falls behind."""
     table = catalog.batches
-    is_due = sa.or_(table.c.next_request_at.is_(None), table.c.next_request_at <= now())
+    moment = now()
+    # One that no clock of ours put off for so long: it has been set back since.
+    is_lost = sa.and_(table.c.requests == 0, table.c.next_request_at > moment + LONGEST_DEFERRAL)
+    is_due = sa.or_(table.c.next_request_at.is_(None), table.c.next_request_at <= moment, is_lost)
     query = sa.select(table).where(table.c.queue == queue, table.c.consumed_at.is_(None), is_due)
     return _batches(pipeline, query.order_by(table.c.next_request_at.nulls_first(), table.c.received_at).limit(limit))
 

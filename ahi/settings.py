@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         5.0, ge=0, le=10, description="How long events of archives wait for more to share their inbox object."
     )
     archive_lease_seconds: float = Field(
-        30.0, gt=0, description="A run silent for so long has let go of its shards and events."
+        30.0, gt=0, le=240, description="A run silent for so long has let go of its shards and events."
     )
     archive_poll_seconds: float = Field(1.0, gt=0, description="How often a run looks what became of its shards.")
 

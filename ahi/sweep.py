@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi import chain, findings, inbox, ledger, results, search
-from ahi.aws import described
+from ahi.aws import in_words
 from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.findings import Look
@@ -71,7 +71,7 @@ def sweep(pipeline: Pipeline, *, thorough: bool = False) -> Counter[str]:
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not keep the other looks from their work
             failures[name] = error
     if failures:
-        text = "; ".join(f"{name}: {described(error)}" for name, error in failures.items())
+        text = "; ".join(f"{name}: {in_words(error)}" for name, error in failures.items())
         permanent = all(isinstance(error, PermanentError) for error in failures.values())
         kind = PermanentError if permanent else SweepError
         raise kind(f"{len(failures)} of {len(LOOKS)} looks failed. {text}")

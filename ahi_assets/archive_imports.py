@@ -7,6 +7,7 @@ import dagster as dg
 from ahi.archive import imports as domain
 from ahi.archive.following import Follower, Seen, following
 from ahi.archive.progress import progress
+from ahi.aws import in_words
 from ahi.clock import day_of, now
 from ahi.index import catalog, catalog_archives
 from ahi.pipeline import Pipeline
@@ -90,10 +91,13 @@ def _tell_of_events(context: dg.AssetExecutionContext, pipeline: Pipeline, seen:
     """Tell of the assets that following HealthImaging's events brought up to date."""
     if seen is None:
         return
-    day = day_of(now())
-    tell_of_day(context, pipeline, "import_results", catalog.objects, day, seen.results)
-    tell_of_documents(context, pipeline, day, seen.documents, seen.rows)
-    if seen.publication:
-        tell(context, "published_index", publication_metadata(pipeline, seen.publication))
     for trouble in seen.troubles:
-        context.log.warning("HealthImaging's events were left to runs of their own for a while: %s", trouble)
+        context.log.warning("Following HealthImaging's events met trouble: %s", trouble)
+    day = day_of(now())
+    try:
+        tell_of_day(context, pipeline, "import_results", catalog.objects, day, seen.results)
+        tell_of_documents(context, pipeline, day, seen.documents, seen.rows)
+        if seen.publication:
+            tell(context, "published_index", publication_metadata(pipeline, seen.publication))
+    except Exception as error:  # noqa: BLE001 - it must not take the place of what the run ends by
+        context.log.warning("What HealthImaging's events brought in could not be told: %s", in_words(error))

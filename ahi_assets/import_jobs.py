@@ -7,6 +7,7 @@ import dagster as dg
 from ahi import imports, results, service_events
 from ahi.archive.events import is_followed
 from ahi.archive.following import show_uploads
+from ahi.clock import day_of, now
 from ahi.inbox import Queue, deferred, finish
 from ahi.index import catalog
 from ahi.pipeline import Pipeline
@@ -57,9 +58,10 @@ def import_results(
         done += counted
         for batch in todo:
             finish(pipeline, batch)
-        try:
-            if followed or deferred(pipeline, Queue.IMAGE_SET_EVENTS, limit=1):
-                tell_of_documents(context, pipeline, context.partition_keys[-1], *show_uploads(pipeline))
-        finally:
-            done += imports.advance(pipeline)
+        if followed or deferred(pipeline, Queue.IMAGE_SET_EVENTS, limit=1):
+            shown = show_uploads(pipeline)
+            tell_of_documents(context, pipeline, day_of(now()), shown.looked, shown.rows)
+            if shown.trouble:
+                context.log.warning("Image sets of uploads wait for their events: %s", shown.trouble)
+        done += imports.advance(pipeline)
     return dg.MaterializeResult(metadata=counts(done) | day_rows(context, pipeline, catalog.objects))

@@ -22,9 +22,9 @@ from more_itertools import chunked
 
 from ahi import image_sets, inbox, indexing, leases, results, service_events
 from ahi.archive.events import FOLLOWED, QUEUES
-from ahi.aws import described
+from ahi.aws import in_words
 from ahi.clock import now
-from ahi.closure import not_indexed
+from ahi.closure import explained_image_sets, is_explained, not_indexed
 from ahi.inbox import Queue
 from ahi.index import catalog
 from ahi.indexing import IndexReport
@@ -74,6 +74,17 @@ class Seen:
     """What went wrong, in words without contents; the events concerned were left to runs, the results wait."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What an upload's results brought in."""
+
+    looked: Counter[str]
+    """Counts of `image_sets.sight`."""
+    rows: IndexReport
+    trouble: str | None
+    """Why some could not be looked at, in words without contents: they wait for their events, or the next attempt."""
+
+
 class Follower:
     """Sees to events, unless another does. One of all runs does at a time, by a lease."""
 
@@ -98,15 +109,14 @@ class Follower:
             if self._hold():
                 self._see_to_jobs()
                 self._see_to_image_sets()
-                if time.monotonic() - self._published_at >= PUBLISH_SECONDS:
-                    self._publish()
+                self._publish(after_seconds=PUBLISH_SECONDS)
         self._began = None
 
     def keep(self) -> None:
         """Keep the lease, if we have it, while a look takes its time, unless it hangs."""
         if self._until and (self._began is None or time.monotonic() - self._began < LOOK_SECONDS):
             with self._resting():
-                self._hold()
+                self._hold(only_ours=True)
 
     def break_off(self) -> None:
         """End a look under way soon. What it has not come to is left to whoever follows, or to runs."""
@@ -135,6 +145,7 @@ class Follower:
             yield
         except Exception as error:  # noqa: BLE001 - those runs meet the same, and say so
             self._trouble(error)
+            # First, so that nothing keeps or takes the lease meanwhile.
             self._rests_until = time.monotonic() + REST_SECONDS
             try:
                 self._let_go()
@@ -142,7 +153,7 @@ class Follower:
                 self._trouble(another)
 
     def _trouble(self, error: Exception) -> None:
-        said = described(error)
+        said = in_words(error)
         with self._telling:
             if said not in self._seen.troubles:
                 self._seen.troubles.append(said)
@@ -161,18 +172,21 @@ class Follower:
         if results or (rows and (rows.documents or rows.deleted)):
             self._is_published = False
 
-    def _publish(self) -> None:
-        if not self._is_published:
-            self._is_published = True
-            publication = self.pipeline.index.publish()
-            self._published_at = time.monotonic()
-            with self._telling:
-                self._seen.publication = publication
+    def _publish(self, *, after_seconds: float = 0.0) -> None:
+        if self._is_published or time.monotonic() - self._published_at < after_seconds:
+            return
+        publication = self.pipeline.index.publish()
+        self._published_at, self._is_published = time.monotonic(), True
+        with self._telling:
+            self._seen.publication = publication
 
-    def _hold(self) -> bool:
+    def _hold(self, *, only_ours: bool = False) -> bool:
         """Take the lease, or keep it, and with it all that was deferred. Returns whether we have it."""
         index, seconds = self.pipeline.index, self.pipeline.settings.archive_lease_seconds
         with self._leasing:
+            # In a look, the lease may have been given up by who keeps it.
+            if time.monotonic() < self._rests_until or (only_ours and not self._until):
+                return False
             if self._until and seconds / 2 < (self._until - now()).total_seconds() <= seconds:
                 return True
             # Asked every second by every run, it takes the lock of writers only when there is something to take.
@@ -189,15 +203,17 @@ class Follower:
     def _let_go(self) -> None:
         """Free the lease, and let sensors ask for runs of what was deferred."""
         with self._leasing:
-            if self._until:
+            ours, self._until = self._until, None
+            if ours:
                 with self.pipeline.index.transaction() as connection:
-                    if leases.let_go(connection, FOLLOWED, ours=self._until):
+                    if leases.let_go(connection, FOLLOWED, ours=ours):
                         inbox.put_off(connection, QUEUES, now())
-                self._until = None
 
     def _see_to_jobs(self) -> None:
         """Jobs first: their results say what became of objects, and name the image sets."""
         for batch in inbox.deferred(self.pipeline, Queue.IMPORT_EVENTS):
+            if self._breaks_off.is_set():
+                return
             opened = service_events.open_batch(self.pipeline, batch)
             self._add(results=opened.counts + results.follow(self.pipeline, opened.import_jobs))
             inbox.finish(self.pipeline, batch)
@@ -228,10 +244,12 @@ class Follower:
         for some in chunked(_news(pipeline, wanted), LOOKS):
             if self._breaks_off.is_set() or not self._hold():
                 return  # the batches are not finished, and what results name is awaited by the sweep, too
-            try:
-                self._add(documents=image_sets.sight(pipeline, some))
-            finally:
-                self._add(rows=indexing.catch_up(pipeline, only=some))
+            looked, trouble = image_sets.sight_some(pipeline, some)
+            self._add(documents=looked, rows=indexing.catch_up(pipeline, only=some))
+            if trouble:
+                raise trouble[0]
+            self._see_to_jobs()
+            self._publish(after_seconds=PUBLISH_SECONDS)
         self._add(rows=indexing.catch_up(pipeline, batches))
         self._settled = self._settled[len(settled) :]
 
@@ -240,8 +258,8 @@ class Follower:
 def following(follower: Follower) -> Iterator[None]:
     """Let a follower see to events, in a thread of its own, for as long as the block lasts.
 
-    A look that is under way at the end is finished, since it brings in what the block waited for; after an error, or
-    when a person cancels the run, it is broken off.
+    At its end there is one more look, since what the block waited for may just have come; after an error, or when a
+    person cancels the run, a look under way is broken off.
     """
     settings, is_over, is_through = follower.pipeline.settings, threading.Event(), threading.Event()
 
@@ -256,42 +274,47 @@ def following(follower: Follower) -> Iterator[None]:
     threads = [threading.Thread(target=each, name=each.__name__, daemon=True) for each in (follow, keep)]
     for thread in threads:
         thread.start()
+    looking, keeping = threads
     try:
         yield
+        is_over.set()
+        looking.join()
+        # The last results may have been read at the end of a look.
+        follower.look()
     except BaseException:
         follower.break_off()
         raise
     finally:
-        for thread, ends in zip(threads, (is_over, is_through), strict=True):
-            ends.set()
-            thread.join()
-        follower.leave()
+        try:
+            is_over.set()
+            looking.join()
+        finally:
+            is_through.set()
+            keeping.join()
+            follower.leave()
 
 
-def show_uploads(pipeline: Pipeline) -> tuple[Counter[str], IndexReport]:
+def show_uploads(pipeline: Pipeline) -> Shown:
     """Look up and index the image sets that results of uploads name, without waiting for their events.
 
     While somebody follows, events of uploads' image sets are left to it too, and an upload waits for no archive. What
     an earlier attempt left is among them, since the ledger says what is not indexed.
-
-    Returns:
-        Counts of `image_sets.sight`, and what was indexed.
-
-    Raises:
-        ClientError, BotoCoreError: An image set could not be looked up; all others are indexed.
     """
-    table, wanted = catalog.objects, dict[str, int]()
-    query = sa.select(table.c.image_set_id, sa.func.max(table.c.image_set_version))
-    query = query.where(not_indexed(), table.c.shard_key.is_(None)).group_by(table.c.image_set_id).limit(AWAITED)
+    table, verdict, wanted = catalog.objects, explained_image_sets(), dict[str, int]()
+    query = (
+        sa.select(table.c.image_set_id, sa.func.max(table.c.image_set_version))
+        .select_from(table.outerjoin(verdict, verdict.c.image_set_id == table.c.image_set_id))
+        .where(not_indexed(), table.c.shard_key.is_(None), sa.not_(is_explained(verdict)))
+        .group_by(table.c.image_set_id)
+        .order_by(sa.func.max(table.c.settled_at).desc())
+        .limit(AWAITED)
+    )
     with pipeline.index.engine.connect() as connection:
         for image_set_id, version in connection.execute(query):
             _want(wanted, image_set_id, version)
-    looked, rows = Counter[str](), IndexReport()
-    try:
-        looked = image_sets.sight(pipeline, _news(pipeline, wanted))
-    finally:
-        rows += indexing.catch_up(pipeline, only=wanted)
-    return looked, rows
+    looked, troubles = image_sets.sight_some(pipeline, _news(pipeline, wanted))
+    rows = indexing.catch_up(pipeline, only=wanted)
+    return Shown(looked, rows, in_words(troubles[0]) if troubles else None)
 
 
 def _named(pipeline: Pipeline, job_keys: Iterable[str]) -> dict[str, int]:

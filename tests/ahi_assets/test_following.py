@@ -85,7 +85,9 @@ def test_what_a_run_of_shards_brings_in_is_told_as_the_assets_it_is_of(site, def
     assert told["instances"][2]["dagster/code_version"] == CODE_VERSION
 
 
-def test_an_upload_is_shown_by_the_run_of_its_results_while_another_has_its_events(site, defs, instance):
+def test_an_upload_is_shown_by_the_run_of_its_results_while_another_has_its_events(make_site, instance):
+    site = make_site(**AT_ONCE | {"archive_lease_seconds": 120})
+    defs = build_defs(site.settings)
     Follower(connect(site.settings, run_id="backfill")).look()
     site.send(MR)
 

@@ -8,7 +8,6 @@ from functools import partial
 
 import pytest
 import sqlalchemy as sa
-from botocore.exceptions import ClientError
 
 from ahi import imports, inbox, results, service_events, uploads
 from ahi.archive import imports as archive_imports
@@ -72,13 +71,13 @@ def test_the_results_of_an_upload_bring_its_image_sets_whoever_has_their_events(
     pipeline, follower = site.pipeline, Follower(connect(site.settings, run_id="backfill"))
     follower.look()
     settle_upload(site, MR)
-    looked, rows = show_uploads(pipeline)
-    assert (rows.rows["instances"], shown(site)) == (len(MR), len(MR))
-    assert show_uploads(pipeline)[0].total() == 0, "what is shown is not looked at again"
+    shown_ = show_uploads(pipeline)
+    assert (shown_.rows.rows["instances"], shown(site)) == (len(MR), len(MR))
+    assert show_uploads(pipeline).looked.total() == 0, "what is shown is not looked at again"
     looks = len(site.stack.calls("GetImageSet"))
     site.stack.wait_for(lambda: tick(site) or follower.look() or site.drive().at_rest)
     assert len(site.stack.calls("GetImageSet")) == looks, "nor when its events come"
-    assert looked["kept"] == len(site.stack.calls("GetImageSetMetadata"))
+    assert shown_.looked["kept"] == len(site.stack.calls("GetImageSetMetadata"))
 
 
 def settle_upload(site, names) -> None:
@@ -102,10 +101,10 @@ def test_one_image_set_that_cannot_be_looked_at_keeps_no_other_and_the_next_atte
     Follower(connect(site.settings, run_id="backfill")).look()
     settle_upload(site, [MR[0], *CT])
     site.stack.fault("fail_call", operation="GetImageSetMetadata", error="AccessDeniedException", times=1)
-    with pytest.raises(ClientError):
-        show_uploads(site.pipeline)
-    assert 0 < shown(site) < 1 + len(CT)
-    show_uploads(site.pipeline)
+    first = show_uploads(site.pipeline)
+    assert first.trouble == "GetImageSetMetadata failed: AccessDeniedException"
+    assert 0 < shown(site) == first.rows.rows["instances"] < 1 + len(CT)
+    assert show_uploads(site.pipeline).trouble is None
     assert shown(site) == 1 + len(CT)
 
 
@@ -169,3 +168,32 @@ def test_what_cannot_be_seen_to_is_left_to_a_run_of_its_own(make_site):
     assert inbox.due(site.pipeline, Queue.IMPORT_EVENTS) == [batch], "at once"
     follower.look()
     assert not is_followed(site.pipeline), "it rests"
+
+
+def test_nothing_takes_the_lease_while_a_follower_rests(make_site):
+    site = make_site(**AT_ONCE | {"archive_lease_seconds": 1})
+    batch, follower = left(site), Follower(site.pipeline)
+    site.pipeline.aws.s3.delete_object(Bucket=site.pipeline.settings.lake_bucket, Key=batch.object_key)
+    follower.look()
+    follower.keep()
+    assert not is_followed(site.pipeline)
+    assert inbox.due(site.pipeline, Queue.IMPORT_EVENTS) == [batch]
+
+
+def test_a_run_that_fails_leaves_what_it_had_not_come_to_to_runs(make_site):
+    site = make_site(**AT_ONCE | {"archive_lease_seconds": 60})
+    follower = Follower(site.pipeline)
+
+    def canceled():
+        with following(follower):
+            site.stack.wait_for(lambda: is_followed(site.pipeline))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        canceled()
+    assert not is_followed(site.pipeline)
+    batch = left(site)
+    follower.look()
+    assert inbox.deferred(site.pipeline, batch.queue) == [batch], "broken off"
+    follower.leave()
+    assert inbox.due(site.pipeline, batch.queue) == [batch]
