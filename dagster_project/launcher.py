@@ -41,8 +41,8 @@ PRELOAD = ("dagster_project.preload",)
 BACKGROUND = ("archive_imports", "archive_shards", "index_checks", "index_tiers")
 """Assets and jobs whose runs step back for all others on a busy machine, unless `dagster.yaml` names others."""
 
-NICENESS = 10
-"""They get a tenth of the CPU that another run gets, when both want it."""
+NICENESS = 19
+"""They get next to no CPU while another run wants it."""
 
 _starting = threading.Lock()
 

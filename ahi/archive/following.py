@@ -175,10 +175,18 @@ class Follower:
     def _publish(self, *, after_seconds: float = 0.0) -> None:
         if self._is_published or time.monotonic() - self._published_at < after_seconds:
             return
+        if after_seconds and self._seconds_since_publication() < after_seconds:
+            return  # another run has, and would wait for us next time
         publication = self.pipeline.index.publish()
         self._published_at, self._is_published = time.monotonic(), True
         with self._telling:
             self._seen.publication = publication
+
+    def _seconds_since_publication(self) -> float:
+        newest = sa.select(sa.func.max(catalog.publications.c.published_at))
+        with self.pipeline.index.engine.connect() as connection:
+            at = connection.execute(newest).scalar_one_or_none()
+        return (now() - at).total_seconds() if at else float("inf")
 
     def _hold(self, *, only_ours: bool = False) -> bool:
         """Take the lease, or keep it, and with it all that was deferred. Returns whether we have it."""
