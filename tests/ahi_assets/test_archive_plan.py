@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import uuid
 
-import dagster as dg
 import pytest
 
 from ahi.archive import archives
@@ -14,13 +13,6 @@ from dagster_project.definitions import build_defs
 from tests.site_fixtures import SAMPLES, clear_bucket
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::ResourceWarning")
-
-
-@pytest.fixture
-def instance(tmp_path):
-    (tmp_path / "dagster").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as made:
-        yield made
 
 
 @pytest.fixture

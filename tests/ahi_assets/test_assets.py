@@ -24,18 +24,6 @@ REGISTERED = {*TABLE_ASSETS, "headers", "index_info"}
 CANARY = "CANARY^P"  # as long as a date, so that it can stand where one belongs
 
 
-@pytest.fixture
-def instance(tmp_path):
-    (tmp_path / "dagster").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as made:
-        yield made
-
-
-@pytest.fixture
-def defs(site):
-    return build_defs(site.settings)
-
-
 def run(defs, instance, job_name, *, raise_on_error=True, **kwargs):
     job = defs.resolve_job_def(job_name)
     result = job.execute_in_process(instance=instance, raise_on_error=raise_on_error, **kwargs)

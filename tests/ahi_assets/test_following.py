@@ -26,20 +26,8 @@ AT_ONCE = QUICK | {"archive_gather_seconds": 0, "linger_seconds": 0}
 
 
 @pytest.fixture
-def instance(tmp_path):
-    (tmp_path / "dagster").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as made:
-        yield made
-
-
-@pytest.fixture
 def site(make_site):
     return make_site(**AT_ONCE)
-
-
-@pytest.fixture
-def defs(site):
-    return build_defs(site.settings)
 
 
 def tick(site, queue):

@@ -15,13 +15,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::
 PARTITIONS = healthlake_queue.PARTITIONS
 
 
-@pytest.fixture
-def instance(tmp_path):
-    (tmp_path / "dagster").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as made:
-        yield made
-
-
 def tick(
     chain: Chain, defs: dg.Definitions, instance: dg.DagsterInstance, cursor: str | None
 ) -> tuple[int, str | None]:
