@@ -45,6 +45,7 @@ class Sample:
     n_final: int
     ends_at: dt.datetime | None
     """When the import was expected to end, as reckoned then."""
+    is_paused: bool = False
 
 
 def samples(connection: sa.Connection, archive_id: str) -> list[Sample]:
@@ -65,9 +66,18 @@ def samples(connection: sa.Connection, archive_id: str) -> list[Sample]:
         if active is None:  # noted before active time was
             before = found[-1] if found else None
             active = before.active_seconds + _step(before.at, at, is_paused=paused or is_paused) if before else 0.0
-        found.append(Sample(at, active, n_entered, n_final, ends_at))
+        found.append(Sample(at, active, n_entered, n_final, ends_at, bool(is_paused)))
         paused = is_paused
     return found
+
+
+def and_now(points: Sequence[Sample], at: dt.datetime, *, n_entered: int, n_final: int) -> list[Sample]:
+    """The samples and what is counted now: what they say alone was true when the last of them was noted."""
+    if not points:
+        return []
+    last = points[-1]
+    active = last.active_seconds + _step(last.at, at, is_paused=last.is_paused)
+    return [*points, Sample(at, active, n_entered, n_final, None)]
 
 
 def note(connection: sa.Connection, archive_id: str, at: dt.datetime, values: Mapping[str, object]) -> None:
@@ -116,12 +126,24 @@ def remaining(points: Sequence[Sample], n_objects: int) -> float | None:
     rate = _slope(line, [point.n_final for point in line]) if line else None
     if last is None or rate is None:
         return None
-    entering = _slope(line, [point.n_entered for point in line])
+    # Objects enter from the first moment, whatever is through: the first quarter has few enough samples as it is.
+    begun = _recent(points)
+    entering = _slope(begun, [point.n_entered for point in begun])
     # Objects that something else entered are through, and never enter here.
     if not entering or last.n_entered >= n_objects or any(point.n_entered < point.n_final for point in line):
         return (n_objects - last.n_final) / rate
-    taken = [point.active_seconds - _entered_at(points, point.n_final) for point in line]
-    return (n_objects - last.n_entered) / entering + sum(taken) / len(taken)
+    return (n_objects - last.n_entered) / entering + _taken(points, since=line[0].active_seconds)
+
+
+def _taken(points: Sequence[Sample], *, since: float) -> float:
+    """Seconds that objects took from entering to being through, the mean of those that got through since then.
+
+    Samples between two lumps say nothing: the objects of the last lump only seem to take longer and longer.
+    """
+    rose = [after for before, after in pairwise(points) if after.n_final > before.n_final]
+    some = [point for point in rose if point.active_seconds >= since] or rose[-1:]
+    taken = [point.active_seconds - _entered_at(points, point.n_final) for point in some]
+    return sum(taken) / len(taken)
 
 
 def _entered_at(points: Sequence[Sample], number: int) -> float:
@@ -142,10 +164,14 @@ def _line(points: Sequence[Sample]) -> list[Sample]:
     begun = next((n for n, point in enumerate(points) if point.n_final > points[0].n_final), None) if points else None
     if begun is None:
         return []
-    line = points[begun:]
-    first, last = line[0].active_seconds, line[-1].active_seconds
-    start = min(line[-RECENT:][0].active_seconds, last - (last - first) / 4)
-    return [point for point in line if point.active_seconds >= start]
+    return _recent(points[begun:])
+
+
+def _recent(points: Sequence[Sample]) -> list[Sample]:
+    """The last of some samples: so many, or of a long import the last quarter of its time."""
+    first, last = points[0].active_seconds, points[-1].active_seconds
+    start = min(points[-RECENT:][0].active_seconds, last - (last - first) / 4)
+    return [point for point in points if point.active_seconds >= start]
 
 
 def _slope(line: Sequence[Sample], numbers: Sequence[int]) -> float | None:

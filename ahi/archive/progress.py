@@ -138,12 +138,13 @@ def _progress(connection: sa.Connection, archive: sa.Row[tuple[object, ...]]) ->
     points = forecast.samples(connection, archive_id)
     left, ends_at, ended_at = counted.objects - counted.done, None, None
     is_at_work = bool(left) and _is_at_work(connection, archive_id, points, moment)
-    rate = forecast.reckon(points) if is_at_work or not left else None
+    present = forecast.and_now(points, moment, n_entered=counted.entered, n_final=counted.done) if left else points
+    rate = forecast.reckon(present) if is_at_work or not left else None
     if not left:
         of_archive = c.archive_shards.c.archive_id == archive_id
         closed = connection.scalar(sa.select(sa.func.max(c.archive_shards.c.ended_at)).where(of_archive))
         ended_at = max(filter(None, (closed, counted.last_at)), default=None)
-    elif rate and not archive.paused_at and (seconds := forecast.remaining(points, counted.objects)) is not None:
+    elif rate and not archive.paused_at and (seconds := forecast.remaining(present, counted.objects)) is not None:
         ends_at = moment + dt.timedelta(seconds=seconds)
     return Progress(
         archive_id,

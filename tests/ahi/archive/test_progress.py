@@ -100,6 +100,27 @@ def test_a_pause_does_not_count_as_slowness(index):
     assert points[-1].active_seconds == 45 + 40
 
 
+def test_a_forecast_is_as_new_as_what_was_counted_for_it(index):
+    points = noted(index, [(5.0 * n, 50 * n) for n in range(10)])
+    at = START + dt.timedelta(seconds=49)  # the last sample is of 45 s
+    present = forecast.and_now(points, at, n_entered=0, n_final=490)
+    assert forecast.remaining(present, 10_000) == pytest.approx(951, rel=0.001)
+    assert forecast.and_now([], at, n_entered=0, n_final=490) == []
+    points = noted(index, [(50.0, 500)], paused=frozenset([50.0]))
+    assert forecast.and_now(points, START + dt.timedelta(seconds=54), n_entered=0, n_final=500)[-1].active_seconds == 45
+
+
+def test_between_two_ends_nothing_seems_to_take_longer(index):
+    # A hundred enter each 5 s, and are through 10 s later, two lots at once.
+    course = [
+        Sample(START + dt.timedelta(seconds=5 * n), 5.0 * n, 100 * n, 200 * max(0, n // 2 - 1), None) for n in range(20)
+    ]
+    for some in (course[:17], course[:18]):
+        last = some[-1]
+        left = (10_000 - last.n_entered) / 20
+        assert forecast.remaining(some, 10_000) == pytest.approx(left + 10, abs=0.1)
+
+
 def test_idle_days_neither_slow_the_rate_nor_dilute_the_error(index):
     # Half at 10 a second, five days of nothing, the other half at 5: the forecast was off by a third of 1,500 s.
     first = [(5.0 * n, 50 * n) for n in range(101)]
