@@ -1,6 +1,6 @@
 """Archives imported in backfills on the whole stack: killed at work, and on PostgreSQL.
 
-AHI_DRILL_OBJECTS is how many objects the drill imports, in shards of a fiftieth of them; 20,000 takes half an hour.
+AHI_DRILL_OBJECTS is how many objects the drill imports, in shards of a fiftieth of them; 20,000 take five to ten minutes.
 """
 
 from __future__ import annotations
