@@ -37,9 +37,10 @@ ROW_GROUP_BYTES = "64MB"
 # Level 1 costs half of level 3's CPU and few bytes more (storage reference, 2.1).
 ZSTD_LEVEL = 1
 # Columns of a batch with less than this have neither dictionary nor statistics: those were a quarter of what a file
-# cost, and a seventh of the bytes of one with two rows. All with a value are zstd: without, 100 series took 1.6 times
-# the bytes for a twelfth of the CPU. Compaction's files, which most rows are in, have all three.
+# cost, and a seventh of the bytes of one with two rows. Compaction's files, which most rows are in, have all three.
 WORTH_BYTES = 2_048
+# Columns of a batch with this much are zstd: up to here it made files larger, and took a third of a one-row file's CPU.
+WORTH_ZSTD_BYTES = 128
 # Each row has another value: a dictionary took more CPU and more bytes than the values.
 DIFFERENT = frozenset(
     ("SOPInstanceUID", "MediaStorageSOPInstanceUID", "dataset_hash", "metadata_json", "frame_id", "crc32", "object_id")
@@ -106,21 +107,21 @@ def write_batch(
 
     if len(data) > 1:
         data = in_order(data, table.sort_by)
-    filled, large, empty = list[str](), list[str](), set(data.column_names)
+    packed, large, empty = list[str](), list[str](), set(data.column_names)
     for field, cells in zip(data.schema, data.columns, strict=True):
         if cells.null_count < len(data):
-            leaves = _leaves(field)
             empty.remove(field.name)
-            filled += leaves
-            if cells.get_total_buffer_size() >= WORTH_BYTES:
-                large += leaves
-    path = new_path(root, f"{table.name}/{day_of(stamp)}")
+            n_bytes = cells.get_total_buffer_size()
+            packed += _leaves(field) if n_bytes >= WORTH_ZSTD_BYTES else ()
+            large += _leaves(field) if n_bytes >= WORTH_BYTES else ()
+    # One folder for all tables: a file in each of seven folders took the file system five times as long to make.
+    path = new_path(root, f"batches/{day_of(stamp)}", table.name)
     # In memory: to Arrow, a file of Python's is five calls for each column.
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
         data.schema,
-        compression=dict.fromkeys(filled, "zstd"),
+        compression=dict.fromkeys(packed, "zstd") or "none",
         use_dictionary=[leaf for leaf in large if leaf not in DIFFERENT],  # type: ignore[arg-type]
         write_statistics=large + [name for name in data.column_names if name in LOOKED_FOR],
         store_schema=False,
@@ -267,8 +268,8 @@ def group_rows(table: str) -> int:
     return SERIES_GROUP_ROWS if table in ("series", "studies", "patients") else ROW_GROUP_ROWS
 
 
-def new_path(root: Path, folder: str) -> str:
-    """A path that no file has, relative to the root; its folder is there and synced. The name says nothing."""
+def new_path(root: Path, folder: str, name: str = "") -> str:
+    """A path that no file has, relative to the root; its folder is there and synced. It tells of no patient."""
     relative = f"data/{folder}"
     target = root / relative
     if not target.exists():
@@ -276,7 +277,7 @@ def new_path(root: Path, folder: str) -> str:
         target.mkdir(parents=True, exist_ok=True)
         for part in missing:
             sync_folder(part.parent)
-    return f"{relative}/{uuid.uuid4().hex}.parquet"
+    return f"{relative}/{f'{name}-' if name else ''}{uuid.uuid4().hex}.parquet"
 
 
 def sync_files(root: Path, paths: Iterable[str]) -> None:
