@@ -44,7 +44,7 @@ lint: $(READY) ## Lint, format, types, import direction, definitions
 	wait $$types
 
 drill: $(READY) ## Minutes long: runs and the daemon killed at work; a corpus against its manifest (AHI_DICOM_CORPUS)
-	$(BIN)/pytest -q -m drill
+	AHI_DRILL_OBJECTS=$${AHI_DRILL_OBJECTS:-20000} $(BIN)/pytest -q -m drill
 
 bench: $(READY) ## What a run costs, and how fresh the index is
 	for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done

@@ -41,7 +41,7 @@ class Sample:
     active_seconds: float
     """Time since the first sample in which runs were at work."""
     n_entered: int
-    """Objects in the ledger."""
+    """Objects that have begun: in the ledger, or found to be known by another way."""
     n_final: int
     ends_at: dt.datetime | None
     """When the import was expected to end, as reckoned then."""
@@ -129,7 +129,7 @@ def remaining(points: Sequence[Sample], n_objects: int) -> float | None:
     # Objects enter from the first moment, whatever is through: the first quarter has few enough samples as it is.
     begun = _recent(points)
     entering = _slope(begun, [point.n_entered for point in begun])
-    # Objects that something else entered are through, and never enter here.
+    # Samples of older versions do not count what was known as entered.
     if not entering or last.n_entered >= n_objects or any(point.n_entered < point.n_final for point in line):
         return (n_objects - last.n_final) / rate
     return (n_objects - last.n_entered) / entering + _taken(points, since=line[0].active_seconds)
@@ -141,8 +141,7 @@ def _taken(points: Sequence[Sample], *, since: float) -> float:
     Samples between two lumps say nothing: the objects of the last lump only seem to take longer and longer.
     """
     rose = [after for before, after in pairwise(points) if after.n_final > before.n_final]
-    some = [point for point in rose if point.active_seconds >= since] or rose[-1:]
-    taken = [point.active_seconds - _entered_at(points, point.n_final) for point in some]
+    taken = [p.active_seconds - _entered_at(points, p.n_final) for p in rose if p.active_seconds >= since]
     return sum(taken) / len(taken)
 
 

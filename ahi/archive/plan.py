@@ -176,11 +176,10 @@ def _before(pipeline: Pipeline, archive: Archive) -> _Before:
     unstarted = sa.and_(mine, table.c.state == ShardState.PLANNED, table.c.in_place_prefix.is_not(None))
     with pipeline.index.snapshot() as connection:
         last = archives.last_number(connection, archive.archive_id)
-        whole = sa.select(table.c.manifest_key).where(mine, table.c.parent_shard_key.is_(None)).distinct()
+        whole = sa.select(table.c.manifest_key).where(mine).distinct()
         manifests = sorted(connection.execute(whole).scalars())
         folders = connection.execute(sa.select(table.c.in_place_prefix, table.c.n_objects).where(unstarted)).all()
-        partitions = sa.select(sa.func.count()).where(table.c.state != ShardState.SPLIT)
-        n_shards = connection.execute(partitions).scalar_one()
+        n_shards = connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
     return _Before(last, manifests, {str(folder): int(n) for folder, n in folders}, n_shards)
 
 

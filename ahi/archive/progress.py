@@ -91,7 +91,7 @@ def shard_keys(index: Index) -> list[str]:
     """Every shard that can be imported, of every archive."""
     table = c.archive_shards
     with index.engine.connect() as connection:
-        query = sa.select(table.c.shard_key).where(table.c.state != ShardState.SPLIT).order_by(table.c.shard_key)
+        query = sa.select(table.c.shard_key).order_by(table.c.shard_key)
         return list(connection.execute(query).scalars())
 
 
@@ -138,7 +138,8 @@ def _progress(connection: sa.Connection, archive: sa.Row[tuple[object, ...]]) ->
     points = forecast.samples(connection, archive_id)
     left, ends_at, ended_at = counted.objects - counted.done, None, None
     is_at_work = bool(left) and _is_at_work(connection, archive_id, points, moment)
-    present = forecast.and_now(points, moment, n_entered=counted.entered, n_final=counted.done) if left else points
+    begun = counted.entered + counted.known
+    present = forecast.and_now(points, moment, n_entered=begun, n_final=counted.done) if left else points
     rate = forecast.reckon(present) if is_at_work or not left else None
     if not left:
         of_archive = c.archive_shards.c.archive_id == archive_id
@@ -201,7 +202,7 @@ def counts(connection: sa.Connection, archive_id: str) -> Counts:
     What is done is read off its shard, so that the ledger is counted for the others only.
     """
     own, table = c.archive_shards, catalog.objects
-    of_archive = sa.and_(own.c.archive_id == archive_id, own.c.state != ShardState.SPLIT)
+    of_archive = own.c.archive_id == archive_id
     states, known = dict.fromkeys(ObjectState, 0), 0
     shards, objects, n_bytes = dict[str, int](), 0, 0
     sums = [sa.func.coalesce(sa.func.sum(own.c[f"n_{name}"]), 0) for name in ("objects", "bytes", "known", *FINAL)]
@@ -277,7 +278,7 @@ def _note(pipeline: Pipeline, archive_id: str, moment: dt.datetime) -> None:
     seen = progress(pipeline.index, archive_id)
     values = {
         "n_total": seen.objects,
-        "n_entered": seen.entered,
+        "n_entered": seen.entered + seen.known,
         "n_final": seen.final,
         "n_failed": seen.states.get(ObjectState.FAILED, 0),
         "is_paused": seen.paused_at is not None,

@@ -25,7 +25,6 @@ from ahi.errors import PermanentError
 from ahi.index import catalog
 from ahi.index import catalog_archives as c
 from ahi.index.catalog import ObjectState
-from ahi.index.catalog_archives import ShardState
 from ahi.index.parquet import spilling
 from ahi.index.query import IndexNotPublishedError, open_index
 from ahi.index.sql import text
@@ -243,8 +242,8 @@ def _set_aside(bucket: str, key: str, etag: str, reason: str) -> tuple[str | Non
 
 def _count_shards(pipeline: Pipeline, archive: Archive, duck: duckdb.DuckDBPyConnection) -> None:
     table = c.archive_shards
-    mine = (table.c.archive_id == archive.archive_id, table.c.state != ShardState.SPLIT)
-    query = sa.select(table.c.shard_key, table.c.n_objects, table.c.started_at).where(*mine).order_by(table.c.number)
+    mine = table.c.archive_id == archive.archive_id
+    query = sa.select(table.c.shard_key, table.c.n_objects, table.c.started_at).where(mine).order_by(table.c.number)
     with pipeline.index.engine.connect() as connection:
         rows = connection.execute(query).all()
     for shard_key, n_objects, started_at in rows:

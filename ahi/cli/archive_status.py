@@ -51,7 +51,7 @@ def status(
             while True:
                 all_seen = [progress(index, name) for name in names]
                 live.update(_together([_shown(index, one) for one in all_seen]), refresh=True)
-                if all(one.ended_at for one in all_seen):
+                if all(one.ended_at or not one.objects for one in all_seen):
                     return
                 time.sleep(POLL_SECONDS)
 
@@ -92,6 +92,8 @@ def _rate(seen: Progress) -> str:
 
 
 def _end(seen: Progress) -> str:
+    from ahi.index.catalog_archives import ShardState
+
     if seen.ended_at:
         return f"{common.shown(seen.ended_at)} UTC, all through"
     if seen.paused_at:
@@ -103,7 +105,9 @@ def _end(seen: Progress) -> str:
     if not seen.ends_at:
         return "too early to say"
     error = f", off by {100 * seen.eta_error:.0f} % so far" if seen.eta_error is not None else ""
-    return f"expected {common.shown(seen.ends_at)} UTC{error}"
+    unlaunched = seen.shards.get(ShardState.PLANNED, 0)
+    if_all = f", with the {unlaunched:,} shards that have not started" if unlaunched else ""
+    return f"expected {common.shown(seen.ends_at)} UTC{error}{if_all}"
 
 
 def _troubles(found: list[Trouble]) -> list[Table]:

@@ -31,8 +31,6 @@ class ShardState(StrEnum):
     """A run has entered its objects into the ledger; their import is under way."""
     DONE = "done"
     """Every object of it is in a final state of the ledger."""
-    SPLIT = "split"
-    """It kept failing, and smaller shards (`parent_shard_key`) took its place."""
     CANCELLED = "cancelled"
     """Taken back before all of it was imported; started again, it goes on."""
 
@@ -103,7 +101,6 @@ archive_shards = sa.Table(
     sa.Column("in_place_prefix", sa.String, comment="Folder that is imported as it lies; null: packed by copies"),
     sa.Column("manifest_key", sa.String, nullable=False, comment="Parquet in the lake bucket that names its objects"),
     sa.Column("row_group", sa.Integer, nullable=False, comment="Row group of that file which is this shard"),
-    sa.Column("parent_shard_key", sa.String, comment="Shard that was split into this and others"),
     sa.Column("planned_at", Instant, nullable=False, comment="When it was planned"),
     sa.Column("started_at", Instant, comment="When its objects entered the ledger"),
     sa.Column("ended_at", Instant, comment="When the last of them had reached a final state"),
@@ -120,7 +117,6 @@ archive_shards = sa.Table(
     sa.Column("message", sa.Text, comment="What went wrong last, without PHI"),
     sa.Column("set_down_at", Instant, comment="When a person said that what is refused of it fails; null: it waits"),
     sa.Index("ix_archive_shards_archive", "archive_id", "state"),
-    sa.Index("ix_archive_shards_parent", "parent_shard_key"),
     info={NOTED: True},
 )
 
@@ -137,7 +133,7 @@ archive_progress = sa.Table(
     sa.Column("archive_id", sa.String, primary_key=True, comment="Archive"),
     sa.Column("at", Instant, primary_key=True, comment="When it was counted, by a run that was at work on it"),
     sa.Column("n_total", sa.BigInteger, nullable=False, comment="Objects of all its shards"),
-    sa.Column("n_entered", sa.BigInteger, nullable=False, comment="Objects in the ledger"),
+    sa.Column("n_entered", sa.BigInteger, nullable=False, comment="Objects in the ledger, or known"),
     sa.Column("n_final", sa.BigInteger, nullable=False, comment="Objects in a final state"),
     sa.Column("n_failed", sa.BigInteger, nullable=False, comment="Those of them that failed"),
     sa.Column("is_paused", sa.Boolean, nullable=False, comment="Whether the archive was paused"),

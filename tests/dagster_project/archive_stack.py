@@ -70,10 +70,15 @@ def is_through(pipeline: Pipeline, archive_id: str = "old") -> bool:
 
 
 def kill_workers(stack: Stack) -> int:
-    """SIGKILL for every run at work and for the daemon, which its supervisor starts again. Returns how many."""
+    """SIGKILL for every run at work and for the daemon, which its supervisor starts again. Returns how many runs.
+
+    Nothing is killed where no run is at work.
+    """
+    victims = runs(stack)
+    if not victims:
+        return 0
     daemons = processes(stack, "dagster_project.program daemon")
-    victims = [*runs(stack), *daemons]
-    for process in victims:
+    for process in (*victims, *daemons):
         process.send_signal(signal.SIGKILL)
     before = {process.pid for process in daemons}
     wait_for(lambda: [p for p in processes(stack, "dagster_project.program daemon") if p.pid not in before], seconds=60)

@@ -110,6 +110,16 @@ def test_a_forecast_is_as_new_as_what_was_counted_for_it(index):
     assert forecast.and_now(points, START + dt.timedelta(seconds=54), n_entered=0, n_final=500)[-1].active_seconds == 45
 
 
+def test_what_entered_before_anything_was_through_says_how_fast_it_enters():
+    entered, final = [0, 10, 20, 30, 40, 50, 52], [0, 0, 0, 0, 0, 10, 12]
+    course = [
+        Sample(START + dt.timedelta(seconds=5 * n), 5.0 * n, into, through, None)
+        for n, (into, through) in enumerate(zip(entered, final, strict=True))
+    ]
+    # By the last 5 s alone another 948 would take 40 minutes.
+    assert forecast.remaining(course, 1_000) == pytest.approx(948 / 1.8 + 24.5, rel=0.05)
+
+
 def test_between_two_ends_nothing_seems_to_take_longer(index):
     # A hundred enter each 5 s, and are through 10 s later, two lots at once.
     course = [
@@ -179,6 +189,32 @@ def test_without_a_run_at_work_no_end_is_promised(index):
     assert seen.is_at_work
     assert seen.objects_per_second == pytest.approx(10)
     assert seen.ends_at
+
+
+def test_the_forecast_counts_from_now_and_what_was_known_has_entered(index):
+    # 4 objects enter a second and 2 that are known; each is through 10 s later. The last sample is 20 s old.
+    def entered(seconds: int) -> int:
+        return 6 * seconds
+
+    archived(
+        index, [{"state": ShardState.STARTED, "n_objects": 600, "n_known": 80, "lease_until": now() + dt.timedelta(1)}]
+    )
+    begun = now() - dt.timedelta(seconds=50)
+    with index.transaction() as connection:
+        for seconds in range(0, 35, 5):
+            through = entered(max(0, seconds - 10))
+            values = {"n_total": 600, "n_entered": entered(seconds), "n_final": through, "n_failed": 0, "ends_at": None}
+            forecast.note(connection, "old", begun + dt.timedelta(seconds=seconds), values | {"is_paused": False})
+        row = {"bucket": "b", "key": "k", "state_since": START, "day": "2026-11-01", "attempts": 1}
+        rows = [
+            row | {"object_id": str(n), "shard_key": "old-00001", "state": "imported" if n < 160 else "importing"}
+            for n in range(entered(50) - 80)
+        ]
+        connection.execute(catalog.objects.insert(), rows)
+    seen = progress(index, "old")
+    assert (seen.entered + seen.known, seen.final) == (entered(50), entered(40))
+    assert seen.ends_at is not None
+    assert (seen.ends_at - begun).total_seconds() == pytest.approx(110, abs=3)
 
 
 def test_a_shard_whose_objects_are_through_is_not_shown_as_cancelled(index):
