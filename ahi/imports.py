@@ -175,6 +175,19 @@ def _whole(connection: sa.Connection, items: Sequence[Ready], prefix: str) -> bo
     return connection.execute(under).scalar_one() == len(items) and not any(item.attempts for item in items)
 
 
+def _name(connection: sa.Connection, datastore_id: str, group: Sequence[Ready]) -> str:
+    """The key of a job, which follows from its objects and their attempts: one that no earlier job has gone by."""
+    table, content = catalog.jobs, [datastore_id, *sorted(f"{item.object_id}:{item.attempts}" for item in group)]
+    while True:
+        job_key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
+        gone = sa.and_(table.c.state == JobState.SETTLED, table.c.status.is_distinct_from(chain.WITHDRAWN))
+        query = sa.select(table.c.job_key).where(table.c.job_key == job_key, gone)
+        if connection.execute(query).first() is None:
+            return job_key
+        # Objects that were taken back begin with their first attempt again, and the service knows that job's token.
+        content.append("again")
+
+
 def insert_job(
     commit: Commit,
     pipeline: Pipeline,
@@ -189,8 +202,7 @@ def insert_job(
     `along` are objects that failed by their headers and lie under the prefix too: the job will have a line for each.
     """
     settings, moment = pipeline.settings, now()
-    content = [settings.datastore_id, *sorted(f"{item.object_id}:{item.attempts}" for item in group)]
-    job_key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
+    job_key = _name(commit.connection, settings.datastore_id, group)
     source = f"s3://{group[0].bucket}/{prefix}" if prefix else f"s3://{settings.staging_bucket}/{job_key}/"
     # The same as one that was taken back: its name follows from its objects.
     table = catalog.jobs

@@ -112,6 +112,13 @@ def planned_without(site: Site, objects: Mapping[str, bytes], gone: str) -> list
     return keys
 
 
+def fail_jobs_with(site: Site, objects: Mapping[str, bytes], keys: Sequence[str]) -> None:
+    """Let every import job fail that has one of some objects in it."""
+    for key in keys:
+        uid = pydicom.dcmread(io.BytesIO(objects[key])).SOPInstanceUID
+        site.stack.fault("fail_job", times=None, holding=str(uid), message="DICOM import job has failed.")
+
+
 class Backfill:
     """A run of shards in a thread, as the asset makes it, while the site does the work of the live path."""
 

@@ -7,6 +7,7 @@ staging and starting (`ahi.imports`), and the chain (`ahi.chain`).
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -17,8 +18,9 @@ from ahi.archive.isolation import (
     COMPLETED,
     ShardStalledError,
     Verdict,
+    evidence,
+    found_before,
     give_up,
-    others_complete,
     parted,
     verdict,
 )
@@ -120,7 +122,7 @@ def plan(pipeline: Pipeline, shard: Shard) -> int:
         whole = len(chosen) + len(along) == shard.n_objects
         untouched = is_whole and whole and not any(item.attempts for item in chosen)
         fresh, failed = _apart(commit.connection, chosen)
-        groups = [*_filled(pipeline.settings, fresh)]
+        groups = [group for some in _anew(commit, fresh) for group in _filled(pipeline.settings, some)]
         prefix = shard.in_place_prefix if untouched and len(groups) == 1 else None
         stalled = False
         for job_key, group in failed.items():
@@ -190,6 +192,24 @@ def _apart(connection: sa.Connection, chosen: Sequence[Ready]) -> tuple[list[Rea
     return fresh, failed
 
 
+def _anew(commit: Commit, fresh: Sequence[Ready]) -> tuple[list[Ready], list[Ready]]:
+    """Objects that have no failed job behind them, and apart from them those that made whole jobs fail once.
+
+    What comes without a job was taken back, by a person or with its run, or stalled: it begins anew, with all attempts
+    before it.
+    """
+    table, anew = catalog.objects, {item.object_id for item in fresh if item.job_key is None}
+    again = [item.object_id for item in fresh if item.object_id in anew and item.attempts]
+    for some in chunked(again, 500):
+        change = table.update().where(table.c.object_id.in_(some))
+        commit.connection.execute(change.values(attempts=0, changed_seq=commit.seq))
+    suspects, parts = found_before(commit.connection, anew), (list["Ready"](), list["Ready"]())
+    for item in fresh:
+        one = replace(item, attempts=0) if item.object_id in anew else item
+        parts[item.object_id in suspects].append(one)
+    return parts
+
+
 def _filled(settings: Settings, items: Sequence[Ready]) -> Iterator[list[Ready]]:
     groups = constrained_batches(
         items,
@@ -205,9 +225,11 @@ def _again(
     commit: Commit, settings: Settings, job_key: str, group: list[Ready], *, set_down: bool
 ) -> list[list[Ready]] | None:
     """How objects of a failed job are tried again; an empty list for a culprit. None: not at all, as things are."""
-    attempts = min(item.attempts for item in group)
-    works = set_down or others_complete(commit.connection, job_key)
-    match verdict(len(group), attempts, most_attempts=settings.max_attempts, others_complete=works):
+    attempts, most = min(item.attempts for item in group), settings.max_attempts
+    works, ids = True, [item.object_id for item in group]
+    if not set_down:
+        works, most = evidence(commit.connection, job_key, ids, most_attempts=most)
+    match verdict(len(group), attempts, most_attempts=most, others_complete=works):
         case Verdict.TOGETHER:
             return [group]
         case Verdict.PARTED:
@@ -231,7 +253,6 @@ def _start_over(commit: Commit, shard: Shard) -> None:
     """Nothing is known of the objects of a stalled shard: when it is launched again they go together, as if new."""
     table = catalog.objects
     ready = sa.and_(table.c.shard_key == shard.shard_key, table.c.state == ObjectState.READY)
-    # Attempts stay: a job's name follows from them, and must not be that of an earlier job.
     values = {"job_key": None, "input_key": None, "changed_seq": commit.seq}
     commit.connection.execute(table.update().where(ready).values(**values))
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+import datetime as dt
+import random
+import uuid
+from itertools import count
+
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ahi.archive.isolation import Verdict, parted, verdict
+from ahi.archive.isolation import COMPLETED, Verdict, evidence, parted, verdict
+from ahi.import_service import SERVICE
+from ahi.index import catalog
+from ahi.index.catalog import JobState
 
 
 def isolate(size: int, culprits: set[int]) -> tuple[set[int], set[int], int]:
@@ -44,3 +53,70 @@ def test_nobody_is_blamed_while_no_job_completes():
         judged = [verdict(size, n, most_attempts=3, others_complete=False) for n in (1, 2, 3, 9)]
         assert Verdict.GIVEN_UP not in judged
         assert judged[-1] is Verdict.STALLED
+
+
+@given(
+    st.integers(2, 60).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), min_size=1, max_size=4))),
+    st.integers(1, 5),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_evidence_is_found_wherever_the_culprits_are_and_in_whatever_order_jobs_end(site, case, most, order):
+    size, culprits = case
+    with site.pipeline.index.engine.connect() as connection:
+        given_up, imported, stalled = search(connection, order, size, culprits, most=most)
+        connection.rollback()
+    if size == len(culprits) or not imported:
+        assert given_up == set()  # nothing shows that it is not the service
+        assert stalled == set(range(size))
+    else:
+        assert (given_up, imported, stalled) == (culprits, set(range(size)) - culprits, set())
+
+
+@given(st.integers(1, 60), st.integers(1, 5), st.randoms(use_true_random=False))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_evidence_is_found_while_every_job_fails(site, size, most, order):
+    with site.pipeline.index.engine.connect() as connection:
+        assert search(connection, order, size, set(range(size)), most=most) == (set(), set(), set(range(size)))
+        connection.rollback()
+
+
+def search(
+    connection: sa.Connection, order: random.Random, size: int, culprits: set[int], *, most: int
+) -> tuple[set[int], set[int], set[int]]:
+    """Play the jobs of one shard into the catalog, one after the other in any order, as a slow service does.
+
+    Returns who is given up, who is in, and who is left when nothing moves any more.
+    """
+    clock = (dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=n) for n in count())
+    given_up, imported = set[int](), set[int]()
+    planned = [(list(range(size)), 1, next(clock))]
+    failed = list[tuple[list[int], int, str]]()
+    while planned:
+        group, attempts, planned_at = planned.pop(order.randrange(len(planned)))
+        name, is_bad = uuid.uuid4().hex, bool(culprits & set(group))
+        put_job(connection, name, "FAILED" if is_bad else COMPLETED, planned_at, next(clock))
+        if is_bad:
+            failed.append((group, attempts, name))
+        else:
+            imported |= set(group)
+        waiting, failed = failed, []
+        for group_, tried, job_key in waiting:
+            works, most_ = evidence(connection, job_key, set(), most_attempts=most)
+            match verdict(len(group_), tried, most_attempts=most_, others_complete=works):
+                case Verdict.TOGETHER:
+                    planned.append((group_, tried + 1, next(clock)))
+                case Verdict.PARTED:
+                    planned += [(part, tried + 1, next(clock)) for part in parted(group_)]
+                case Verdict.GIVEN_UP:
+                    given_up |= set(group_)
+                case Verdict.STALLED:
+                    failed.append((group_, tried, job_key))
+    return given_up, imported, {one for group, _, _ in failed for one in group}
+
+
+def put_job(connection: sa.Connection, name: str, status: str, planned_at: dt.datetime, ended_at: dt.datetime) -> None:
+    row = {"job_key": name, "service": SERVICE, "state": JobState.SETTLED, "status": status, "shard_key": "old-00001"}
+    row |= {"planned_at": planned_at, "ended_at": ended_at, "settled_at": ended_at, "day": "2026-01-01"}
+    row |= dict.fromkeys(("datastore_id", "input_uri", "output_uri"), "") | {"n_objects": 1, "n_bytes": 1}
+    connection.execute(catalog.jobs.insert().values(in_place=False, **row))
