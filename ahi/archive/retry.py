@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from more_itertools import chunked
+from more_itertools import chunked, unique_justseen
 
 from ahi import ledger, uploads
-from ahi.archive import archives, parts
+from ahi.archive import archives, inventory, parts
 from ahi.archive.entry import read_object, state_of
+from ahi.archive.isolation import RETRY, retry_batch
 from ahi.archive.keys import set_aside_files
 from ahi.archive.shards import ArchiveObject, read_shard, write_manifest
 from ahi.clock import day_of, now
@@ -26,9 +29,15 @@ from ahi.index import catalog
 from ahi.index import catalog_archives as c
 from ahi.index.catalog import ObjectState
 from ahi.index.catalog_archives import ShardState
+from ahi.index.parquet import spilling
+from ahi.index.sql import text
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import duckdb
+
     from ahi.archive.archives import Archive
     from ahi.index.store import Commit
     from ahi.index.writer import DataFile
@@ -74,50 +83,81 @@ def corrected(pipeline: Pipeline, archive: Archive, uri: str) -> Retry:
         PermanentError: No file there corresponds to an object that failed.
     """
     bucket, prefix = archives.split_uri(uri)
-    there = {item.key.removeprefix(prefix).lstrip("/"): item for item in uploads.listing(pipeline, bucket, prefix)}
-    originals, planned = _failed(pipeline, archive, set(there)), _planned_before(pipeline, archive)
-    found, again, waiting = list[tuple[ArchiveObject, str]](), 0, set[str]()
-    for key, original in originals.items():
-        item = there[key]
-        etag, at = item.etag or "", item.at or now()
-        if ledger.object_id_of(bucket, item.key, None, etag) == original:
-            again += 1
-        elif (place := (bucket, item.key, etag)) in planned:
-            again += 1
-            waiting |= planned[place]
-        else:
-            found.append((ArchiveObject(bucket, item.key, None, etag, item.size or 0, at), original))
+    planned = _planned_before(pipeline, archive)
+    found, again, waiting, unmatched = list[tuple[ArchiveObject, str]](), 0, set[str](), 0
+    with _open_failed(pipeline, archive) as failed:
+        listed = unique_justseen(uploads.listing(pipeline, bucket, prefix), key=attrgetter("key"))
+        for some in chunked(listed, ROWS):
+            there = {item.key.removeprefix(prefix).lstrip("/"): item for item in some}
+            originals = _originals(failed, archive, there)
+            unmatched += len(there) - len(originals)
+            for key, original in originals.items():
+                item = there[key]
+                etag, at = item.etag or "", item.at or now()
+                if ledger.object_id_of(bucket, item.key, None, etag) == original:
+                    again += 1
+                elif (place := (bucket, item.key, etag)) in planned:
+                    again += 1
+                    waiting |= planned[place]
+                else:
+                    found.append((ArchiveObject(bucket, item.key, None, etag, item.size or 0, at), original))
     if not found and not waiting:
         said = "those are in already, or the very objects that failed" if again else "no file there has the key of one"
         raise PermanentError(f"Nothing to try again: {said}. Without a prefix, what may pass by itself is tried again")
     shards = list(chunked(sorted(found, key=lambda pair: pair[0].key), pipeline.settings.max_files_per_job))
     keys = _keep(pipeline, archive, shards) if shards else []
-    return Retry([*sorted(waiting), *keys], len(found), len(there) - len(originals), again)
+    return Retry([*sorted(waiting), *keys], len(found), unmatched, again)
 
 
-def _failed(pipeline: Pipeline, archive: Archive, wanted: set[str]) -> dict[str, str]:
-    """Of keys below the archive's prefix those that failed, or that the newest plan set aside, with their objects.
+@contextmanager
+def _open_failed(pipeline: Pipeline, archive: Archive) -> Iterator[duckdb.DuckDBPyConnection]:
+    """What of an archive failed, or was set aside by the newest plan, as `work.failed` on local disk, by key.
 
-    Of several objects of a key the last counts.
+    A key is one below the archive's prefix, and has its last object: the id, or where it has none the entity tag.
     """
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
-    table, shards, found = catalog.objects, c.archive_shards, dict[str, str]()
-    with parts.scratch(pipeline) as folder:
-        for path in set_aside_files(pipeline, archive, folder):
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(ROWS, columns=["key", "etag"]):
-                    for row in batch.to_pylist():
-                        if (key := row["key"].removeprefix(archive.prefix)) in wanted:
-                            found[key] = ledger.object_id_of(archive.bucket, row["key"], None, row["etag"])
+    table, shards = catalog.objects, c.archive_shards
     mine = sa.select(shards.c.shard_key).where(shards.c.archive_id == archive.archive_id)
-    query = sa.select(table.c.key, table.c.object_id)
+    query = sa.select(table.c.key, table.c.object_id, table.c.state_since)
     query = query.where(table.c.shard_key.in_(mine), table.c.state == ObjectState.FAILED)
-    with pipeline.index.engine.connect() as connection:
-        for name, object_id in connection.execute(query.order_by(table.c.state_since)):
-            if (key := name.removeprefix(archive.prefix)) in wanted:
-                found[key] = object_id
-    return found
+    key = f"CASE WHEN starts_with(key, {text(archive.prefix)}) THEN substr(key, {len(archive.prefix) + 1}) ELSE key END"
+    with parts.scratch(pipeline) as folder, spilling(folder) as duck:
+        duck.execute(f"ATTACH {text(str(folder / 'work.duckdb'))} AS work")
+        duck.execute("CREATE TABLE work.every (key VARCHAR, object_id VARCHAR, etag VARCHAR, since TIMESTAMPTZ)")
+        if aside := set_aside_files(pipeline, archive, folder):
+            duck.execute(f"INSERT INTO work.every SELECT {key}, NULL, etag, NULL FROM {inventory.files(aside)}")
+        with pipeline.index.engine.connect() as connection:
+            for rows in connection.execution_options(yield_per=ROWS).execute(query).partitions():
+                columns = dict(zip(("key", "object_id", "since"), map(list, zip(*rows, strict=True)), strict=True))
+                duck.register("given", pa.table(columns))
+                duck.execute(f"INSERT INTO work.every SELECT {key}, object_id, NULL, since FROM given")
+                duck.unregister("given")
+        # In order of keys, as a listing is, so that each lot of it is looked up in a small part of the table.
+        duck.execute(
+            "CREATE TABLE work.failed AS SELECT key, arg_max(coalesce(object_id, ''), coalesce(since, '-infinity')) "
+            "AS object_id, any_value(etag) AS etag FROM work.every GROUP BY key ORDER BY key"
+        )
+        try:
+            yield duck
+        finally:
+            duck.execute("DETACH work")
+
+
+def _originals(failed: duckdb.DuckDBPyConnection, archive: Archive, there: Mapping[str, object]) -> dict[str, str]:
+    """Of some keys below the archive's prefix those in `work.failed`, with the object that failed."""
+    import pyarrow as pa
+
+    failed.register("given", pa.table({"key": list(there)}))
+    rows = failed.execute(
+        "SELECT key, object_id, etag FROM work.failed SEMI JOIN given USING (key) WHERE key BETWEEN ? AND ?",
+        [min(there), max(there)],
+    ).fetchall()
+    failed.unregister("given")
+    return {
+        key: object_id or ledger.object_id_of(archive.bucket, archive.prefix + key, None, etag)
+        for key, object_id, etag in rows
+    }
 
 
 def _planned_before(pipeline: Pipeline, archive: Archive) -> dict[tuple[str, str, str], set[str]]:
@@ -177,7 +217,7 @@ def once_more(pipeline: Pipeline, archive: Archive) -> Retry:
         which = sa.and_(may_pass, table.c.shard_key == shard_key, sa.not_(_without_header()))
         # One transaction: no run goes on with what is ready in a shard that is done.
         commit_ = pipeline.index.commit(
-            batch_id=again.batch_id, kind="retry", run_id=pipeline.run_id, files=[again.file] if again.file else []
+            batch_id=again.batch_id, kind=RETRY, run_id=pipeline.run_id, files=[again.file] if again.file else []
         )
         with commit_ as commit:
             n_ready, n_failing = _take_back(commit, shard_key, again)
@@ -246,7 +286,7 @@ def _read_again(pipeline: Pipeline, shard_key: str) -> _Again:
         )
         for row in rows
     }
-    batch_id = f"retry:{shard_key}:{uuid.uuid4().hex}"
+    batch_id = f"{retry_batch(shard_key)}{uuid.uuid4().hex}"
     if not items:
         return _Again(batch_id, [], None)
     batch = Batch(batch_id, Queue.UPLOADS, day_of(moment), "", len(items), moment)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+from typing import Any
+
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from ahi.archive import archives, inventory, report, retry
 from ahi.archive.plan import make_plan
 from ahi.cli.main import app
 from ahi.errors import PermanentError
+from ahi.events import ObjectCreated
+from ahi.index import catalog
 from tests.ahi.archive.conftest import Holding
-from tests.archive_fixtures import QUICK, Backfill, planned_without, samples
+from tests.archive_fixtures import QUICK, Backfill, fail_jobs_with, planned_without, samples, small_objects
+from tests.site_fixtures import Site
 
 CT = [f"pydicom/CT2/{number}" for number in (17106, 17136, 17166)]
 
@@ -56,3 +63,75 @@ def test_what_s3_did_not_give_is_read_again(make_site):
     assert not [one.open for one in report.studies(site.pipeline, "old") if one.open]
     assert report.missing(site.pipeline, "old") == []
     assert site.rows("SELECT count(*) FROM headers") == [(3,)]
+
+
+def test_a_culprit_that_is_still_bad_ends_as_before_and_drags_nobody_along(make_site):
+    site = make_site(**QUICK)
+    objects = small_objects(6)
+    gone, *_, other, culprit = sorted(objects)
+    keys = planned_without(site, objects, gone)
+    archive = archives.find(site.pipeline, "old")
+    fail_jobs_with(site, objects, [other, culprit])
+    (outcome,) = Backfill(site, keys).finish().values()
+    assert outcome.states == {"failed": 3, "imported": 3}
+    site.pipeline.aws.s3.put_object(Bucket=archive.bucket, Key=gone, Body=objects[gone])
+    for number in range(2):
+        assert retry.once_more(site.pipeline, archive).shard_keys == keys
+        before = jobs_of(site)
+        (outcome,) = Backfill(site, keys, f"again {number}").finish().values()
+        assert outcome.states == {"failed": 2, "imported": 4}
+        failed = {row["key"]: row["reason_code"] for row in site.ledger() if row["state"] == "failed"}
+        assert failed == dict.fromkeys((other, culprit), "JOB_FAILED")
+        tried = jobs_of(site)[len(before) :]
+        assert [one.n_imported for one in tried if one.status == "COMPLETED"] == [1] * (number == 0)
+    site.stack.control("POST", "reset")
+    retry.once_more(site.pipeline, archive)
+    (outcome,) = Backfill(site, keys, "mended").finish().values()
+    assert (outcome.states, len(jobs_of(site)) - len(before) - len(tried)) == ({"imported": 6}, 1)
+
+
+def test_while_the_service_fails_everything_a_retry_blames_nobody_who_was_not_to_blame(make_site):
+    site = make_site(**QUICK)
+    objects = small_objects(4)
+    gone, *_, culprit = sorted(objects)
+    keys = planned_without(site, objects, gone)
+    archive = archives.find(site.pipeline, "old")
+    fail_jobs_with(site, objects, [culprit])
+    Backfill(site, keys).finish()
+    site.pipeline.aws.s3.put_object(Bucket=archive.bucket, Key=gone, Body=objects[gone])
+    retry.once_more(site.pipeline, archive)
+    site.stack.fault("fail_job", times=None)
+    with pytest.raises(PermanentError, match="have stalled"):
+        Backfill(site, keys, "outage").finish()
+    assert {row["key"]: row["state"] for row in site.ledger()}[gone] == "ready"
+
+
+def test_however_many_files_lie_there_few_are_in_memory(make_site, holding: Holding, monkeypatch):
+    site = make_site(**QUICK)
+    objects = samples(CT)
+    keys = planned_without(site, objects, CT[1])
+    archive = archives.find(site.pipeline, "old")
+    (outcome,) = Backfill(site, keys).finish().values()
+    assert outcome.states == {"imported": 2, "failed": 1}
+    holding.put({f"mended/{number:02d}.txt": b"of no use" for number in range(30)})
+    holding.put({f"mended/{CT[1]}": objects[CT[1]]})
+    alive = list[int]()
+
+    def page(params: dict[str, Any], **_: object) -> None:
+        params["MaxKeys"] = 2
+        gc.collect()
+        alive.append(sum(isinstance(one, ObjectCreated) for one in gc.get_objects()))
+
+    before = sum(isinstance(one, ObjectCreated) for one in gc.get_objects())
+    monkeypatch.setattr(retry, "ROWS", 3)
+    site.pipeline.aws.s3.meta.events.register("before-parameter-build.s3.ListObjectVersions", page)
+    found = retry.corrected(site.pipeline, archive, f"s3://{holding.bucket}/mended/")
+    assert (len(found.shard_keys), found.objects, found.unmatched, found.repeated) == (1, 1, 30, 0)
+    assert len(alive) > 15
+    assert max(alive) - before <= 8
+
+
+def jobs_of(site: Site) -> list[sa.Row]:
+    with site.pipeline.index.engine.connect() as connection:
+        query = sa.select(catalog.jobs).order_by(catalog.jobs.c.planned_at)
+        return list(connection.execute(query))
