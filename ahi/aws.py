@@ -124,12 +124,19 @@ FORBIDDEN = frozenset({"403", "AccessDenied", "Forbidden"})
 
 def is_transient(error: Exception) -> bool:
     """Whether the same call may well succeed later: throttling, a fault of the service, or of the way to it."""
-    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError  # noqa: A004 - botocore's own
+    from botocore import exceptions as e
 
-    if isinstance(error, ClientError):
+    if isinstance(error, e.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return error_code(error) in THROTTLED | {"RequestTimeout"} or status >= FIRST_SERVER_ERROR
-    return isinstance(error, (HTTPClientError, ConnectionError))
+    return isinstance(error, (e.HTTPClientError, e.ConnectionError, e.IncompleteReadError))
+
+
+def is_of_object(error: Exception, *, at_last: bool) -> bool:
+    """Whether an error of S3 is set down to the object asked for: it will not pass, or, `at_last`, did not."""
+    from botocore.exceptions import ClientError
+
+    return at_last if is_transient(error) else isinstance(error, ClientError)
 
 
 class AwsCallError(Exception):

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from botocore.awsrequest import AWSResponse
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Sequence
 
 STATUS = {"AccessDenied": 403, "InvalidObjectState": 403, "InternalError": 500, "KMS.DisabledException": 400}
@@ -19,13 +20,15 @@ STATUS = {"AccessDenied": 403, "InvalidObjectState": 403, "InternalError": 500, 
 class _Body:
     """What the SDK reads an answer from."""
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
+    def __init__(self, content: bytes, error: Exception | None = None) -> None:
+        self._content, self._error = content, error
 
     def stream(self, *_: object, **__: object) -> list[bytes]:
         return [self._content]
 
     def read(self, *_: object, **__: object) -> bytes:
+        if self._error:
+            raise self._error
         content, self._content = self._content, b""
         return content
 
@@ -43,8 +46,7 @@ def refuse(client: Any, operation: str, code: str, *, of: Sequence[str], times: 
     seen: list[str] = []
 
     def answer(request: Any, **_: object) -> AWSResponse | None:
-        source = request.headers.get("x-amz-copy-source", request.url)
-        path = unquote(source.decode() if isinstance(source, bytes) else urlsplit(source).path)
+        path = _asked(request)
         if not any(path.endswith(key) for key in of) or (times is not None and len(seen) >= times):
             return None
         seen.append(path)
@@ -54,3 +56,32 @@ def refuse(client: Any, operation: str, code: str, *, of: Sequence[str], times: 
 
     client.meta.events.register(f"before-send.s3.{operation}", answer)
     return seen
+
+
+def cut_off(client: Any, operation: str, error: Exception | None, *, of: Sequence[str]) -> None:
+    """Make S3's answers on some keys end early: with an error of the connection, or, without one, just so."""
+
+    def answer(request: Any, **_: object) -> AWSResponse | None:
+        if not any(_asked(request).endswith(key) for key in of):
+            return None
+        return AWSResponse(request.url, 206, {"content-length": "10"}, _Body(b"", error))
+
+    client.meta.events.register(f"before-send.s3.{operation}", answer)
+
+
+def hold(client: Any, operation: str, until: threading.Event) -> list[str]:
+    """Let each request of an operation take until something has happened. Returns what was asked for so far."""
+    seen: list[str] = []
+
+    def wait(request: Any, **_: object) -> None:
+        seen.append(_asked(request))
+        until.wait(60)
+
+    client.meta.events.register(f"before-send.s3.{operation}", wait)
+    return seen
+
+
+def _asked(request: Any) -> str:
+    """The object that a request is about, as a path; of a copy its source."""
+    source = request.headers.get("x-amz-copy-source", request.url)
+    return unquote(source.decode() if isinstance(source, bytes) else urlsplit(source).path)

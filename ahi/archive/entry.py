@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from botocore.exceptions import ClientError, ParamValidationError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from more_itertools import chunked
 
 from ahi import ledger, staging, uploads
 from ahi.archive.isolation import ShardStalledError
 from ahi.archive.known import count_final
 from ahi.archive.shards import read_shard
-from ahi.aws import FORBIDDEN, GONE, error_code, is_transient
+from ahi.aws import FORBIDDEN, GONE, error_code, is_of_object
 from ahi.clock import day_of, now
 from ahi.dicom.headers import Header, HeaderFailure, read_header
 from ahi.events import ObjectCreated
@@ -221,7 +221,9 @@ def read_object(pipeline: Pipeline, item: ObjectCreated, *, at_last: bool = Fals
     """The header of an object of an archive, or why there is none. Raises what may pass by itself, but not at last."""
     try:
         return read_header(ObjectBytes(pipeline, item))
-    except ClientError as error:
+    except ParamValidationError:
+        return HeaderFailure(Reason.UNREADABLE, "S3 takes no such key or version", 0)
+    except (BotoCoreError, ClientError) as error:
         code = error_code(error)
         if code in GONE:
             return HeaderFailure(Reason.OBJECT_GONE, "not in the bucket when its header was read", 0)
@@ -229,8 +231,7 @@ def read_object(pipeline: Pipeline, item: ObjectCreated, *, at_last: bool = Fals
             return HeaderFailure(Reason.SUPERSEDED, "overwritten since the look at the archive", 0)
         if code in FORBIDDEN:
             return HeaderFailure(Reason.ACCESS_DENIED, "S3 refused to let us read it", 0)
-        if is_transient(error) and not at_last:
+        if not is_of_object(error, at_last=at_last):
             raise
-        return HeaderFailure(Reason.UNREADABLE, f"S3 answered {code}", 0)
-    except ParamValidationError:
-        return HeaderFailure(Reason.UNREADABLE, "S3 takes no such key or version", 0)
+        text = f"S3 answered {code}" if code else f"S3 gave no whole answer: {type(error).__name__}"
+        return HeaderFailure(Reason.UNREADABLE, text, 0)

@@ -291,7 +291,7 @@ def _read_again(pipeline: Pipeline, shard_key: str) -> _Again:
         return _Again(batch_id, [], None)
     batch = Batch(batch_id, Queue.UPLOADS, day_of(moment), "", len(items), moment)
     with ThreadPoolExecutor(pipeline.settings.header_threads) as pool:
-        outcomes = list(pool.map(lambda item: read_object(pipeline, item), items.values()))
+        outcomes = list(pool.map(lambda item: read_object(pipeline, item, at_last=True), items.values()))
     entries, headers = uploads.rows_of(pipeline, batch, items, outcomes, uploads.UploadReport())
     return _Again(batch_id, entries, pipeline.index.write("headers", headers, batch_id=batch_id))
 

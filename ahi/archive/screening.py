@@ -14,12 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError, ParamValidationError
-
 from ahi.archive.choices import Screen
-from ahi.archive.entry import ObjectBytes
-from ahi.aws import is_transient
-from ahi.dicom.headers import Header, HeaderFailure, read_header
+from ahi.archive.entry import read_object
+from ahi.dicom.headers import Header, HeaderFailure
 from ahi.events import ObjectCreated
 from ahi.reasons import Reason
 
@@ -72,18 +69,11 @@ def sample(pipeline: Pipeline, bucket: str, keys: Keys) -> Sample:
     return Sample(len(read), sum(one != other for one, other in read))
 
 
-def _series(header: Header | HeaderFailure | None) -> object:
+def _series(header: Header | HeaderFailure) -> object:
     return header.values.get("SeriesInstanceUID") if isinstance(header, Header) else None
 
 
-def _header(pipeline: Pipeline, bucket: str, row: dict[str, Any]) -> Header | HeaderFailure | None:
-    """The header of an object, or None when S3 does not give it: its shard's start will tell why."""
+def _header(pipeline: Pipeline, bucket: str, row: dict[str, Any]) -> Header | HeaderFailure:
+    """The header of an object. What S3 does not give now fails no plan: its shard's start waits for it, and tells."""
     item = ObjectCreated(bucket, row["key"], row["version_id"], row["etag"], row["size_bytes"], "", None)
-    try:
-        return read_header(ObjectBytes(pipeline, item))
-    except ClientError as error:
-        if is_transient(error):
-            raise
-        return None
-    except ParamValidationError:
-        return None
+    return read_object(pipeline, item, at_last=True)

@@ -6,11 +6,14 @@ from collections import Counter
 
 import pytest
 import sqlalchemy as sa
+import urllib3.exceptions
+from botocore.exceptions import BotoCoreError
 
 from ahi.archive import archives, inventory
 from ahi.archive.entry import enter, shards
 from ahi.archive.isolation import ShardStalledError
 from ahi.archive.plan import make_plan
+from ahi.aws import is_transient
 from ahi.errors import PermanentError
 from ahi.index import catalog
 from ahi.index import catalog_archives as c
@@ -19,7 +22,7 @@ from ahi.pipeline import connect
 from tests.ahi.archive.conftest import Holding
 from tests.archive_fixtures import Backfill, planned, samples, shard_rows, small_objects
 from tests.site_fixtures import Site
-from tests.trouble_fixtures import refuse
+from tests.trouble_fixtures import cut_off, refuse
 
 CT = ["pydicom/CT2/17106", "pydicom/CT2/17136", "pydicom/CT2/17166"]
 MR = ["pydicom/MR2/15970", "pydicom/MR2/4950"]
@@ -50,6 +53,28 @@ def test_a_shard_that_s3_mostly_refuses_enters_nothing_and_goes_in_later(make_si
     assert states(site) == {(MR[0], "failed"): 1, (MR[1], "ready"): 1}
     enter(site.pipeline, first)
     assert states(site) == {(MR[0], "failed"): 1, **{(key, "ready"): 1 for key in [MR[1], *CT]}}
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (None, "IncompleteReadError"),
+        (urllib3.exceptions.ProtocolError("broken"), "ResponseStreamingError"),
+        (urllib3.exceptions.ReadTimeoutError(None, "", "slow"), "ReadTimeoutError"),
+    ],
+)
+def test_an_answer_that_ends_early_is_waited_for_and_its_objects_own_trouble_at_last(make_site, error, name):
+    site = make_site()
+    (shard,) = shards(site.pipeline, planned(site.pipeline, [samples(CT)]))
+    troubled = connect(site.settings, run_id="troubled")
+    cut_off(troubled.aws.s3, "GetObject", error, of=CT[:1])
+    with pytest.raises(BotoCoreError) as raised:
+        enter(troubled, shard)
+    assert (type(raised.value).__name__, is_transient(raised.value), site.ledger()) == (name, True, [])
+    enter(troubled, shard, at_last=True)
+    assert states(site) == {(CT[0], "failed"): 1, **{(key, "ready"): 1 for key in CT[1:]}}
+    (row,) = [row for row in site.ledger() if row["state"] == "failed"]
+    assert (row["reason_code"], row["reason_text"]) == ("UNREADABLE", f"S3 gave no whole answer: {name}")
 
 
 def test_what_was_overwritten_or_deleted_is_not_read_from_its_old_version(make_site, holding: Holding):

@@ -26,6 +26,7 @@ from ahi.settings import load_settings
 from tests.ahi.archive.conftest import Holding
 from tests.postgresql_fixtures import new_schema
 from tests.site_fixtures import SAMPLES, Site
+from tests.trouble_fixtures import ask_once, cut_off, refuse
 
 CT = (SAMPLES / "pydicom/CT2/17106").read_bytes()
 MR = (SAMPLES / "pydicom/MR2/15970").read_bytes()
@@ -106,6 +107,18 @@ def test_a_series_begins_where_neighbours_differ(archive_site: Site, filled: Hol
     # All 13 pairs of the flat folder; the other folders hold one series each, or are a pair of two.
     assert made.series.n_changes == 14
     assert made.n_folders == 5
+
+
+def test_what_s3_does_not_give_for_the_moment_fails_no_plan_and_stays_in_it(
+    archive_site: Site, filled: Holding
+) -> None:
+    s3 = archive_site.pipeline.aws.s3
+    ask_once(s3)
+    refuse(s3, "GetObject", "InternalError", of=["pacs/small/readme.txt"])
+    cut_off(s3, "GetObject", None, of=["pacs/small/named.txt", "pacs/a/s0/1.dcm"])
+    made = look_and_plan(archive_site, filled, screening=Screen.ALL)
+    assert (made.n_headers_read, sum(some.n_objects for some in made.set_aside.values())) == (24, 2)
+    assert sum(len(keys) for _, keys in held(archive_site).values()) == made.n_objects == 24
 
 
 @pytest.mark.parametrize(("screening", "n_read", "n_aside"), [(Screen.NONE, 0, 2), (Screen.ALL, 24, 3)])

@@ -15,9 +15,11 @@ from ahi.cli.main import app
 from ahi.errors import PermanentError
 from ahi.events import ObjectCreated
 from ahi.index import catalog
+from ahi.pipeline import connect
 from tests.ahi.archive.conftest import Holding
 from tests.archive_fixtures import QUICK, Backfill, fail_jobs_with, planned_without, samples, small_objects
 from tests.site_fixtures import Site
+from tests.trouble_fixtures import cut_off
 
 CT = [f"pydicom/CT2/{number}" for number in (17106, 17136, 17166)]
 
@@ -135,3 +137,17 @@ def jobs_of(site: Site) -> list[sa.Row]:
     with site.pipeline.index.engine.connect() as connection:
         query = sa.select(catalog.jobs).order_by(catalog.jobs.c.planned_at)
         return list(connection.execute(query))
+
+
+def test_an_object_that_s3_does_not_give_for_the_moment_fails_no_retry(make_site):
+    site = make_site(**QUICK)
+    objects = samples(CT)
+    keys = planned_without(site, objects, CT[0])
+    archive, troubled = archives.find(site.pipeline, "old"), connect(site.settings, run_id="troubled")
+    Backfill(site, keys).finish()
+    site.pipeline.aws.s3.put_object(Bucket=archive.bucket, Key=CT[0], Body=objects[CT[0]])
+    cut_off(troubled.aws.s3, "GetObject", None, of=CT[:1])
+    still = retry.once_more(troubled, archive)
+    assert (still.shard_keys, still.objects, still.still_failing) == ([], 0, 1)
+    again = retry.once_more(site.pipeline, archive)
+    assert (again.shard_keys, again.objects, again.still_failing) == (keys, 1, 0)
