@@ -10,8 +10,10 @@ has gone silent is taken over by looking for the job by its name first, and only
 from __future__ import annotations
 
 import datetime as dt
+import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,7 +27,7 @@ from ahi.index import catalog
 from ahi.index.catalog import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ahi.index.store import Index
 
@@ -179,6 +181,39 @@ def is_due(moment: dt.datetime) -> sa.ColumnElement[bool]:
     table = catalog.jobs
     ready = sa.or_(table.c.not_before.is_(None), table.c.not_before <= moment)
     return sa.and_(table.c.state == JobState.PLANNED, ready)
+
+
+@contextmanager
+def kept(index: Index, job: Job, *, silent_seconds: float) -> Iterator[Callable[[], bool]]:
+    """Keep a claim while its job is staged, which may take many times what makes a claim silent.
+
+    Args:
+        index: The index.
+        job: As it was claimed.
+        silent_seconds: After how long a claim may be taken over.
+
+    Yields:
+        What tells whether the claim still stood when it was last kept.
+    """
+    is_lost, is_over, table = threading.Event(), threading.Event(), catalog.jobs
+
+    def keep() -> None:
+        while not (is_lost.is_set() or is_over.wait(silent_seconds / 4)):
+            try:
+                with index.transaction() as connection:
+                    change = table.update().where(_held(job)).values(claimed_at=now())
+                    if not connection.execute(change).rowcount:
+                        is_lost.set()
+            except sa.exc.SQLAlchemyError:
+                continue  # the next turn may come through, and the start makes sure of the claim
+
+    keeper = threading.Thread(target=keep, name="keep claim", daemon=True)
+    keeper.start()
+    try:
+        yield lambda: not is_lost.is_set()
+    finally:
+        is_over.set()
+        keeper.join()
 
 
 def renew(index: Index, job: Job, limits: Limits | None = None) -> Job | None:

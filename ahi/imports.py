@@ -302,8 +302,10 @@ def _start_one(pipeline: Pipeline, service: HealthImaging, job: chain.Job, limit
     """
     index = pipeline.index
     try:
-        job = staging.as_planned(pipeline, job)
-        if not job.in_place and staging.stage(pipeline, job) == job.n_objects:
+        with chain.kept(index, job, silent_seconds=pipeline.settings.claim_seconds) as stands:
+            job = staging.as_planned(pipeline, job)
+            n_failed = None if job.in_place else staging.stage(pipeline, job, stands=stands)
+        if n_failed == job.n_objects:
             _reject(pipeline, job, "none of its objects is in its bucket any more")
             return "rejected"
         return "started" if chain.start(index, service, job, limits) else "taken_over"

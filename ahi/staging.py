@@ -20,6 +20,8 @@ from ahi.index.catalog import JobState, ObjectState
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from boto3.s3.transfer import TransferConfig
 
     from ahi import chain
@@ -63,10 +65,15 @@ class _Failure:
     error: ClientError
 
 
-def stage(pipeline: Pipeline, job: chain.Job) -> int:
+def stage(pipeline: Pipeline, job: chain.Job, *, stands: Callable[[], bool] = lambda: True) -> int:
     """Copy a job's objects, server-side, under its prefix. Returns how many could not be, which are failed from now on.
 
     Repeating it writes the same keys again. A copy is named by number and object id: a sender's key may name a patient.
+
+    Args:
+        pipeline: The pipeline.
+        job: Claimed.
+        stands: Whether the claim does; once it does not, nothing more is copied and nothing is failed.
 
     Raises:
         ClientError: S3 fails, or refuses more than half of several objects: that is no single object's doing, unless a
@@ -78,7 +85,10 @@ def stage(pipeline: Pipeline, job: chain.Job) -> int:
     with pipeline.index.engine.connect() as connection:
         rows = [_Row(**row) for row in connection.execute(query).mappings()]
     with ThreadPoolExecutor(pipeline.settings.copy_threads) as pool:
-        failures = [failure for failure in pool.map(lambda row: _copy(pipeline, row), rows) if failure]
+        copied = pool.map(lambda row: _copy(pipeline, row) if stands() else None, rows)
+        failures = [failure for failure in copied if failure]
+    if not stands():
+        return 0
     refused = [failure for failure in failures if failure.reason is not Reason.OBJECT_GONE]
     if are_most(len(refused), len(rows)) and not is_set_down(pipeline, job.shard_key):
         raise refused[0].error

@@ -1,6 +1,10 @@
-"""Copies: what S3 refuses of one object, of most, and of one that is larger than CopyObject takes."""
+"""Copies: what S3 refuses of one object, of most, of one larger than CopyObject takes, and copies that take long."""
 
 from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
 
 import pytest
 import sqlalchemy as sa
@@ -9,9 +13,11 @@ from botocore.exceptions import ClientError
 from ahi import chain, imports, staging
 from ahi.archive import jobs
 from ahi.archive.entry import enter, shards
+from ahi.import_service import HealthImaging
 from ahi.index import catalog
-from tests.archive_fixtures import Backfill, planned, samples
-from tests.trouble_fixtures import refuse
+from ahi.pipeline import connect
+from tests.archive_fixtures import QUICK, Backfill, planned, samples, small_objects
+from tests.trouble_fixtures import hold, refuse
 
 NAMES = ["pydicom/CT2/17106", "pydicom/CT2/17136", "pydicom/CT2/17166"]
 LIMITS = chain.Limits(10, 1_000)
@@ -45,6 +51,47 @@ def test_what_s3_refuses_of_most_objects_is_nobodys_fault(site):
     with pytest.raises(ClientError, match="AccessDenied"):
         staging.stage(site.pipeline, job)
     assert {row["state"] for row in site.ledger()} == {"importing"}
+
+
+def test_copies_that_take_many_times_what_makes_a_claim_silent_are_made_once(make_site):
+    site = make_site(**QUICK, claim_seconds=2)
+    keys, go_on = planned(site.pipeline, [small_objects(20)]), threading.Event()
+    slow = connect(site.settings, run_id="slow")
+    copied = hold(slow.aws.s3, "CopyObject", go_on)
+    backfill = Backfill(site, keys, pipeline=slow)
+    site.stack.wait_for(lambda: copied, what="the first copy")
+    begun = time.monotonic()
+
+    def has_taken_long() -> bool:
+        chain.recover(site.pipeline.index, HealthImaging(site.pipeline), silent_seconds=2)  # as each sweep does
+        return time.monotonic() - begun > 6
+
+    site.stack.wait_for(has_taken_long)
+    go_on.set()
+    (outcome,) = backfill.finish().values()
+    assert (outcome.states, outcome.jobs) == ({"imported": 20}, 1)
+    assert set(Counter(copied).values()) == {1}
+    assert len(site.stack.calls("StartDICOMImportJob")) == 1
+
+
+def test_copying_ends_when_another_has_taken_over_the_claim(make_site):
+    site = make_site(copy_threads=1, claim_seconds=2)
+    (key,) = planned(site.pipeline, [samples(NAMES)])
+    (shard,) = shards(site.pipeline, [key])
+    enter(site.pipeline, shard)
+    jobs.plan(site.pipeline, shard)
+    slow, go_on, counts = connect(site.settings, run_id="slow"), threading.Event(), Counter[str]()
+    copied = hold(slow.aws.s3, "CopyObject", go_on)
+    lane = jobs.ArchiveLane(slow, [key])
+    run = threading.Thread(target=lambda: counts.update(imports.start_planned(slow, lane=lane)), daemon=True)
+    run.start()
+    site.stack.wait_for(lambda: copied, what="the first copy")
+    chain.recover(site.pipeline.index, HealthImaging(site.pipeline), silent_seconds=0)
+    site.stack.wait_for(lambda: "keep claim" not in {thread.name for thread in threading.enumerate()})
+    go_on.set()
+    run.join(60)
+    assert counts == {"taken_over": 1, "started": 1}
+    assert sorted(Counter(copied).values()) == [1, 1, 2]
 
 
 @pytest.mark.parametrize("overwritten", [False, True])
