@@ -5,11 +5,16 @@ Does not belong here: what is wrong with one object, which is no error but a row
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+TROUBLED_SECONDS = 600.0
+"""How long one thing may fail for what passes by itself, before that is this thing's own trouble."""
 
 
 class PermanentError(Exception):
@@ -42,3 +47,23 @@ class Setbacks:
         """Raise the first error there was."""
         if self.first is not None:
             raise self.first
+
+
+class Troubles:
+    """Since when single things fail for what may pass by itself, by their keys: none is waited for without end."""
+
+    def __init__(self) -> None:
+        """Nothing is in trouble."""
+        self._since: dict[str, float] = {}
+
+    def note(self, key: str) -> None:
+        """It failed, and is tried again later."""
+        self._since.setdefault(key, time.monotonic())
+
+    def forget(self, key: str) -> None:
+        """It is well again."""
+        self._since.pop(key, None)
+
+    def is_past_help(self, key: str) -> bool:
+        """Whether it has failed for so long that waiting will not mend it."""
+        return key in self._since and time.monotonic() - self._since[key] > TROUBLED_SECONDS

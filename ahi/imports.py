@@ -27,6 +27,7 @@ from ahi.index.catalog import JobState, ObjectState
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ahi.errors import Troubles
     from ahi.index.store import Commit
     from ahi.pipeline import Pipeline
 
@@ -259,13 +260,14 @@ def start_planned(
     *,
     budget_seconds: float = START_SECONDS,
     lane: chain.Lane | None = None,
-    spare: bool = False,
+    troubles: Troubles | None = None,
 ) -> Counter[str]:
     """Start planned jobs of a lane while the limits leave room. Returns counts of outcomes, as `_start_one` names them.
 
     Begins no job after `budget_seconds`: the next event or sweep goes on from there. A job that cannot be staged or
     started is given back to wait, so that it holds up no other. Raises the first such error if nothing was started,
-    unless the caller means to `spare` it: the message of each such job says what happened.
+    unless the caller keeps `troubles`: the message of each such job says what happened, and of one that could not be
+    staged for long what S3 still does not copy fails. Without, as uploads have it, a job waits until it can be staged.
     """
     settings, counts = pipeline.settings, Counter[str]()
     limits = chain.Limits(settings.max_jobs_in_flight, settings.job_starts_per_second)
@@ -284,27 +286,33 @@ def start_planned(
             time.sleep(job)
             continue
         try:
-            outcome = _start_one(pipeline, service, job, limits)
+            outcome = _start_one(pipeline, service, job, limits, troubles)
         except (BotoCoreError, ClientError) as error:
             trouble, outcome = trouble or error, "trouble"
         counts[outcome] += 1
         if outcome == "service_is_full":
             break
-    if trouble and not counts["started"] and not spare:
+    if trouble and not counts["started"] and troubles is None:
         raise trouble
     return counts
 
 
-def _start_one(pipeline: Pipeline, service: HealthImaging, job: chain.Job, limits: chain.Limits) -> str:
+def _start_one(
+    pipeline: Pipeline, service: HealthImaging, job: chain.Job, limits: chain.Limits, troubles: Troubles | None
+) -> str:
     """Stage and start one claimed job. Returns what became of it.
 
     Raises what AWS raised, with the job given back to wait, or still claimed when the service may have it.
     """
-    index = pipeline.index
+    index, is_staged = pipeline.index, False
+    at_last = troubles is not None and troubles.is_past_help(job.job_key)
     try:
         with chain.kept(index, job, silent_seconds=pipeline.settings.claim_seconds) as stands:
             job = staging.as_planned(pipeline, job)
-            n_failed = None if job.in_place else staging.stage(pipeline, job, stands=stands)
+            n_failed = None if job.in_place else staging.stage(pipeline, job, at_last=at_last, stands=stands)
+        is_staged = True
+        if troubles:
+            troubles.forget(job.job_key)
         if n_failed == job.n_objects:
             _reject(pipeline, job, "none of its objects is in its bucket any more")
             return "rejected"
@@ -318,7 +326,10 @@ def _start_one(pipeline: Pipeline, service: HealthImaging, job: chain.Job, limit
         maybe_started = is_transient(error) and getattr(error, "operation_name", "") == "StartDICOMImportJob"
         if not maybe_started:
             code = error_code(error) or type(error).__name__
-            message = code if is_transient(error) else f"{REFUSED}{code}"
+            may_pass = is_transient(error) and (is_staged or not at_last)
+            if troubles and may_pass and not is_staged:
+                troubles.note(job.job_key)
+            message = code if may_pass else f"{REFUSED}{code}"
             chain.give_back(index, job, after_seconds=chain.back_off(job), message=message)
         raise
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from ahi.aws import FORBIDDEN, GONE, error_code, is_transient
+from ahi.aws import FORBIDDEN, GONE, error_code, is_of_object, is_transient
 from ahi.clock import now
 from ahi.index import catalog, catalog_archives
 from ahi.index.catalog import JobState, ObjectState
@@ -62,10 +62,12 @@ class _Failure:
     object_id: str
     reason: Reason
     text: str
-    error: ClientError
+    error: BotoCoreError | ClientError
 
 
-def stage(pipeline: Pipeline, job: chain.Job, *, stands: Callable[[], bool] = lambda: True) -> int:
+def stage(
+    pipeline: Pipeline, job: chain.Job, *, at_last: bool = False, stands: Callable[[], bool] = lambda: True
+) -> int:
     """Copy a job's objects, server-side, under its prefix. Returns how many could not be, which are failed from now on.
 
     Repeating it writes the same keys again. A copy is named by number and object id: a sender's key may name a patient.
@@ -73,11 +75,12 @@ def stage(pipeline: Pipeline, job: chain.Job, *, stands: Callable[[], bool] = la
     Args:
         pipeline: The pipeline.
         job: Claimed.
+        at_last: What S3 still does not copy for the moment is failed, having been waited for.
         stands: Whether the claim does; once it does not, nothing more is copied and nothing is failed.
 
     Raises:
-        ClientError: S3 fails, or refuses more than half of several objects: that is no single object's doing, unless a
-            person has said so.
+        BotoCoreError, ClientError: S3 fails, or refuses more than half of several objects: that is no single object's
+            doing, unless a person has said so.
     """
     table = catalog.objects
     columns = [table.c[name] for name in _Row.__dataclass_fields__]
@@ -85,7 +88,7 @@ def stage(pipeline: Pipeline, job: chain.Job, *, stands: Callable[[], bool] = la
     with pipeline.index.engine.connect() as connection:
         rows = [_Row(**row) for row in connection.execute(query).mappings()]
     with ThreadPoolExecutor(pipeline.settings.copy_threads) as pool:
-        copied = pool.map(lambda row: _copy(pipeline, row) if stands() else None, rows)
+        copied = pool.map(lambda row: _copy(pipeline, row, at_last=at_last) if stands() else None, rows)
         failures = [failure for failure in copied if failure]
     if not stands():
         return 0
@@ -116,7 +119,7 @@ def is_set_down(pipeline: Pipeline, shard_key: str | None) -> bool:
         return bool(connection.scalar(sa.select(table.c.set_down_at).where(table.c.shard_key == shard_key)))
 
 
-def _copy(pipeline: Pipeline, row: _Row) -> _Failure | None:
+def _copy(pipeline: Pipeline, row: _Row, *, at_last: bool) -> _Failure | None:
     source = {"Bucket": row.bucket, "Key": row.key} | ({"VersionId": row.version_id} if row.version_id else {})
     target = {"Bucket": pipeline.settings.staging_bucket, "Key": row.input_key}
     # Neither metadata nor tags come along: they are the sender's, and may say anything.
@@ -129,12 +132,12 @@ def _copy(pipeline: Pipeline, row: _Row) -> _Failure | None:
             pipeline.aws.s3.copy(source, target["Bucket"], target["Key"], ExtraArgs=once, Config=_in_parts())  # type: ignore[arg-type]
         else:
             pipeline.aws.s3.copy_object(CopySource=source, **once, **target)  # type: ignore[arg-type]
-    except ClientError as error:
-        code = error_code(error)
+    except (BotoCoreError, ClientError) as error:
+        code = error_code(error) or type(error).__name__
         if code in GONE or code in ("PreconditionFailed", "412"):
             text = "gone from its bucket, or overwritten there, before it was copied"
             return _Failure(row.object_id, Reason.OBJECT_GONE, text, error)
-        if is_transient(error):
+        if not is_of_object(error, at_last=at_last):
             raise
         reason = Reason.ACCESS_DENIED if code in FORBIDDEN else Reason.UNREADABLE
         return _Failure(row.object_id, reason, f"S3 refused to copy it: {code}", error)

@@ -28,7 +28,7 @@ from ahi.archive.known import known
 from ahi.archive.progress import sample
 from ahi.aws import is_transient
 from ahi.clock import now
-from ahi.errors import PermanentError
+from ahi.errors import PermanentError, Troubles
 from ahi.index import catalog
 from ahi.index import catalog_archives as c
 from ahi.index.catalog import IN_FLIGHT, JOBS_UNDER_WAY, ObjectState
@@ -56,9 +56,6 @@ START_SECONDS = 5.0
 PATIENCE_SECONDS = 900.0
 """How long AWS may fail in every look round before the run does."""
 
-TROUBLED_SECONDS = 600.0
-"""How long an object may not be read for what passes by itself, before it is that object's own trouble."""
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -85,8 +82,8 @@ class Work:
     stalled: dict[str, str] = field(default_factory=dict)
     others: dict[str, Shard] = field(default_factory=dict)
     """Shards that another run is at."""
-    troubled: dict[str, float] = field(default_factory=dict)
-    """Shards that could not be entered for what may pass, and since when."""
+    troubles: Troubles = field(default_factory=Troubles)
+    """Shards that could not be entered for what may pass, and jobs that could not be staged."""
     parked: list[str] = field(default_factory=list)
     """Shards left because their archive is paused."""
 
@@ -103,12 +100,8 @@ class Work:
 
     def let_others_first(self, shard: Shard) -> None:
         """Put a shard that cannot be entered for the moment behind the others."""
-        self.troubled.setdefault(shard.shard_key, time.monotonic())
+        self.troubles.note(shard.shard_key)
         self.unentered = [*(one for one in self.unentered if one is not shard), shard]
-
-    def is_past_help(self, key: str) -> bool:
-        """Whether a shard could not be entered for so long that waiting will not mend it."""
-        return key in self.troubled and time.monotonic() - self.troubled[key] > TROUBLED_SECONDS
 
     @contextmanager
     def stalling(self, key: str) -> Iterator[None]:
@@ -243,7 +236,7 @@ def _round(pipeline: Pipeline, work: Work, closed: Callable[[Outcome], None]) ->
     if shard_ := _next(pipeline, work, paused):
         with work.stalling(shard_.shard_key):
             try:
-                enter(pipeline, shard_, at_last=work.is_past_help(shard_.shard_key))
+                enter(pipeline, shard_, at_last=work.troubles.is_past_help(shard_.shard_key))
             except (BotoCoreError, ClientError):
                 work.let_others_first(shard_)
                 raise
@@ -260,7 +253,7 @@ def _start(pipeline: Pipeline, work: Work) -> Counter[str]:
         by_archive[shard.archive_id].append(shard.shard_key)
     for keys in by_archive.values():
         lane, seconds = jobs.ArchiveLane(pipeline, keys), START_SECONDS / len(by_archive)
-        done += imports.start_planned(pipeline, budget_seconds=seconds, lane=lane, spare=True)
+        done += imports.start_planned(pipeline, budget_seconds=seconds, lane=lane, troubles=work.troubles)
         for key, why in jobs.refused(pipeline, keys).items():
             with work.stalling(key):
                 raise ShardStalledError(why)

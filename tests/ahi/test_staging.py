@@ -17,7 +17,7 @@ from ahi.import_service import HealthImaging
 from ahi.index import catalog
 from ahi.pipeline import connect
 from tests.archive_fixtures import QUICK, Backfill, planned, samples, small_objects
-from tests.trouble_fixtures import hold, refuse
+from tests.trouble_fixtures import ask_once, hold, refuse
 
 NAMES = ["pydicom/CT2/17106", "pydicom/CT2/17136", "pydicom/CT2/17166"]
 LIMITS = chain.Limits(10, 1_000)
@@ -51,6 +51,25 @@ def test_what_s3_refuses_of_most_objects_is_nobodys_fault(site):
     with pytest.raises(ClientError, match="AccessDenied"):
         staging.stage(site.pipeline, job)
     assert {row["state"] for row in site.ledger()} == {"importing"}
+
+
+@pytest.mark.parametrize("n_refused", [1, 2])
+def test_what_s3_does_not_copy_for_the_moment_fails_only_at_last_and_only_by_itself(site, n_refused):
+    job, s3 = claimed(site), site.pipeline.aws.s3
+    ask_once(s3)
+    refuse(s3, "CopyObject", "InternalError", of=NAMES[:n_refused])
+    with pytest.raises(ClientError, match="InternalError"):
+        staging.stage(site.pipeline, job)
+    assert {row["state"] for row in site.ledger()} == {"importing"}
+    if n_refused > 1:
+        with pytest.raises(ClientError, match="InternalError"):
+            staging.stage(site.pipeline, job, at_last=True)
+        assert {row["state"] for row in site.ledger()} == {"importing"}
+        return
+    assert staging.stage(site.pipeline, job, at_last=True) == 1
+    found = {row["key"]: (row["state"], row["reason_code"], row["reason_text"]) for row in site.ledger()}
+    assert found.pop(NAMES[0]) == ("failed", "UNREADABLE", "S3 refused to copy it: InternalError")
+    assert set(found.values()) == {("importing", None, None)}
 
 
 def test_copies_that_take_many_times_what_makes_a_claim_silent_are_made_once(make_site):

@@ -8,7 +8,8 @@ import pytest
 import sqlalchemy as sa
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from ahi.archive import control, imports
+from ahi import errors
+from ahi.archive import control, imports, jobs
 from ahi.archive.progress import progress
 from ahi.errors import PermanentError
 from ahi.index import catalog
@@ -120,10 +121,38 @@ def test_an_object_that_s3_never_gives_holds_up_no_other_shard_and_fails_at_last
 
     site.stack.wait_for(backfill.told, what="the shard behind it")
     assert backfill.told() == keys[1:]
-    monkeypatch.setattr(imports, "TROUBLED_SECONDS", 0.0)
+    monkeypatch.setattr(errors, "TROUBLED_SECONDS", 0.0)
     assert backfill.finish()[keys[0]].states == {"failed": 1, "imported": 3}
     (row,) = [row for row in site.ledger() if row["state"] == "failed"]
     assert (row["key"], row["reason_code"], "InternalError" in row["reason_text"]) == (CT[0], "UNREADABLE", True)
+
+
+@pytest.mark.parametrize("n_refused", [1, 3])
+def test_an_object_that_s3_never_copies_fails_at_last_and_the_others_of_its_job_go_in(
+    make_site, monkeypatch, n_refused
+):
+    site = make_site(**QUICK)
+    keys = planned(site.pipeline, [samples(CT), samples(MR)])
+    troubled = connect(site.settings, run_id="troubled")
+    s3 = troubled.aws.s3
+    ask_once(s3)
+    refuse(s3, "CopyObject", "InternalError", of=CT[:n_refused])
+    backfill = Backfill(site, keys, pipeline=troubled)
+
+    site.stack.wait_for(backfill.told, what="the other shard")
+    assert backfill.told() == keys[1:]
+    monkeypatch.setattr(errors, "TROUBLED_SECONDS", 0.0)
+    with site.pipeline.index.transaction() as connection:
+        late = {"starts": jobs.MOST_REFUSALS, "not_before": None}
+        connection.execute(sa.update(catalog.jobs).where(catalog.jobs.c.state == "planned").values(**late))
+    if n_refused > 1:
+        with pytest.raises(PermanentError, match="refused by AWS: InternalError"):
+            backfill.finish()
+        return
+    assert backfill.finish()[keys[0]].states == {"failed": 1, "imported": 3}
+    (row,) = [row for row in site.ledger() if row["state"] == "failed"]
+    assert (row["key"], row["reason_code"]) == (CT[0], "UNREADABLE")
+    assert row["reason_text"] == "S3 refused to copy it: InternalError"
 
 
 def test_what_waiting_does_not_mend_is_not_waited_for():
