@@ -17,7 +17,8 @@ from dagster._core.storage.tags import RUN_KEY_TAG
 from more_itertools import chunked
 
 from ahi.archive.archives import shards_as_of
-from ahi.archive.imports import RUNS, SHARDS_OF_A_RUN, resumed
+from ahi.archive.imports import RUNS, SHARDS_OF_A_RUN
+from ahi.archive.leases import resumed
 from ahi.archive.progress import grown_shards, shard_keys
 from ahi.clock import now
 from ahi.index import catalog_archives

@@ -24,6 +24,7 @@ from ahi import chain, imports
 from ahi.archive import jobs, leases
 from ahi.archive.entry import Shard, enter, shards
 from ahi.archive.isolation import ShardStalledError
+from ahi.archive.keeping import keeping
 from ahi.archive.known import known
 from ahi.archive.progress import sample
 from ahi.aws import is_transient
@@ -35,10 +36,9 @@ from ahi.index.catalog import IN_FLIGHT, JOBS_UNDER_WAY, ObjectState
 from ahi.index.catalog_archives import ShardState
 
 if TYPE_CHECKING:
-    import datetime as dt
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
-    from ahi.index.store import Index
+    from ahi.archive.keeping import Keeper
     from ahi.pipeline import Pipeline
 
 AHEAD = 2
@@ -88,9 +88,20 @@ class Work:
     """Shards left because their archive is paused."""
 
     @property
+    def held(self) -> list[Shard]:
+        """Those that are this run's."""
+        return [*self.unentered, *self.open.values()]
+
+    @property
     def shards(self) -> list[Shard]:
         """All that the run is not through with."""
-        return [*self.unentered, *self.open.values(), *self.others.values()]
+        return [*self.held, *self.others.values()]
+
+    def lose(self, keys: Collection[str]) -> None:
+        """Leave shards to another run that has them."""
+        self.others |= {shard.shard_key: shard for shard in self.held if shard.shard_key in keys}
+        self.unentered = [shard for shard in self.unentered if shard.shard_key not in keys]
+        self.open = {key: shard for key, shard in self.open.items() if key not in keys}
 
     def drop(self, key: str) -> None:
         """Be through with a shard."""
@@ -173,19 +184,20 @@ def run(
         in_all_seconds=PATIENCE_SECONDS,
     )
     try:
-        while work.shards:
-            try:
-                done = _round(pipeline, work, closed)
-            except (BotoCoreError, ClientError) as error:
-                patience.bear(error)
-                continue
-            patience.forget()
-            counts += done
-            looked_round()
-            if not done:
-                time.sleep(settings.archive_poll_seconds)
+        with keeping(pipeline) as keeper:
+            while work.shards:
+                try:
+                    done = _round(pipeline, work, keeper, closed)
+                except (BotoCoreError, ClientError) as error:
+                    patience.bear(error)
+                    continue
+                patience.forget()
+                counts += done
+                looked_round()
+                if not done:
+                    time.sleep(settings.archive_poll_seconds)
     finally:
-        left = [shard.shard_key for shard in [*work.unentered, *work.open.values()]]
+        left = [shard.shard_key for shard in work.held]
         leases.let_go(pipeline, [*left, *work.stalled], work.stalled)
     if work.stalled:
         key, why = next(iter(work.stalled.items()))
@@ -194,24 +206,11 @@ def run(
     return counts
 
 
-def resumed(index: Index) -> dict[str, dt.datetime]:
-    """Shards that were left while their archive was paused, which it is no more, with the time since when they wait."""
-    table, archives = c.archive_shards, c.archives
-    query = sa.select(table.c.shard_key, table.c.parked_at, archives.c.resumed_at).where(
-        table.c.parked_at.is_not(None),
-        table.c.state != ShardState.DONE,
-        archives.c.archive_id == table.c.archive_id,
-        archives.c.paused_at.is_(None),
-    )
-    with index.engine.connect() as connection:
-        rows = connection.execute(query).all()
-    return {row.shard_key: max(filter(None, (row.parked_at, row.resumed_at))) for row in rows}
-
-
-def _round(pipeline: Pipeline, work: Work, closed: Callable[[Outcome], None]) -> Counter[str]:
+def _round(pipeline: Pipeline, work: Work, keeper: Keeper, closed: Callable[[Outcome], None]) -> Counter[str]:
     """One look round: what is through, what can be planned and started, and the next shard. Returns what was done."""
     done = Counter[str]()
     _share_out(pipeline, work)
+    keeper.hold(work.held)
     paused = _paused(pipeline, work.shards)
     idle = _idle(pipeline, [shard.shard_key for shard in work.shards if shard.archive_id in paused])
     still = _in_flight(pipeline, list(work.open))
@@ -232,6 +231,7 @@ def _round(pipeline: Pipeline, work: Work, closed: Callable[[Outcome], None]) ->
             with work.stalling(key):
                 done["planned"] += jobs.plan(pipeline, shard)
     done += _start(pipeline, work)
+    work.lose(keeper.lost())
     sample(pipeline, {shard.archive_id for shard in work.shards})
     if shard_ := _next(pipeline, work, paused):
         with work.stalling(shard_.shard_key):
@@ -287,13 +287,7 @@ def _share_out(pipeline: Pipeline, work: Work) -> None:
 
     A shard that another run has done meanwhile is told as any other, by whoever looks.
     """
-    mine = [*work.unentered, *work.open.values()]
-    refused = set(leases.take(pipeline, [shard.shard_key for shard in mine]))
-    for shard in mine:
-        if shard.shard_key in refused:
-            work.others[shard.shard_key] = shard
-            work.open.pop(shard.shard_key, None)
-    work.unentered = [shard for shard in work.unentered if shard.shard_key not in refused]
+    work.lose(leases.take(pipeline, [shard.shard_key for shard in work.held]))
     if not work.others:
         return
     refused = set(leases.take(pipeline, list(work.others)))

@@ -1,4 +1,4 @@
-"""Which run has a shard, and how a run lets go of one.
+"""Which run has a shard, how a run lets go of one, and what is left for the next.
 
 Belongs here: leases, and what a shard is left as. Does not belong here: what a run does with it
 (`ahi.archive.imports`).
@@ -21,6 +21,7 @@ from ahi.index.engine import UNNOTED
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ahi.index.store import Index
     from ahi.pipeline import Pipeline
 
 
@@ -52,6 +53,23 @@ def take(pipeline: Pipeline, shard_keys: Sequence[str]) -> list[str]:
     return refused
 
 
+def renew(pipeline: Pipeline, shard_keys: Sequence[str]) -> list[str]:
+    """Renew the leases of shards that this run has not let go of. Returns those that another run has taken.
+
+    Unlike `take` it takes nothing: what was closed or left meanwhile stays free.
+    """
+    table, me, lost = c.archive_shards, pipeline.run_id or "", list[str]()
+    with pipeline.index.transaction() as connection:
+        until = now() + dt.timedelta(seconds=pipeline.settings.archive_lease_seconds)
+        for keys in chunked(shard_keys, 500):
+            some = table.c.shard_key.in_(keys)
+            held = sa.and_(some, table.c.run_id == me, table.c.lease_until.is_not(None))
+            renewed = table.update().where(held).values(lease_until=until)
+            connection.execute(renewed, execution_options={UNNOTED: True})
+            lost += connection.execute(sa.select(table.c.shard_key).where(some, table.c.run_id != me)).scalars()
+    return lost
+
+
 def park(pipeline: Pipeline, shard_keys: Sequence[str]) -> None:
     """Leave shards whose archive is paused, at once: from its resumption on another run may have them.
 
@@ -75,6 +93,20 @@ def let_go(pipeline: Pipeline, shard_keys: Sequence[str], messages: Mapping[str,
             mine = sa.and_(table.c.shard_key == key, table.c.run_id == me)
             connection.execute(table.update().where(mine).values(message=messages.get(key)))
             _free(connection, mine)
+
+
+def resumed(index: Index) -> dict[str, dt.datetime]:
+    """Shards that were left while their archive was paused, which it is no more, with the time since when they wait."""
+    table, archives = c.archive_shards, c.archives
+    query = sa.select(table.c.shard_key, table.c.parked_at, archives.c.resumed_at).where(
+        table.c.parked_at.is_not(None),
+        table.c.state != ShardState.DONE,
+        archives.c.archive_id == table.c.archive_id,
+        archives.c.paused_at.is_(None),
+    )
+    with index.engine.connect() as connection:
+        rows = connection.execute(query).all()
+    return {row.shard_key: max(filter(None, (row.parked_at, row.resumed_at))) for row in rows}
 
 
 def _free(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from ahi.archive import control
-from ahi.archive.imports import resumed
+from ahi.archive.leases import resumed
 from dagster_project.stack import Stack, ask_dagster
 from tests.archive_fixtures import hold_back, planned, shard_rows, small_objects
 from tests.conftest import wait_for

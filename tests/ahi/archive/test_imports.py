@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from ahi import errors
-from ahi.archive import control, imports, jobs
+from ahi.archive import control, imports, jobs, leases
 from ahi.archive.progress import progress
 from ahi.errors import PermanentError
 from ahi.index import catalog
@@ -58,11 +58,11 @@ def test_a_paused_archive_starts_nothing_and_holds_no_run_and_is_asked_for_when_
     # The run ends by itself, though the paused archive comes first, and has done what was not paused.
     assert list(Backfill(site, [*keys, other]).finish()) == [other]
     assert {row["state"] for row in shard_rows(site.pipeline)[:2]} == {"planned"}
-    assert imports.resumed(index) == {}
+    assert leases.resumed(index) == {}
     control.resume(index, "old")
-    assert sorted(imports.resumed(index)) == keys
+    assert sorted(leases.resumed(index)) == keys
     assert sorted(Backfill(site, keys, "resumed").finish()) == keys
-    assert imports.resumed(index) == {}
+    assert leases.resumed(index) == {}
 
 
 def test_a_pause_lets_running_jobs_end_and_parks_what_waits(make_site):
@@ -82,7 +82,7 @@ def test_a_pause_lets_running_jobs_end_and_parks_what_waits(make_site):
     assert backfill.finish() == {}
     control.resume(site.pipeline.index, "late")
     control.set_rate(site.pipeline.index, "late", None)
-    assert list(imports.resumed(site.pipeline.index)) == late
+    assert list(leases.resumed(site.pipeline.index)) == late
     assert list(Backfill(site, late, "again").finish()) == late
 
 

@@ -66,12 +66,12 @@ def test_a_parked_shard_is_asked_for_while_its_run_goes_on_with_another_archive(
     site.stack.wait_for(lambda: has_planned_a_job(site), what="the other archive's job")
     site.stack.wait_for(lambda: shard_rows(site.pipeline)[0]["parked_at"], what="the parked shard")
     control.resume(index, "old")
-    assert (list(imports.resumed(index)), backfill.thread.is_alive()) == (keys, True)
+    assert (list(leases.resumed(index)), backfill.thread.is_alive()) == (keys, True)
     assert list(Backfill(site, keys, "resumed").finish()) == keys
-    assert imports.resumed(index) == {}
+    assert leases.resumed(index) == {}
     control.set_rate(index, "other", None)
     assert list(backfill.finish()) == [other]
-    assert imports.resumed(index) == {}
+    assert leases.resumed(index) == {}
 
 
 def test_an_archive_does_not_close_while_another_has_its_objects(make_site, holding: Holding):
