@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi import chain, findings, inbox, ledger, results, search
+from ahi.archive import leases
 from ahi.aws import in_words
 from ahi.clock import now
 from ahi.errors import PermanentError
@@ -129,6 +130,12 @@ def ended_jobs(pipeline: Pipeline, look: Look) -> int:
     return results.follow_running(pipeline, older_than=look.late)["ended"]
 
 
+def abandoned_shards(pipeline: Pipeline, look: Look) -> Mapping[str, int]:
+    """Shards of archives whose run is gone: what it had planned would keep uploads of the same instances waiting."""
+    taken_back, left = leases.let_go_of_silent(pipeline, moment=look.moment, late=look.late)
+    return {"shard_jobs_taken_back": taken_back, "shards_left": left}
+
+
 def overdue_holds(pipeline: Pipeline, look: Look) -> int:
     """Free objects that have waited for their association's manifest long enough; they go in by a staged job."""
     table = catalog.objects
@@ -210,6 +217,7 @@ def _enumerated(pipeline: Pipeline, look: Look) -> Mapping[str, int]:
 LOOKS: Mapping[str, Callable[[Pipeline, Look], Mapping[str, int]]] = {
     "inbox": lambda pipeline, look: {"batches_unregistered": unregistered_batches(pipeline, look)},
     "starts": recovered_starts,
+    "shards": abandoned_shards,
     "jobs": lambda pipeline, look: {"jobs_ended_unseen": ended_jobs(pipeline, look)},
     "holds": lambda pipeline, look: {"holds_released": overdue_holds(pipeline, look)},
     "changed image sets": lambda pipeline, look: {"image_sets_changed": search.changed_image_sets(pipeline, look)},

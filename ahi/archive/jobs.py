@@ -153,8 +153,7 @@ def unplan(pipeline: Pipeline, shard_keys: Sequence[str], *, held_by: str | None
         shard_keys: Which shards.
         held_by: Only those that this run had last.
     """
-    jobs, objects, shards = catalog.jobs, catalog.objects, c.archive_shards
-    planned = sa.and_(jobs.c.service == SERVICE, jobs.c.state == JobState.PLANNED)
+    jobs, shards, planned = catalog.jobs, c.archive_shards, is_planned()
     if held_by is not None:
         mine = sa.exists().where(shards.c.shard_key == jobs.c.shard_key, shards.c.run_id == held_by)
         planned = sa.and_(planned, mine)
@@ -167,17 +166,29 @@ def unplan(pipeline: Pipeline, shard_keys: Sequence[str], *, held_by: str | None
         return
     with pipeline.index.commit(kind="planned", run_id=pipeline.run_id) as commit:
         for some in chunked(found, 500):
-            query = sa.select(jobs.c.job_key).where(jobs.c.job_key.in_(some), planned)
-            keys = commit.connection.execute(query).scalars().all()
-            of_job = objects.c.job_key.in_(keys)
-            waits = sa.and_(of_job, objects.c.state == ObjectState.IMPORTING)
-            # As if it had not been planned, so that a folder goes in as it lies when its archive goes on.
-            values = {"state": ObjectState.READY, "state_since": now(), "attempts": objects.c.attempts - 1}
-            none = {"job_key": None, "input_key": None, "changed_seq": commit.seq}
-            commit.connection.execute(objects.update().where(waits).values(**values, **none))
-            commit.connection.execute(objects.update().where(of_job).values(**none))
-            end = {"state": JobState.SETTLED, "status": chain.WITHDRAWN, "settled_at": now(), "ended_at": now()}
-            commit.connection.execute(jobs.update().where(jobs.c.job_key.in_(keys)).values(**end))
+            take_back(commit, sa.and_(jobs.c.job_key.in_(some), planned))
+
+
+def is_planned() -> sa.ColumnElement[bool]:
+    """Jobs that wait to be started: the service has nothing of them."""
+    return sa.and_(catalog.jobs.c.service == SERVICE, catalog.jobs.c.state == JobState.PLANNED)
+
+
+def take_back(commit: Commit, which: sa.ColumnElement[bool]) -> int:
+    """Make the objects of some planned jobs ready again. Returns how many jobs those were."""
+    jobs, objects = catalog.jobs, catalog.objects
+    found = commit.connection.execute(sa.select(jobs.c.job_key).where(which)).scalars().all()
+    for keys in chunked(found, 500):
+        of_job = objects.c.job_key.in_(keys)
+        waits = sa.and_(of_job, objects.c.state == ObjectState.IMPORTING)
+        # As if it had not been planned, so that a folder goes in as it lies when its archive goes on.
+        values = {"state": ObjectState.READY, "state_since": now(), "attempts": objects.c.attempts - 1}
+        none = {"job_key": None, "input_key": None, "changed_seq": commit.seq}
+        commit.connection.execute(objects.update().where(waits).values(**values, **none))
+        commit.connection.execute(objects.update().where(of_job).values(**none))
+        end = {"state": JobState.SETTLED, "status": chain.WITHDRAWN, "settled_at": now(), "ended_at": now()}
+        commit.connection.execute(jobs.update().where(jobs.c.job_key.in_(keys)).values(**end))
+    return len(found)
 
 
 def _apart(connection: sa.Connection, chosen: Sequence[Ready]) -> tuple[list[Ready], dict[str, list[Ready]]]:

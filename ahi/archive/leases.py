@@ -14,6 +14,7 @@ from more_itertools import chunked
 
 from ahi.archive import jobs
 from ahi.clock import now
+from ahi.index import catalog
 from ahi.index import catalog_archives as c
 from ahi.index.catalog_archives import ShardState
 from ahi.index.engine import UNNOTED
@@ -93,6 +94,40 @@ def let_go(pipeline: Pipeline, shard_keys: Sequence[str], messages: Mapping[str,
             mine = sa.and_(table.c.shard_key == key, table.c.run_id == me)
             connection.execute(table.update().where(mine).values(message=messages.get(key)))
             _free(connection, mine)
+
+
+def let_go_of_silent(pipeline: Pipeline, *, moment: dt.datetime, late: dt.datetime) -> tuple[int, int]:
+    """Leave shards in place of runs that are gone, as those would have at their end, or parked if they are paused.
+
+    One transaction asks and does it all: a run that takes such a shard just before keeps its jobs, but for those of a
+    paused archive, which it must not start; one that does just after plans them again.
+
+    Args:
+        pipeline: The pipeline.
+        moment: Leases of paused archives that ended before are nobody's.
+        late: The same for all others.
+
+    Returns:
+        How many planned jobs were taken back, and how many shards were left.
+    """
+    table, planned, index = c.archive_shards, catalog.jobs, pipeline.index
+    paused = table.c.archive_id.in_(sa.select(c.archives.c.archive_id).where(c.archives.c.paused_at.is_not(None)))
+    silent = sa.or_(table.c.lease_until <= late, sa.and_(paused, table.c.lease_until <= moment))
+    waits = sa.select(table.c.shard_key).where(sa.or_(paused, silent, table.c.lease_until.is_(None)))
+    of_waiting = sa.and_(planned.c.shard_key.in_(waits), jobs.is_planned())
+    gone = sa.select(table.c.shard_key).where(silent, table.c.state != ShardState.DONE)
+    with index.engine.connect() as connection:
+        is_calm = not connection.execute(sa.select(planned.c.job_key).where(of_waiting).limit(1)).first()
+        if is_calm and not connection.execute(gone.limit(1)).first():
+            return 0, 0
+    with index.commit(kind="planned", run_id=pipeline.run_id) as commit:
+        taken_back = jobs.take_back(commit, of_waiting)
+        keys = commit.connection.execute(gone).scalars().all()
+        for some in chunked(keys, 500):
+            left = table.c.shard_key.in_(some)
+            commit.connection.execute(table.update().where(left, paused).values(parked_at=now()))
+            _free(commit.connection, left)
+    return taken_back, len(keys)
 
 
 def resumed(index: Index) -> dict[str, dt.datetime]:

@@ -248,7 +248,7 @@ def test_a_look_that_fails_keeps_no_other_from_its_work(site):
     with pytest.raises(sweep.SweepError) as caught:
         sweep.sweep(replace(site.pipeline, settings=elsewhere), thorough=True)
     said = str(caught.value)
-    assert "2 of 8 looks failed" in said
+    assert "2 of 9 looks failed" in said
     assert "changed image sets: SearchImageSets failed: ResourceNotFoundException" in said
     assert "patient" not in said
     assert len(inbox.pending(site.pipeline, Queue.UPLOADS)) == 1

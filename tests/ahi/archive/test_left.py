@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import threading
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from ahi.archive import archives, control, imports, inventory, leases, report, retry
+from ahi import sweep
+from ahi.archive import archives, control, imports, inventory, jobs, leases, report, retry
 from ahi.archive.entry import enter, shards
 from ahi.archive.isolation import ShardStalledError
 from ahi.archive.plan import make_plan, shard_keys
+from ahi.clock import now
 from ahi.errors import PermanentError
 from ahi.index import catalog
+from ahi.index import catalog_archives as c
 from ahi.index.engine import CHANGED
 from ahi.pipeline import connect
 from tests.ahi.archive.conftest import Holding
@@ -53,6 +58,92 @@ def test_an_upload_does_not_wait_for_a_paused_archive_that_goes_on_in_place(make
         of_shard = sa.select(catalog.jobs.c.in_place).where(catalog.jobs.c.shard_key == keys[0])
         assert connection.execute(of_shard).scalars().all() == [True]
     assert [one.open for one in report.studies(site.pipeline, "old") if one.open] == []
+
+
+def killed(site: Site, keys: list[str], *, ago: float) -> None:
+    """A run that entered and planned shards, and was killed; its lease ended so many seconds ago."""
+    run = connect(site.settings, run_id="killed")
+    assert leases.take(run, keys) == []
+    for shard in shards(run, keys):
+        enter(run, shard)
+        assert jobs.plan(run, shard) == 1
+    until = now() - dt.timedelta(seconds=ago)
+    with run.index.transaction() as connection:
+        connection.execute(c.archive_shards.update().values(lease_until=until))
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+def test_what_a_killed_run_planned_keeps_no_upload_waiting(make_site, *, is_paused: bool):
+    site = make_site(**QUICK)
+    (key,) = planned(site.pipeline, [samples(CT)], in_place=["pydicom/CT2/"])
+    # Of an archive that goes on, another run may come any moment, within the sweep's grace.
+    killed(site, [key], ago=0 if is_paused else site.settings.sweep_grace_seconds)
+    if is_paused:
+        control.pause(site.pipeline.index, "old")
+    found = sweep.sweep(site.pipeline)
+    assert (found["shard_jobs_taken_back"], found["shards_left"]) == (1, 1)
+    assert {(row["state"], row["attempts"], row["job_key"]) for row in site.ledger()} == {("ready", 0, None)}
+    assert sum(sweep.sweep(site.pipeline).values()) == 0
+    site.send(CT[:1])
+
+    def upload() -> bool:
+        site.collect()
+        site.work()
+        return "imported" in {row["state"] for row in site.ledger() if row["shard_key"] is None}
+
+    site.stack.wait_for(upload, what="the upload")
+    (row,) = shard_rows(site.pipeline)
+    assert (row["state"], row["lease_until"]) == ("cancelled", None)
+    control.resume(site.pipeline.index, "old")
+    # Only what a pause left goes on by itself; what ended early is launched by a person.
+    assert list(leases.resumed(site.pipeline.index)) == ([key] if is_paused else [])
+    (outcome,) = Backfill(site, [key]).finish().values()
+    assert (outcome.states, outcome.jobs) == ({"imported": 4}, 1)
+    assert leases.resumed(site.pipeline.index) == {}
+
+
+def test_a_sweep_takes_nothing_from_a_run_that_is_at_a_shard_or_may_come_soon(make_site):
+    site = make_site(**QUICK)
+    keys = planned(site.pipeline, [samples(CT), samples(MR)])
+    killed(site, keys, ago=-60)
+    assert sum(site.sweep().values()) == 0
+    with site.pipeline.index.transaction() as connection:
+        ended = c.archive_shards.c.shard_key == keys[0]
+        connection.execute(c.archive_shards.update().where(ended).values(lease_until=now()))
+    assert sum(sweep.sweep(site.pipeline).values()) == 0
+    assert {row["state"] for row in site.ledger()} == {"importing"}
+
+
+def test_a_run_that_takes_a_shard_while_a_sweep_looks_keeps_its_jobs(make_site):
+    site = make_site(**QUICK)
+    keys = planned(site.pipeline, [samples(CT), samples(MR)])
+    killed(site, keys, ago=3_600)
+    engine, other = site.pipeline.index.engine, connect(site.settings, run_id="other")
+
+    def comes_first(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement == "BEGIN IMMEDIATE" and not is_there.is_set():
+            is_there.set()
+            assert leases.take(other, keys[:1]) == []
+
+    is_there = threading.Event()
+    sa.event.listen(engine, "before_cursor_execute", comes_first)
+    assert leases.let_go_of_silent(site.pipeline, moment=now(), late=now()) == (1, 1)
+    assert is_there.is_set()
+    states = {row["shard_key"]: row["state"] for row in site.ledger()}
+    assert states == {keys[0]: "importing", keys[1]: "ready"}
+    first, second = shard_rows(site.pipeline)
+    assert (first["run_id"], first["lease_until"] > now(), second["lease_until"]) == ("other", True, None)
+
+
+def test_a_paused_archive_s_jobs_are_taken_back_while_its_run_is_busy(make_site):
+    site = make_site(**QUICK)
+    keys = planned(site.pipeline, [samples(CT)])
+    killed(site, keys, ago=-60)  # alive, but in a long round
+    control.pause(site.pipeline.index, "old")
+    assert leases.let_go_of_silent(site.pipeline, moment=now(), late=now()) == (1, 0)
+    assert {row["state"] for row in site.ledger()} == {"ready"}
+    (row,) = shard_rows(site.pipeline)
+    assert (row["run_id"], row["state"], row["lease_until"] > now()) == ("killed", "started", True)
 
 
 def test_a_parked_shard_is_asked_for_while_its_run_goes_on_with_another_archive(make_site):
