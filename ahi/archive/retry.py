@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from ahi.index.writer import DataFile
     from ahi.pipeline import Pipeline
 
-NOT_GIVEN = (Reason.ACCESS_DENIED, Reason.OBJECT_GONE, Reason.UNREADABLE)
-"""S3 did not give the object: a policy, a key or a storage class, which a person mends."""
+NOT_GIVEN = (Reason.ACCESS_DENIED, Reason.OBJECT_GONE, Reason.UNREADABLE, Reason.SUPERSEDED)
+"""S3 did not give the object: a policy, a key or a storage class, which a person mends, or other bytes in its place."""
 
 MAY_PASS = (Reason.JOB_FAILED, Reason.IMPORT_SERVER_ERROR, Reason.NOT_REPORTED, *NOT_GIVEN)
 """Failures that say nothing against the file itself."""
@@ -201,12 +201,12 @@ def _keep(pipeline: Pipeline, archive: Archive, shards: list[list[tuple[ArchiveO
 def once_more(pipeline: Pipeline, archive: Archive) -> Retry:
     """Take back the failures that say nothing against the file: their shards go on when they are launched again.
 
-    Objects that S3 did not give are read again now, a shard at a time; those that it still does not give stay failed.
+    Objects that S3 did not give are read again now, a shard at a time; those that it still does not give stay as they
+    are.
     """
     table, shards = catalog.objects, c.archive_shards
     of_archive = sa.select(shards.c.shard_key).where(shards.c.archive_id == archive.archive_id)
-    failed = sa.and_(table.c.shard_key.in_(of_archive), table.c.state == ObjectState.FAILED)
-    may_pass = sa.and_(failed, table.c.reason_code.in_(MAY_PASS))
+    may_pass = sa.and_(table.c.shard_key.in_(of_archive), _is_out(), table.c.reason_code.in_(MAY_PASS))
     with pipeline.index.engine.connect() as connection:
         query = sa.select(table.c.shard_key).where(may_pass).distinct().order_by(table.c.shard_key)
         keys = list(connection.execute(query).scalars())
@@ -272,7 +272,14 @@ class _Again:
 
 def _not_given(shard_key: str) -> sa.ColumnElement[bool]:
     table = catalog.objects
-    return sa.and_(table.c.shard_key == shard_key, table.c.state == ObjectState.FAILED, _without_header())
+    return sa.and_(table.c.shard_key == shard_key, _is_out(), _without_header())
+
+
+def _is_out() -> sa.ColumnElement[bool]:
+    """Failed, or overwritten before it was read: what was put back is in no later plan, which knows it by its tag."""
+    table = catalog.objects
+    overwritten = sa.and_(table.c.state == ObjectState.SET_ASIDE, table.c.reason_code == Reason.SUPERSEDED)
+    return sa.or_(table.c.state == ObjectState.FAILED, sa.and_(overwritten, table.c.SOPInstanceUID.is_(None)))
 
 
 def _read_again(pipeline: Pipeline, shard_key: str) -> _Again:
@@ -308,6 +315,7 @@ def _take_back(commit: Commit, shard_key: str, again: _Again) -> tuple[int, int]
         state = state_of(row)
         counts[state] += 1
         values = {name: row[name] for name in _OF_HEADER} | {"state": state, "job_key": None, "input_key": None}
+        values |= {"settled_at": None} if state is ObjectState.READY else {}
         values |= {"header_at": commit.committed_at, "header_seq": commit.seq, "changed_seq": commit.seq}
         commit.connection.execute(table.update().where(table.c.object_id == row["object_id"]).values(**values))
-    return counts[ObjectState.READY], counts[ObjectState.FAILED]
+    return counts[ObjectState.READY], counts[ObjectState.FAILED] + counts[ObjectState.SET_ASIDE]

@@ -17,7 +17,7 @@ from ahi.events import ObjectCreated
 from ahi.index import catalog
 from ahi.pipeline import connect
 from tests.ahi.archive.conftest import Holding
-from tests.archive_fixtures import QUICK, Backfill, fail_jobs_with, planned_without, samples, small_objects
+from tests.archive_fixtures import QUICK, Backfill, fail_jobs_with, planned, planned_without, samples, small_objects
 from tests.site_fixtures import Site
 from tests.trouble_fixtures import cut_off
 
@@ -65,6 +65,27 @@ def test_what_s3_did_not_give_is_read_again(make_site):
     assert not [one.open for one in report.studies(site.pipeline, "old") if one.open]
     assert report.missing(site.pipeline, "old") == []
     assert site.rows("SELECT count(*) FROM headers") == [(3,)]
+
+
+def test_an_object_that_was_overwritten_and_put_back_goes_in_once_it_is_tried_again(make_site):
+    site = make_site(**QUICK)
+    objects = samples(CT)
+    keys = planned(site.pipeline, [objects])
+    s3, archive = site.pipeline.aws.s3, archives.find(site.pipeline, "old")
+    s3.put_object(Bucket=archive.bucket, Key=CT[0], Body=b"other bytes")
+    (outcome,) = Backfill(site, keys).finish().values()
+    assert outcome.states == {"imported": 2, "set_aside": 1}
+    still = retry.once_more(site.pipeline, archive)
+    assert (still.shard_keys, still.objects, still.still_failing) == ([], 0, 1)
+    s3.put_object(Bucket=archive.bucket, Key=CT[0], Body=objects[CT[0]])
+    # By its tag it is one that a shard has already.
+    inventory.look(site.pipeline, archive)
+    assert not make_plan(site.pipeline, archive, keep=True, sampling=False).shards
+    assert retry.once_more(site.pipeline, archive).shard_keys == keys
+    (outcome,) = Backfill(site, keys, "again").finish().values()
+    assert outcome.states == {"imported": 3}
+    site.drive()
+    assert report.missing(site.pipeline, "old") == []
 
 
 def test_a_culprit_that_is_still_bad_ends_as_before_and_drags_nobody_along(make_site):
