@@ -105,7 +105,9 @@ def evidence(
     # That culprits fail again, whom a person lets be tried once more, blames nobody anew.
     if others_complete(connection, failed_job) or (ids and found_before(connection, ids) == ids):
         return True, most_attempts
-    return neighbours_went_in(connection, failed_job), most_attempts + MORE_ATTEMPTS
+    if neighbours_went_in(connection, failed_job):
+        return True, most_attempts + MORE_ATTEMPTS
+    return False, most_attempts
 
 
 def others_complete(connection: sa.Connection, failed_job: str) -> bool:
