@@ -6,6 +6,7 @@ Does not belong here: what is wrong with one object, which is no error but a row
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -55,14 +56,18 @@ class Troubles:
     def __init__(self) -> None:
         """Nothing is in trouble."""
         self._since: dict[str, float] = {}
+        self._times = Counter[str]()
 
-    def note(self, key: str) -> None:
-        """It failed, and is tried again later."""
+    def note(self, key: str) -> int:
+        """It failed, and is tried again later. Returns how many times in a row it has."""
         self._since.setdefault(key, time.monotonic())
+        self._times[key] += 1
+        return self._times[key]
 
     def forget(self, key: str) -> None:
         """It is well again."""
         self._since.pop(key, None)
+        self._times.pop(key, None)
 
     def is_past_help(self, key: str) -> bool:
         """Whether it has failed for so long that waiting will not mend it."""

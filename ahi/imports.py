@@ -25,6 +25,7 @@ from ahi.index import catalog
 from ahi.index.catalog import JobState, ObjectState
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Iterator, Sequence
 
     from ahi.errors import Troubles
@@ -181,7 +182,9 @@ def _name(connection: sa.Connection, datastore_id: str, group: Sequence[Ready]) 
     table, content = catalog.jobs, [datastore_id, *sorted(f"{item.object_id}:{item.attempts}" for item in group)]
     while True:
         job_key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
-        gone = sa.and_(table.c.state == JobState.SETTLED, table.c.status.is_distinct_from(chain.WITHDRAWN))
+        # What was taken back before anybody claimed it has neither copies nor a token.
+        was_claimed = sa.or_(table.c.status.is_distinct_from(chain.WITHDRAWN), table.c.starts > 0)
+        gone = sa.and_(table.c.state == JobState.SETTLED, was_claimed)
         query = sa.select(table.c.job_key).where(table.c.job_key == job_key, gone)
         if connection.execute(query).first() is None:
             return job_key
@@ -197,10 +200,12 @@ def insert_job(
     shard_key: str | None = None,
     *,
     along: Sequence[str] = (),
+    alone_since: dt.datetime | None = None,
 ) -> None:
     """Plan a job of some objects: from the prefix that they lie under in place, or staged when it is None.
 
     `along` are objects that failed by their headers and lie under the prefix too: the job will have a line for each.
+    `alone_since` is when the one object of it was first tried by itself, if that was in an earlier job.
     """
     settings, moment = pipeline.settings, now()
     job_key = _name(commit.connection, settings.datastore_id, group)
@@ -222,6 +227,7 @@ def insert_job(
             n_objects=len(group) + len(along),
             n_bytes=sum(item.size_bytes for item in group),
             planned_at=moment,
+            alone_since=alone_since or (moment if len(group) == 1 else None),
             shard_key=shard_key,
         )
     )
@@ -266,8 +272,8 @@ def start_planned(
 
     Begins no job after `budget_seconds`: the next event or sweep goes on from there. A job that cannot be staged or
     started is given back to wait, so that it holds up no other. Raises the first such error if nothing was started,
-    unless the caller keeps `troubles`: the message of each such job says what happened, and of one that could not be
-    staged for long what S3 still does not copy fails. Without, as uploads have it, a job waits until it can be staged.
+    unless the caller keeps `troubles`: the message of each such job says what happened, and a single object that S3
+    does not copy for long fails; of several the message is that of a refusal. Without, as uploads have it, a job waits.
     """
     settings, counts = pipeline.settings, Counter[str]()
     limits = chain.Limits(settings.max_jobs_in_flight, settings.job_starts_per_second)
@@ -305,11 +311,10 @@ def _start_one(
     Raises what AWS raised, with the job given back to wait, or still claimed when the service may have it.
     """
     index, is_staged = pipeline.index, False
-    at_last = troubles is not None and troubles.is_past_help(job.job_key)
     try:
         with chain.kept(index, job, silent_seconds=pipeline.settings.claim_seconds) as stands:
             job = staging.as_planned(pipeline, job)
-            n_failed = None if job.in_place else staging.stage(pipeline, job, at_last=at_last, stands=stands)
+            n_failed = None if job.in_place else staging.stage(pipeline, job, troubles=troubles, stands=stands)
         is_staged = True
         if troubles:
             troubles.forget(job.job_key)
@@ -326,10 +331,8 @@ def _start_one(
         maybe_started = is_transient(error) and getattr(error, "operation_name", "") == "StartDICOMImportJob"
         if not maybe_started:
             code = error_code(error) or type(error).__name__
-            may_pass = is_transient(error) and (is_staged or not at_last)
-            if troubles and may_pass and not is_staged:
-                troubles.note(job.job_key)
-            message = code if may_pass else f"{REFUSED}{code}"
+            is_past = troubles and not is_staged and staging.is_past_help(troubles, job.job_key)
+            message = code if is_transient(error) and not is_past else f"{REFUSED}{code}"
             chain.give_back(index, job, after_seconds=chain.back_off(job), message=message)
         raise
 

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ahi.aws import FORBIDDEN, GONE, error_code, is_of_object, is_transient
+from ahi.aws import FORBIDDEN, GONE, error_code, is_transient
 from ahi.clock import now
 from ahi.index import catalog, catalog_archives
 from ahi.index.catalog import JobState, ObjectState
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from boto3.s3.transfer import TransferConfig
 
     from ahi import chain
+    from ahi.errors import Troubles
     from ahi.pipeline import Pipeline
 
 MOST_COPY_BYTES = 5 * 2**30
@@ -40,6 +41,12 @@ stay: the job has a failure line for each, and they remain failed."""
 
 FEWEST_REFUSED = 2
 """Refused objects from which on their share says anything: of a job of one object, one is always all."""
+
+MOST_TROUBLED = 20
+"""Objects of a job that S3 does not copy for the moment from which on it is S3's trouble: no more are tried."""
+
+FEWEST_TRIES = 3
+"""Times in a row that an object is tried, however long that takes, before it is failed for what may pass."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,16 @@ class _Failure:
     reason: Reason
     text: str
     error: BotoCoreError | ClientError
+    may_pass: bool = False
+    """By itself: it is tried again before it is failed."""
 
 
 def stage(
-    pipeline: Pipeline, job: chain.Job, *, at_last: bool = False, stands: Callable[[], bool] = lambda: True
+    pipeline: Pipeline,
+    job: chain.Job,
+    *,
+    troubles: Troubles | None = None,
+    stands: Callable[[], bool] = lambda: True,
 ) -> int:
     """Copy a job's objects, server-side, under its prefix. Returns how many could not be, which are failed from now on.
 
@@ -75,7 +88,8 @@ def stage(
     Args:
         pipeline: The pipeline.
         job: Claimed.
-        at_last: What S3 still does not copy for the moment is failed, having been waited for.
+        troubles: Which objects S3 does not copy for the moment, and since when: a few of them are failed at last.
+            None: all are waited for.
         stands: Whether the claim does; once it does not, nothing more is copied and nothing is failed.
 
     Raises:
@@ -88,16 +102,22 @@ def stage(
     with pipeline.index.engine.connect() as connection:
         rows = [_Row(**row) for row in connection.execute(query).mappings()]
     with ThreadPoolExecutor(pipeline.settings.copy_threads) as pool:
-        copied = pool.map(lambda row: _copy(pipeline, row, at_last=at_last) if stands() else None, rows)
-        failures = [failure for failure in copied if failure]
+        waiting = list[_Failure]()
+        outcomes = list(pool.map(lambda row: _copy_unless(pipeline, row, waiting, stands), rows))
     if not stands():
         return 0
+    at_last = _past_help(troubles, rows, outcomes, waiting)
+    if len(at_last) < len(waiting):
+        raise next(one for one in waiting if one not in at_last).error
+    failures = [failure for failure in outcomes if failure]
     refused = [failure for failure in failures if failure.reason is not Reason.OBJECT_GONE]
     if are_most(len(refused), len(rows)) and not is_set_down(pipeline, job.shard_key):
         raise refused[0].error
     if failures:
         with pipeline.index.commit(kind="gone", run_id=pipeline.run_id) as commit:
-            change = table.update().where(table.c.object_id == sa.bindparam("which"))
+            # Where the claim was lost, the object may be further on by now.
+            waits = (table.c.job_key == job.job_key, table.c.state == ObjectState.IMPORTING)
+            change = table.update().where(table.c.object_id == sa.bindparam("which"), *waits)
             change = change.values(changed_seq=commit.seq, state=ObjectState.FAILED, state_since=now())
             change = change.values(reason_code=sa.bindparam("code"), reason_text=sa.bindparam("text"))
             rows_ = [{"which": one.object_id, "code": one.reason, "text": one.text} for one in failures]
@@ -119,7 +139,34 @@ def is_set_down(pipeline: Pipeline, shard_key: str | None) -> bool:
         return bool(connection.scalar(sa.select(table.c.set_down_at).where(table.c.shard_key == shard_key)))
 
 
-def _copy(pipeline: Pipeline, row: _Row, *, at_last: bool) -> _Failure | None:
+def _copy_unless(pipeline: Pipeline, row: _Row, waiting: list[_Failure], stands: Callable[[], bool]) -> _Failure | None:
+    """Copy an object, unless nobody needs it now. What S3 does not copy for the moment is in `waiting`, too."""
+    if not stands() or len(waiting) >= MOST_TROUBLED:
+        return None
+    failure = _copy(pipeline, row)
+    if failure and failure.may_pass:
+        waiting.append(failure)
+    return failure
+
+
+def _past_help(
+    troubles: Troubles | None, rows: Sequence[_Row], outcomes: Sequence[_Failure | None], waiting: Sequence[_Failure]
+) -> list[_Failure]:
+    """Those of the objects that S3 does not copy for the moment that have been waited for: none while they are many."""
+    if troubles is None or len(waiting) >= MOST_TROUBLED:
+        return []
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if outcome is None:
+            troubles.forget(row.object_id)
+    return [one for one in waiting if is_past_help(troubles, one.object_id)]
+
+
+def is_past_help(troubles: Troubles, key: str) -> bool:
+    """Whether an object, or a job, that has failed once more was waited for long enough."""
+    return troubles.note(key) >= FEWEST_TRIES and troubles.is_past_help(key)
+
+
+def _copy(pipeline: Pipeline, row: _Row) -> _Failure | None:
     source = {"Bucket": row.bucket, "Key": row.key} | ({"VersionId": row.version_id} if row.version_id else {})
     target = {"Bucket": pipeline.settings.staging_bucket, "Key": row.input_key}
     # Neither metadata nor tags come along: they are the sender's, and may say anything.
@@ -137,10 +184,11 @@ def _copy(pipeline: Pipeline, row: _Row, *, at_last: bool) -> _Failure | None:
         if code in GONE or code in ("PreconditionFailed", "412"):
             text = "gone from its bucket, or overwritten there, before it was copied"
             return _Failure(row.object_id, Reason.OBJECT_GONE, text, error)
-        if not is_of_object(error, at_last=at_last):
+        may_pass = is_transient(error)
+        if not may_pass and not isinstance(error, ClientError):
             raise
         reason = Reason.ACCESS_DENIED if code in FORBIDDEN else Reason.UNREADABLE
-        return _Failure(row.object_id, reason, f"S3 refused to copy it: {code}", error)
+        return _Failure(row.object_id, reason, f"S3 refused to copy it: {code}", error, may_pass=may_pass)
     return None
 
 

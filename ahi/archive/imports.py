@@ -227,7 +227,7 @@ def _round(pipeline: Pipeline, work: Work, keeper: Keeper, closed: Callable[[Out
         work.parked += parked
         done["parked"] += len(parked)
     for key, shard in list(work.open.items()):
-        if still[key].get(ObjectState.READY) and shard.archive_id not in paused:
+        if still.get(key, {}).get(ObjectState.READY) and shard.archive_id not in paused:
             with work.stalling(key):
                 done["planned"] += jobs.plan(pipeline, shard)
     done += _start(pipeline, work)

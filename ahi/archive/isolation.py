@@ -7,8 +7,7 @@ belong here: files that HealthImaging refuses by name in a job's results, which 
 A job that fails says nothing of its files, and an innocent one must not be set down for its neighbour. So what shared
 a failed job is tried together once more, then in ten parts, of which only the failing are parted again, until a job of
 one object fails: that object is the culprit. 5,000 objects take four such rounds and 37 starts. All of that only while
-other jobs complete: if none does, it is not an object's doing. The last culprits of a shard fail when there is no other
-job left: then it counts that their neighbours went in after they had failed with them, and they have more attempts.
+other jobs complete: if none does, it is not an object's doing.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, TypeVar
 import sqlalchemy as sa
 from more_itertools import divide
 
-from ahi import chain
 from ahi.clock import now
 from ahi.import_service import SERVICE
 from ahi.index import catalog
@@ -39,13 +37,7 @@ PARTS = 10
 TOGETHER = 2
 """Jobs that fail with all objects of a group in them before they are parted: once may be the service's doing."""
 
-MORE_ATTEMPTS = 2
-"""Jobs more that an object fails by itself where none completed since: their waits may outlast an outage."""
-
 COMPLETED = "COMPLETED"
-
-RETRY = "retry"
-"""Kind of the commits that take failed objects back."""
 
 SOURCE = "archives"
 """What culprits come from, as quarantine says it."""
@@ -90,62 +82,32 @@ def parted(group: Sequence[T]) -> list[list[T]]:
     return [list(part) for part in divide(min(PARTS, len(group)), group)]
 
 
-def evidence(
-    connection: sa.Connection, failed_job: str, object_ids: Iterable[str], *, most_attempts: int
-) -> tuple[bool, int]:
-    """Whether a failed job is the doing of an object in it, for all that other jobs show, and how many it may take.
-
-    Args:
-        connection: To the catalog.
-        failed_job: The job.
-        object_ids: Those of its objects that are still to be imported.
-        most_attempts: Jobs that fail before an object by itself is given up, where others complete beside it.
-    """
-    ids = set(object_ids)
-    # That culprits fail again, whom a person lets be tried once more, blames nobody anew.
-    if others_complete(connection, failed_job) or (ids and found_before(connection, ids) == ids):
-        return True, most_attempts
-    if neighbours_went_in(connection, failed_job):
-        return True, most_attempts + MORE_ATTEMPTS
-    return False, most_attempts
-
-
 def others_complete(connection: sa.Connection, failed_job: str) -> bool:
-    """Whether a job completed that ended since one that failed was planned: the service as such works."""
-    table = catalog.jobs
-    planned = sa.select(table.c.planned_at).where(table.c.job_key == failed_job)
-    since: dt.datetime = connection.execute(planned).scalar_one()
-    # Parts of a group are planned one after the other, and any of them may be the one that fails.
-    ended = sa.or_(table.c.ended_at >= since, table.c.planned_at >= since)
-    good = sa.select(table.c.job_key).where(
-        table.c.service == SERVICE, table.c.state == JobState.SETTLED, table.c.status == COMPLETED, ended
-    )
-    lately = good.where(table.c.planned_at >= since - LONGEST_WAIT).order_by(table.c.planned_at.desc())
-    return connection.execute(lately.limit(1)).first() is not None
+    """Whether the service completed a job that it took since one that failed was planned: it works as such.
 
-
-def neighbours_went_in(connection: sa.Connection, failed_job: str) -> bool:
-    """Whether some of a failed job's shard went in after a job of the shard had failed, since a person took it back.
-
-    That some of it is bad is sure then, and when the last of it fails no job may be left that could show it.
+    For a job of one object it counts since the object was first tried alone, which its neighbours were at the same
+    time: when the last culprit fails again, no other job may be left that could show it.
     """
-    table, commits = catalog.jobs, catalog.commits
-    query = sa.select(table.c.shard_key).where(table.c.job_key == failed_job)
-    shard_key: str = connection.execute(query).scalar_one()
-    retries = sa.and_(commits.c.kind == RETRY, commits.c.batch_id.startswith(retry_batch(shard_key), autoescape=True))
-    retried = connection.execute(sa.select(sa.func.max(commits.c.committed_at)).where(retries)).scalar_one()
-    mine = sa.and_(table.c.shard_key == shard_key, table.c.state == JobState.SETTLED)
-    if retried:
-        mine = sa.and_(mine, table.c.planned_at > retried)
-    bad = sa.select(sa.func.min(table.c.settled_at)).where(mine, table.c.status.not_in((COMPLETED, chain.WITHDRAWN)))
-    good = sa.select(table.c.job_key).where(mine, table.c.status == COMPLETED)
-    after = good.where(table.c.planned_at >= bad.scalar_subquery())
-    return connection.execute(after.limit(1)).first() is not None
+    table = catalog.jobs
+    began = sa.select(sa.func.coalesce(table.c.alone_since, table.c.planned_at)).where(table.c.job_key == failed_job)
+    since: dt.datetime = connection.execute(began).scalar_one()
+    # One that was at work already when it became impossible to begin another shows nothing.
+    good = sa.select(table.c.job_key).where(
+        table.c.service == SERVICE,
+        table.c.state == JobState.SETTLED,
+        table.c.status == COMPLETED,
+        table.c.submitted_at >= since,
+        table.c.planned_at >= since - LONGEST_WAIT,
+    )
+    return connection.execute(good.order_by(table.c.planned_at.desc()).limit(1)).first() is not None
 
 
-def retry_batch(shard_key: str) -> str:
-    """How the names of commits begin that take objects of a shard back."""
-    return f"{RETRY}:{shard_key}:"
+def alone_since(connection: sa.Connection, job_key: str) -> dt.datetime | None:
+    """When the one object of a job was first tried by itself; None: the job has several."""
+    table = catalog.jobs
+    found: dt.datetime | None
+    found = connection.execute(sa.select(table.c.alone_since).where(table.c.job_key == job_key)).scalar_one()
+    return found
 
 
 def found_before(connection: sa.Connection, object_ids: Iterable[str]) -> set[str]:

@@ -18,9 +18,10 @@ from ahi.archive.isolation import (
     COMPLETED,
     ShardStalledError,
     Verdict,
-    evidence,
+    alone_since,
     found_before,
     give_up,
+    others_complete,
     parted,
     verdict,
 )
@@ -31,6 +32,7 @@ from ahi.index import catalog_archives as c
 from ahi.index.catalog import JobState, ObjectState
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Iterator, Sequence
 
     from ahi.archive.entry import Shard
@@ -122,15 +124,18 @@ def plan(pipeline: Pipeline, shard: Shard) -> int:
         whole = len(chosen) + len(along) == shard.n_objects
         untouched = is_whole and whole and not any(item.attempts for item in chosen)
         fresh, failed = _apart(commit.connection, chosen)
-        groups = [group for some in _anew(commit, fresh) for group in _filled(pipeline.settings, some)]
+        filled = [group for some in _anew(commit, fresh) for group in _filled(pipeline.settings, some)]
+        groups: list[tuple[list[Ready], dt.datetime | None]] = [(group, None) for group in filled]
         prefix = shard.in_place_prefix if untouched and len(groups) == 1 else None
         stalled = False
         for job_key, group in failed.items():
             again = _again(commit, pipeline.settings, job_key, group, set_down=set_down)
             stalled = stalled or again is None
-            groups += again or []
-        for group in groups:
-            imports.insert_job(commit, pipeline, group, prefix, shard.shard_key, along=along if prefix else ())
+            since = alone_since(commit.connection, job_key)
+            groups += [(part, since) for part in again or ()]
+        for group, since in groups:
+            beside = along if prefix else ()
+            imports.insert_job(commit, pipeline, group, prefix, shard.shard_key, along=beside, alone_since=since)
         stalled = stalled and not groups and not _is_importing(commit.connection, shard)
         if stalled:
             _start_over(commit, shard)
@@ -236,11 +241,10 @@ def _again(
     commit: Commit, settings: Settings, job_key: str, group: list[Ready], *, set_down: bool
 ) -> list[list[Ready]] | None:
     """How objects of a failed job are tried again; an empty list for a culprit. None: not at all, as things are."""
-    attempts, most = min(item.attempts for item in group), settings.max_attempts
-    works, ids = True, [item.object_id for item in group]
-    if not set_down:
-        works, most = evidence(commit.connection, job_key, ids, most_attempts=most)
-    match verdict(len(group), attempts, most_attempts=most, others_complete=works):
+    attempts, ids = min(item.attempts for item in group), {item.object_id for item in group}
+    # That culprits fail again, whom a person lets be tried once more, blames nobody anew.
+    works = set_down or others_complete(commit.connection, job_key) or found_before(commit.connection, ids) == ids
+    match verdict(len(group), attempts, most_attempts=settings.max_attempts, others_complete=works):
         case Verdict.TOGETHER:
             return [group]
         case Verdict.PARTED:

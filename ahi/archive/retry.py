@@ -18,7 +18,6 @@ from more_itertools import chunked, unique_justseen
 from ahi import ledger, uploads
 from ahi.archive import archives, inventory, parts
 from ahi.archive.entry import read_object, state_of
-from ahi.archive.isolation import RETRY, retry_batch
 from ahi.archive.keys import set_aside_files
 from ahi.archive.shards import ArchiveObject, read_shard, write_manifest
 from ahi.clock import day_of, now
@@ -217,7 +216,7 @@ def once_more(pipeline: Pipeline, archive: Archive) -> Retry:
         which = sa.and_(may_pass, table.c.shard_key == shard_key, sa.not_(_without_header()))
         # One transaction: no run goes on with what is ready in a shard that is done.
         commit_ = pipeline.index.commit(
-            batch_id=again.batch_id, kind=RETRY, run_id=pipeline.run_id, files=[again.file] if again.file else []
+            batch_id=again.batch_id, kind="retry", run_id=pipeline.run_id, files=[again.file] if again.file else []
         )
         with commit_ as commit:
             n_ready, n_failing = _take_back(commit, shard_key, again)
@@ -293,7 +292,7 @@ def _read_again(pipeline: Pipeline, shard_key: str) -> _Again:
         )
         for row in rows
     }
-    batch_id = f"{retry_batch(shard_key)}{uuid.uuid4().hex}"
+    batch_id = f"retry:{shard_key}:{uuid.uuid4().hex}"
     if not items:
         return _Again(batch_id, [], None)
     batch = Batch(batch_id, Queue.UPLOADS, day_of(moment), "", len(items), moment)
@@ -309,11 +308,14 @@ def _take_back(commit: Commit, shard_key: str, again: _Again) -> tuple[int, int]
         return 0, 0
     table, counts = catalog.objects, dict.fromkeys((ObjectState.READY, ObjectState.FAILED, ObjectState.SET_ASIDE), 0)
     # Somebody else may have read some meanwhile: those are theirs.
-    open_ = set(commit.connection.execute(sa.select(table.c.object_id).where(_not_given(shard_key))).scalars())
-    commit.discard("headers", sorted({str(row["object_id"]) for row in again.rows} - open_))
+    query = sa.select(table.c.object_id, table.c.state).where(_not_given(shard_key))
+    open_ = {row.object_id: row.state for row in commit.connection.execute(query)}
+    commit.discard("headers", sorted({str(row["object_id"]) for row in again.rows} - open_.keys()))
     for row in (row for row in again.rows if row["object_id"] in open_):
         state = state_of(row)
         counts[state] += 1
+        if open_[row["object_id"]] == ObjectState.SET_ASIDE and state is not ObjectState.READY:
+            continue  # as it is counted in its shard
         values = {name: row[name] for name in _OF_HEADER} | {"state": state, "job_key": None, "input_key": None}
         values |= {"settled_at": None} if state is ObjectState.READY else {}
         values |= {"header_at": commit.committed_at, "header_seq": commit.seq, "changed_seq": commit.seq}

@@ -200,6 +200,7 @@ jobs = sa.Table(
     sa.Column("n_objects", sa.Integer, nullable=False, comment="Objects in it"),
     sa.Column("n_bytes", sa.BigInteger, nullable=False, comment="Their size"),
     sa.Column("planned_at", Instant, nullable=False, comment="When it was planned"),
+    sa.Column("alone_since", Instant, comment="When the one object in it was first tried by itself"),
     sa.Column("not_before", Instant, comment="Back-pressure: no start before this time"),
     sa.Column("claimed_at", Instant, comment="When a run took it"),
     sa.Column("claimed_by", sa.String, comment="Run that took it"),

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from botocore.exceptions import ClientError
 
-from ahi import chain, imports, staging
+from ahi import chain, errors, imports, staging
 from ahi.archive import jobs
 from ahi.archive.entry import enter, shards
 from ahi.import_service import HealthImaging
@@ -54,22 +54,35 @@ def test_what_s3_refuses_of_most_objects_is_nobodys_fault(site):
 
 
 @pytest.mark.parametrize("n_refused", [1, 2])
-def test_what_s3_does_not_copy_for_the_moment_fails_only_at_last_and_only_by_itself(site, n_refused):
-    job, s3 = claimed(site), site.pipeline.aws.s3
+def test_what_s3_does_not_copy_for_the_moment_fails_only_at_last_and_only_by_itself(site, n_refused, monkeypatch):
+    monkeypatch.setattr(errors, "TROUBLED_SECONDS", 0.0)
+    job, s3, troubles = claimed(site), site.pipeline.aws.s3, errors.Troubles()
     ask_once(s3)
     refuse(s3, "CopyObject", "InternalError", of=NAMES[:n_refused])
-    with pytest.raises(ClientError, match="InternalError"):
-        staging.stage(site.pipeline, job)
-    assert {row["state"] for row in site.ledger()} == {"importing"}
-    if n_refused > 1:
+    for _ in range(2 if n_refused == 1 else 5):
         with pytest.raises(ClientError, match="InternalError"):
-            staging.stage(site.pipeline, job, at_last=True)
+            staging.stage(site.pipeline, job, troubles=troubles)
+        with pytest.raises(ClientError, match="InternalError"):
+            staging.stage(site.pipeline, job)
         assert {row["state"] for row in site.ledger()} == {"importing"}
+    if n_refused > 1:
         return
-    assert staging.stage(site.pipeline, job, at_last=True) == 1
+    assert staging.stage(site.pipeline, job, troubles=troubles) == 1
     found = {row["key"]: (row["state"], row["reason_code"], row["reason_text"]) for row in site.ledger()}
     assert found.pop(NAMES[0]) == ("failed", "UNREADABLE", "S3 refused to copy it: InternalError")
     assert set(found.values()) == {("importing", None, None)}
+
+
+def test_throttling_that_strikes_others_each_time_fails_none(site, monkeypatch):
+    monkeypatch.setattr(errors, "TROUBLED_SECONDS", 0.0)
+    job, s3, troubles = claimed(site), site.pipeline.aws.s3, errors.Troubles()
+    ask_once(s3)
+    for number in range(6):
+        refuse(s3, "CopyObject", "InternalError", of=NAMES[number % 2 :][:1], times=1)
+        with pytest.raises(ClientError, match="InternalError"):
+            staging.stage(site.pipeline, job, troubles=troubles)
+    assert staging.stage(site.pipeline, job, troubles=troubles) == 0
+    assert {row["state"] for row in site.ledger()} == {"importing"}
 
 
 def test_copies_that_take_many_times_what_makes_a_claim_silent_are_made_once(make_site):

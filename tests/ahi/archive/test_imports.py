@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from ahi import errors
-from ahi.archive import control, imports, jobs, leases
+from ahi import errors, staging
+from ahi.archive import archives, control, imports, jobs, leases, retry
 from ahi.archive.progress import progress
 from ahi.errors import PermanentError
 from ahi.index import catalog
@@ -142,6 +142,7 @@ def test_an_object_that_s3_never_copies_fails_at_last_and_the_others_of_its_job_
     site.stack.wait_for(backfill.told, what="the other shard")
     assert backfill.told() == keys[1:]
     monkeypatch.setattr(errors, "TROUBLED_SECONDS", 0.0)
+    monkeypatch.setattr(staging, "FEWEST_TRIES", 2)
     with site.pipeline.index.transaction() as connection:
         late = {"starts": jobs.MOST_REFUSALS, "not_before": None}
         connection.execute(sa.update(catalog.jobs).where(catalog.jobs.c.state == "planned").values(**late))
@@ -179,7 +180,7 @@ def test_what_waiting_does_not_mend_is_not_waited_for():
         (4, [0, 3], 3, {4: 2, 1: 4}),
         (4, [3], 5, None),  # alone when all others are through
         (12, [1, 7], 3, None),
-        (12, [0, 1], 3, None),  # nobody else is left to show that the service works
+        (12, [0, 2], 3, None),
     ],
 )
 def test_the_files_that_fail_every_job_are_found_and_the_rest_goes_in(make_site, count, bad, most_attempts, sizes):
@@ -200,6 +201,20 @@ def test_the_files_that_fail_every_job_are_found_and_the_rest_goes_in(make_site,
     with site.pipeline.index.engine.connect() as connection:
         started = connection.execute(sa.select(catalog.jobs.c.n_objects).where(catalog.jobs.c.shard_key == keys[0]))
         assert sizes in (None, Counter(started.scalars()))
+
+
+def test_where_culprits_alone_are_left_a_person_says_that_it_is_not_the_service(make_site):
+    site = make_site(**QUICK)
+    shard = small_objects(12)
+    culprits = sorted(shard)[:2]  # in one part, whose others are in when they are tried alone
+    keys = planned(site.pipeline, [shard])
+    fail_jobs_with(site, shard, culprits)
+    with pytest.raises(PermanentError, match="have stalled"):
+        Backfill(site, keys).finish()
+    assert Counter(row["state"] for row in site.ledger()) == {"imported": 10, "ready": 2}
+    assert retry.set_down(site.pipeline, archives.find(site.pipeline, "old")).shard_keys == keys
+    (outcome,) = Backfill(site, keys, "again").finish().values()
+    assert outcome.states == {"imported": 10, "failed": 2}
 
 
 def test_when_every_job_fails_no_object_is_blamed_and_the_run_says_so(make_site):
