@@ -13,7 +13,7 @@ import datetime as dt
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +25,7 @@ from ahi.clock import now
 from ahi.errors import Setbacks
 from ahi.index import catalog
 from ahi.index.catalog import JobState
+from ahi.repeating import repeating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -195,25 +196,17 @@ def kept(index: Index, job: Job, *, silent_seconds: float) -> Iterator[Callable[
     Yields:
         What tells whether the claim still stood when it was last kept.
     """
-    is_lost, is_over, table = threading.Event(), threading.Event(), catalog.jobs
+    is_lost, change = threading.Event(), catalog.jobs.update().where(_held(job))
 
-    def keep() -> None:
-        while not (is_lost.is_set() or is_over.wait(silent_seconds / 4)):
-            try:
-                with index.transaction() as connection:
-                    change = table.update().where(_held(job)).values(claimed_at=now())
-                    if not connection.execute(change).rowcount:
-                        is_lost.set()
-            except sa.exc.SQLAlchemyError:
-                continue  # the next turn may come through, and the start makes sure of the claim
+    def keep() -> bool:
+        # What fails now may come through the next time, and the start makes sure of the claim.
+        with suppress(sa.exc.SQLAlchemyError), index.transaction() as connection:
+            if not connection.execute(change.values(claimed_at=now())).rowcount:
+                is_lost.set()
+        return not is_lost.is_set()
 
-    keeper = threading.Thread(target=keep, name="keep claim", daemon=True)
-    keeper.start()
-    try:
+    with repeating(keep, every_seconds=silent_seconds / 4, name="keep claim"):
         yield lambda: not is_lost.is_set()
-    finally:
-        is_over.set()
-        keeper.join()
 
 
 def renew(index: Index, job: Job, limits: Limits | None = None) -> Job | None:

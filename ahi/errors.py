@@ -58,17 +58,17 @@ class Troubles:
         self._since: dict[str, float] = {}
         self._times = Counter[str]()
 
-    def note(self, key: str) -> int:
-        """It failed, and is tried again later. Returns how many times in a row it has."""
+    def note(self, key: str) -> None:
+        """It failed, and is tried again later."""
         self._since.setdefault(key, time.monotonic())
         self._times[key] += 1
-        return self._times[key]
 
     def forget(self, key: str) -> None:
         """It is well again."""
         self._since.pop(key, None)
         self._times.pop(key, None)
 
-    def is_past_help(self, key: str) -> bool:
-        """Whether it has failed for so long that waiting will not mend it."""
-        return key in self._since and time.monotonic() - self._since[key] > TROUBLED_SECONDS
+    def is_past_help(self, key: str, *, fewest_times: int = 1) -> bool:
+        """Whether it has failed for so long, and as often at least, that waiting will not mend it."""
+        often = self._times[key] >= fewest_times
+        return often and time.monotonic() - self._since[key] > TROUBLED_SECONDS

@@ -331,8 +331,11 @@ def _start_one(
         maybe_started = is_transient(error) and getattr(error, "operation_name", "") == "StartDICOMImportJob"
         if not maybe_started:
             code = error_code(error) or type(error).__name__
-            is_past = troubles and not is_staged and staging.is_past_help(troubles, job.job_key)
-            message = code if is_transient(error) and not is_past else f"{REFUSED}{code}"
+            may_pass = is_transient(error)
+            if may_pass and troubles and not is_staged:
+                troubles.note(job.job_key)
+                may_pass = not troubles.is_past_help(job.job_key, fewest_times=staging.FEWEST_TRIES)
+            message = code if may_pass else f"{REFUSED}{code}"
             chain.give_back(index, job, after_seconds=chain.back_off(job), message=message)
         raise
 

@@ -158,12 +158,9 @@ def _past_help(
     for row, outcome in zip(rows, outcomes, strict=True):
         if outcome is None:
             troubles.forget(row.object_id)
-    return [one for one in waiting if is_past_help(troubles, one.object_id)]
-
-
-def is_past_help(troubles: Troubles, key: str) -> bool:
-    """Whether an object, or a job, that has failed once more was waited for long enough."""
-    return troubles.note(key) >= FEWEST_TRIES and troubles.is_past_help(key)
+    for one in waiting:
+        troubles.note(one.object_id)
+    return [one for one in waiting if troubles.is_past_help(one.object_id, fewest_times=FEWEST_TRIES)]
 
 
 def _copy(pipeline: Pipeline, row: _Row) -> _Failure | None:

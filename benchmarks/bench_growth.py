@@ -227,6 +227,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--folder", type=Path, help="keep the indexes there, and use those that are there")
     wanted = parser.parse_args()
+    if min(wanted.instances) < PER_SET * FILE_SETS:
+        parser.error(f"the least index has {PER_SET * FILE_SETS:,} instances, which are one file of image sets")
     folder = wanted.folder or Path(tempfile.mkdtemp(prefix="ahi-bench-"))
     parts = taken_apart(SLICE, private=False)
     try:

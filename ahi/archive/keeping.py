@@ -6,7 +6,6 @@ themselves (`ahi.archive.leases`), samples (`ahi.archive.progress`), and the lea
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from ahi.archive import leases
 from ahi.archive.forecast import SAMPLE_SECONDS
 from ahi.archive.progress import sample
+from ahi.repeating import repeating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,17 +64,12 @@ class Keeper:
 @contextmanager
 def keeping(pipeline: Pipeline) -> Iterator[Keeper]:
     """Keep what a run holds, in a thread of its own, for as long as the block lasts."""
-    keeper, is_over = Keeper(pipeline), threading.Event()
+    keeper = Keeper(pipeline)
     seconds = min(SAMPLE_SECONDS, pipeline.settings.archive_lease_seconds / 4)
 
-    def keep() -> None:
-        while not is_over.wait(seconds):
-            keeper.keep(unless_within=seconds)
+    def keep() -> bool:
+        keeper.keep(unless_within=seconds)
+        return True
 
-    thread = threading.Thread(target=keep, name="keep shards", daemon=True)
-    thread.start()
-    try:
+    with repeating(keep, every_seconds=seconds, name="keep shards"):
         yield keeper
-    finally:
-        is_over.set()
-        thread.join()

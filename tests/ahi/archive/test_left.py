@@ -28,6 +28,18 @@ CT, MR = [n for n in SET if "CT2" in n], [n for n in SET if "MR2" in n]
 MARK = f"{CHANGED}archive_shards"
 
 
+def upload(site: Site, name: str) -> None:
+    """Send an object of the archive as an upload, and see it imported."""
+    site.send([name])
+
+    def is_in() -> bool:
+        site.collect()
+        site.work()
+        return "imported" in {row["state"] for row in site.ledger() if row["shard_key"] is None}
+
+    site.stack.wait_for(is_in, what="the upload")
+
+
 def has_planned_a_job(site: Site) -> bool:
     return "importing" in {row["state"] for row in site.ledger()}
 
@@ -41,14 +53,7 @@ def test_an_upload_does_not_wait_for_a_paused_archive_that_goes_on_in_place(make
     control.pause(site.pipeline.index, "old")
     assert backfill.finish() == {}
     assert {row["state"] for row in site.ledger()} == {"ready"}
-    site.send(CT[:1])
-
-    def upload() -> bool:
-        site.collect()
-        site.work()
-        return "imported" in {row["state"] for row in site.ledger() if row["shard_key"] is None}
-
-    site.stack.wait_for(upload, what="the upload")
+    upload(site, CT[0])
     control.resume(site.pipeline.index, "old")
     control.set_rate(site.pipeline.index, "old", None)
     (outcome,) = Backfill(site, keys, "again").finish().values()
@@ -84,14 +89,7 @@ def test_what_a_killed_run_planned_keeps_no_upload_waiting(make_site, *, is_paus
     assert (found["shard_jobs_taken_back"], found["shards_left"]) == (1, 1)
     assert {(row["state"], row["attempts"], row["job_key"]) for row in site.ledger()} == {("ready", 0, None)}
     assert sum(sweep.sweep(site.pipeline).values()) == 0
-    site.send(CT[:1])
-
-    def upload() -> bool:
-        site.collect()
-        site.work()
-        return "imported" in {row["state"] for row in site.ledger() if row["shard_key"] is None}
-
-    site.stack.wait_for(upload, what="the upload")
+    upload(site, CT[0])
     (row,) = shard_rows(site.pipeline)
     assert (row["state"], row["lease_until"]) == ("cancelled", None)
     control.resume(site.pipeline.index, "old")
