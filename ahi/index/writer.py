@@ -6,11 +6,12 @@ Does not belong here: making a file part of a table (`commit`), rows to Arrow (`
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import uuid
+from contextlib import ExitStack
 from dataclasses import dataclass
-from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from ahi.clock import day_of
 from ahi.index.registry import SCHEMA_VERSION
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from ahi.index.columns import Table
 
+    Columns = TypeVar("Columns", pa.RecordBatch, pa.Table)
+
 # Readers skip whole groups by their statistics. Small groups make a look at one study cheap, and every query pay for
 # reading about them: of 1 M series, 100,000 / 30,000 / 10,000 rows a group cost a look at all columns of one study
 # 123 / 71 / 122 ms of CPU, at six columns 25 / 21 / 62 ms. Tables with many more rows keep large groups.
@@ -36,20 +39,15 @@ SERIES_GROUP_ROWS = 30_000
 ROW_GROUP_BYTES = "64MB"
 # Level 1 costs half of level 3's CPU and few bytes more (storage reference, 2.1).
 ZSTD_LEVEL = 1
-# Columns of a batch with less than this have neither dictionary nor statistics: those were a quarter of what a file
-# cost, and a seventh of the bytes of one with two rows. Compaction's files, which most rows are in, have all three.
+# Columns of a batch with this much have a dictionary: it costs more than it saves where values are few.
 WORTH_BYTES = 2_048
-# Columns of a batch with this much are zstd: up to here it made files larger, and took a third of a one-row file's CPU.
-WORTH_ZSTD_BYTES = 128
+# Columns of a batch with this much are zstd, the others LZ4: a frame of zstd takes 50 us whatever is in it, which was
+# half of what a batch's files cost. Compaction packs all columns, and most rows are in its files.
+WORTH_ZSTD_BYTES = 32_768
 # Each row has another value: a dictionary took more CPU and more bytes than the values.
 DIFFERENT = frozenset(
     ("SOPInstanceUID", "MediaStorageSOPInstanceUID", "dataset_hash", "metadata_json", "frame_id", "crc32", "object_id")
 )
-# Readers look for rows by these, whatever the size of a file.
-LOOKED_FOR = frozenset(
-    ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "image_set_id", "object_id", "patient_key")
-)
-SYNC_THREADS = 4
 
 
 class IndexWriteError(ValueError):
@@ -99,65 +97,54 @@ _HASHES: dict[str, tuple[Table, str]] = {}
 
 
 def write_batch(
-    root: Path, table: Table, data: pa.Table, stamp: dt.datetime, *, batch_id: str, run_id: str
+    root: Path, table: Table, data: pa.RecordBatch, stamp: dt.datetime, *, batch_id: str, run_id: str
 ) -> DataFile:
     """Write the rows of a batch, sorted, for a commit to sync and to take in."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from arro3.io import write_parquet
 
-    if len(data) > 1:
+    if data.num_rows > 1:
         data = in_order(data, table.sort_by)
-    packed, large, empty = list[str](), list[str](), set(data.column_names)
-    for field, cells in zip(data.schema, data.columns, strict=True):
-        if cells.null_count < len(data):
-            empty.remove(field.name)
-            n_bytes = cells.get_total_buffer_size()
-            packed += _leaves(field) if n_bytes >= WORTH_ZSTD_BYTES else ()
-            large += _leaves(field) if n_bytes >= WORTH_BYTES else ()
+    packed, large, empty = list[str](), list[str](), list[str]()
+    for column, cells in zip(table.columns, data.columns, strict=True):
+        if cells.null_count == data.num_rows:
+            empty.append(column.name)
+        elif not column.is_nested and (n_bytes := cells.get_total_buffer_size()) >= WORTH_BYTES:
+            large += (column.name,) if column.name not in DIFFERENT else ()
+            packed += (column.name,) if n_bytes >= WORTH_ZSTD_BYTES else ()
     # One folder for all tables: a file in each of seven folders took the file system five times as long to make.
     path = new_path(root, f"batches/{day_of(stamp)}", table.name)
-    # In memory: to Arrow, a file of Python's is five calls for each column.
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
+    sink = io.BytesIO()
+    write_parquet(
+        data,
         sink,
-        data.schema,
-        compression=dict.fromkeys(packed, "zstd") or "none",
-        use_dictionary=[leaf for leaf in large if leaf not in DIFFERENT],  # type: ignore[arg-type]
-        write_statistics=large + [name for name in data.column_names if name in LOOKED_FOR],
-        store_schema=False,
-    ) as writer:
-        writer.write_table(data, row_group_size=group_rows(table.name))
-        writer.add_key_value_metadata(_provenance(table.name, batch_id=batch_id, run_id=run_id))
-    content = memoryview(sink.getvalue())
-    with (root / path).open("xb") as handle:
+        compression="lz4_raw",
+        column_compression=dict.fromkeys(packed, "zstd(1)"),
+        dictionary_enabled=False,
+        column_dictionary_enabled=dict.fromkeys(large, True),
+        key_value_metadata=_provenance(table.name, batch_id=batch_id, run_id=run_id),
+        max_row_group_size=group_rows(table.name),
+        skip_arrow_metadata=True,
+    )
+    content = sink.getbuffer()
+    with (root / path).open("xb", buffering=0) as handle:
         handle.write(content)
     sha256 = hashlib.sha256(content).hexdigest()
     write_sidecar(root / path, sha256)
-    return DataFile(path, table.name, len(data), len(content), sha256, table_hash(table), batch_id, frozenset(empty))
+    return DataFile(
+        path, table.name, data.num_rows, len(content), sha256, table_hash(table), batch_id, frozenset(empty)
+    )
 
 
-def in_order(data: pa.Table, keys: Sequence[str]) -> pa.Table:
+def in_order(data: Columns, keys: Sequence[str]) -> Columns:
     """Rows in the order of keys, nulls last. Columns without any value are left as they are."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     order = pc.sort_indices(data.select(keys), sort_keys=[(name, "ascending") for name in keys])
-    if order.equals(pa.arange(0, len(data)).cast(pa.uint64())):  # type: ignore[attr-defined] # the stubs are older
+    if order.equals(pa.arange(0, data.num_rows).cast(pa.uint64())):  # type: ignore[attr-defined] # the stubs are older
         return data
-    cells = [cells if cells.null_count == len(data) else cells.take(order) for cells in data.columns]
-    return pa.Table.from_arrays(cells, schema=data.schema)
-
-
-def _leaves(field: pa.Field[Any]) -> list[str]:
-    """Paths of the Parquet columns that an Arrow column is written to."""
-    import pyarrow as pa
-
-    if pa.types.is_list(field.type):
-        inner = field.type.value_field.with_name("element")
-        return [f"{field.name}.list.{leaf}" for leaf in _leaves(inner)]
-    if pa.types.is_struct(field.type):
-        return [f"{field.name}.{leaf}" for inner in field.type for leaf in _leaves(inner)]
-    return [field.name]
+    cells = [cells if cells.null_count == data.num_rows else cells.take(order) for cells in data.columns]
+    return type(data).from_arrays(cells, schema=data.schema)
 
 
 def write_parts(
@@ -281,33 +268,22 @@ def new_path(root: Path, folder: str, name: str = "") -> str:
 
 
 def sync_files(root: Path, paths: Iterable[str]) -> None:
-    """Make files and their names survive a loss of power, all at once.
+    """Make files and their names survive a loss of power.
 
-    The disk's journal is then written once or twice: one after the other, ten files of a commit took 6.5 times as long.
+    The kernel is first told to begin with all of them, so that the disk's journal is written once or twice: one after
+    the other, ten files of a commit took 6.5 times as long. Threads did that, too, at three times the CPU.
     """
     files = [root / path for path in paths]
-    if not files:
-        return
-    wanted = [*files, *dict.fromkeys(file.parent for file in files)]
-    failures: list[OSError] = []
-
-    def work(part: Sequence[Path]) -> None:
-        try:
-            for path in part:
-                _sync(path)
-        except OSError as error:
-            failures.append(error)
-
-    # Threads of its own instead of a pool: to start a pool's took twice the CPU of the syncs.
-    first, *others = (wanted[n::SYNC_THREADS] for n in range(min(SYNC_THREADS, len(wanted))))
-    threads = [Thread(target=work, args=(part,)) for part in others]
-    for thread in threads:
-        thread.start()
-    work(first)
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    with ExitStack() as opened:
+        handles = []
+        for path in (*files, *dict.fromkeys(file.parent for file in files)):
+            handles.append(os.open(path, os.O_RDONLY))
+            opened.callback(os.close, handles[-1])
+        if hasattr(os, "posix_fadvise"):
+            for handle in handles[: len(files)]:
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        for handle in handles:
+            os.fsync(handle)
 
 
 def sync_folder(folder: Path) -> None:
