@@ -24,7 +24,7 @@ from ahi.documents_form import (
     width,
 )
 from ahi.exploded.volume import normal_of
-from ahi.index.casting import caster
+from ahi.index.casting import cast_each, caster
 from ahi.index.columnar import Rows
 from ahi.index.keywords_instance import INSTANCE
 from ahi.index.sop_classes import SOP_CLASSES
@@ -50,7 +50,6 @@ _REFERENCES = {
     "referenced_series_uids": "referenced_series_uid",
 }
 _CASTERS = [caster(column) for column in INSTANCE if column.name != "SOPInstanceUID"]
-_EACH = [(one.name, one.one) for one in _CASTERS]
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
 def _only_row(only: Mapping[str, Any], failures: Failures, offset: dt.timezone | None) -> Row:
     """Typed values of the one instance of a series."""
     found: list[CastFailure] = []
-    row = {name: one(only[name], found, offset) for name, one in _EACH if name in only}
+    row = cast_each(_CASTERS, only, found, offset)
     if found:
         failures[0] = found
     return row

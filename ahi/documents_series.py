@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ahi.documents_form import as_json, text
 from ahi.documents_instances import OFFSET
-from ahi.index.casting import caster
+from ahi.index.casting import cast_each, caster
 from ahi.index.keywords_patient import PATIENT
 from ahi.index.keywords_series import SERIES
 from ahi.index.keywords_study import STUDY
@@ -19,7 +19,7 @@ from ahi.index.sop_classes import SOP_CLASSES
 from ahi.index.values import CastFailure, age_years, name_parts, parse_offset, start_utc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ahi.documents_instances import Source
     from ahi.index.columnar import Rows
@@ -30,8 +30,11 @@ Row = dict[str, object]
 
 # The series shows the first instance's, and `image_types_all` the rest: it differs by design.
 _FIRST_INSTANCE = "ImageType"
-_CASTERS = {column.name: caster(column) for column in (*PATIENT, *STUDY, *SERIES)}
-_EMPTY: Row = dict.fromkeys(_CASTERS)
+# Every row of a document has these two from its place in it.
+_KEYS = ("StudyInstanceUID", "SeriesInstanceUID")
+_LEVELS = [caster(column) for column in (*PATIENT, *STUDY, *SERIES) if column.name not in _KEYS]
+_NAMES = frozenset(one.name for one in _LEVELS)
+_EMPTY: Row = dict.fromkeys((*_KEYS, *(one.name for one in _LEVELS)))
 _AGREED = [name for name in SERIES_SUMMARY if name != _FIRST_INSTANCE]
 _PAIR = 2
 
@@ -42,8 +45,7 @@ def series_row(source: Source, instances: Rows, patient_key: PatientKey) -> Row:
     failures: list[CastFailure] = []
     mixed: list[str] = []
     offset = parse_offset(source.inherited.get(OFFSET))
-    for name, value in _above(source, mixed):
-        row[name] = _CASTERS[name].one(value, failures, offset)
+    row |= cast_each(_LEVELS, _above(source, mixed), failures, offset)
     for name in _AGREED:
         row[name] = _agreed_value(name, instances, mixed)
     row["patient_key"] = patient_key(text(row["IssuerOfPatientID"]), text(row["PatientID"]))
@@ -64,14 +66,15 @@ def series_row(source: Source, instances: Rows, patient_key: PatientKey) -> Row:
     return row
 
 
-def _above(source: Source, mixed: list[str]) -> Iterator[tuple[str, object]]:
+def _above(source: Source, mixed: list[str]) -> Mapping[str, object]:
     """Attributes of patient, study and series: those that the levels have, else those that the instances agree on."""
-    for name in _CASTERS:
-        value = source.inherited.get(name)
-        if value is None and name in source.keys:
-            value = source.attributes[0][name] if source.only else _agreed(name, source.own(name), mixed)
-        if value is not None and name not in source.base:
-            yield name, value
+    if source.only is not None:
+        return source.only | {name: value for name, value in source.inherited.items() if value is not None}
+    found = dict(source.inherited)
+    for name in _NAMES & source.keys:
+        if found.get(name) is None:
+            found[name] = _agreed(name, source.own(name), mixed)
+    return found
 
 
 def metadata_row(source: Source, levels: Sequence[Mapping[str, Any]]) -> Row:
@@ -143,5 +146,6 @@ def _counted(instances: Rows) -> Row:
 def _distinct(instances: Rows, name: str) -> list[str] | None:
     values = instances.columns.get(name)
     if values is None:
-        values = [instances.constants.get(name)] if instances.n_rows else []
+        only = instances.constants.get(name)
+        return [only] if isinstance(only, str) and instances.n_rows else None
     return sorted({value for value in values if isinstance(value, str)}) or None

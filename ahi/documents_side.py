@@ -11,7 +11,7 @@ from ahi.index.casting import caster
 from ahi.index.keywords_side import DISTINCT, RANGE, SIDES, TABLE_OF_MODALITY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from ahi.documents_instances import Source
     from ahi.index.casting import Caster, Failures
@@ -46,12 +46,14 @@ def side_row(source: Source, modality: object) -> tuple[str, Row] | None:
     inside = _inside(source, _WANTED[table])
     row, mixed = dict(source.base), list[str]()
     failures: dict[tuple[str, str], CastFailure] = {}
-    present = source.keys | source.inherited.keys() | inside.keys()
+    present: Container[str] = source.only or source.keys | source.inherited.keys()
     for side, one in _PLANS[table]:
-        if one.name not in present and (not side.also or side.also not in present):
-            continue
-        values = _values(source, one, failures) or _found(inside.get(one.name), one, source, failures)
-        if not values and side.also:
+        values: list[Any] = []
+        if one.name in present:
+            values = _values(source, one, failures)
+        if not values and one.name in inside:
+            values = _found(inside[one.name], one, source, failures)
+        if not values and side.also and (side.also in present or side.also in inside):
             values = _found([*_also(source, side.also), *inside.get(side.also, ())], one, source, failures)
         if values:
             _show(side, values, row, mixed)
@@ -63,7 +65,7 @@ def side_row(source: Source, modality: object) -> tuple[str, Row] | None:
 def _values(source: Source, one: Caster, failures: dict[tuple[str, str], CastFailure]) -> list[Any]:
     """Typed values of an attribute that the instances, or the levels above, have as their own."""
     if source.only is not None:
-        return _found([source.only.get(one.name)], one, source, failures)
+        return _found((source.only[one.name],), one, source, failures)
     own: Failures = {}
     cells = source.typed(one, own)
     if cells is None:
@@ -79,12 +81,12 @@ def _also(source: Source, name: str) -> list[Any]:
 
 
 def _found(
-    values: Sequence[Any] | None, one: Caster, source: Source, failures: dict[tuple[str, str], CastFailure]
+    values: Sequence[Any], one: Caster, source: Source, failures: dict[tuple[str, str], CastFailure]
 ) -> list[Any]:
     """Typed values of those found inside sequences."""
     found: list[CastFailure] = []
     offset = source.offsets[0] if source.offsets else None
-    typed = [one.one(value, found, offset) for value in values or ()]
+    typed = [one.one(value, found, offset) for value in values]
     if found:
         failures |= {(failure.keyword, failure.raw): failure for failure in found}
     return [value for value in typed if value is not None]

@@ -13,6 +13,7 @@ as tables far from the isocentre have, cost no digits.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import chain, pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
@@ -161,21 +162,29 @@ def _place(row: Row, planes: Sequence[list[float]], points: Sequence[list[float]
     plane = planes[0]
     row["orientation"] = list(plane)
     row["one_orientation"] = _all_near(planes, plane, lambda _: COSINES)
-    rows, columns = plane[:3], plane[3:]
-    lengths = (_dot(rows, rows), _dot(columns, columns))
-    right = all(abs(math.sqrt(length) - 1) <= UNIT for length in lengths) and abs(_dot(rows, columns)) <= UNIT
-    row["orthonormal"] = right
-    if not right:
+    normal = _unit_normal(tuple(plane))
+    row["orthonormal"] = normal is not None
+    if normal is None:
         return
-    normal = normal_of(plane)
-    length = math.sqrt(_dot(normal, normal))
-    normal = (normal[0] / length, normal[1] / length, normal[2] / length)
     row["slice_normal"] = list(normal)
     nearest = max(range(3), key=lambda axis: abs(normal[axis]))
     row["plane"] = _PLANES[nearest]
     row["obliqueness_degrees"] = math.degrees(math.acos(min(1.0, abs(normal[nearest]))))
     if row["one_orientation"]:
         _along(row, normal, points)
+
+
+# Most series of an archive lie in one of a few planes.
+@lru_cache(1024)
+def _unit_normal(plane: tuple[float, ...]) -> Vector | None:
+    """Normal of unit length; None where the direction cosines are not of unit length and at right angles."""
+    rows, columns = plane[:3], plane[3:]
+    lengths = (_dot(rows, rows), _dot(columns, columns))
+    if abs(_dot(rows, columns)) > UNIT or any(abs(math.sqrt(length) - 1) > UNIT for length in lengths):
+        return None
+    normal = normal_of(plane)
+    length = math.sqrt(_dot(normal, normal))
+    return (normal[0] / length, normal[1] / length, normal[2] / length)
 
 
 def _along(row: Row, normal: Vector, points: Sequence[list[float]]) -> None:

@@ -14,7 +14,7 @@ from ahi.index.values import PADDING, RANGES, CastFailure, cast
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ahi.index.columns import Column
 
@@ -39,9 +39,9 @@ class Caster:
         "_is_list",
         "_is_text",
         "_needs_offset",
-        "_remembered",
         "column",
         "name",
+        "remembered",
     )
 
     def __init__(self, column: Column) -> None:
@@ -52,7 +52,8 @@ class Caster:
         self._is_text = vr in _TEXT_VRS and not self._is_list
         self._integers = RANGES.get(vr)
         self._needs_offset = vr == "DT"
-        self._remembered: dict[object, object] = {}
+        self.remembered: dict[object, object] = {}
+        """What was cast before: typed values, and what did not fit. Empty where a value depends on more than itself."""
 
     def one(self, value: object, failures: list[CastFailure], offset: dt.timezone | None = None) -> object:
         """What `values.cast` gives for this value; what it gave for the same text before is remembered."""
@@ -66,7 +67,7 @@ class Caster:
             return None if value is None else cast(self.column, value, failures, offset)
         if self._needs_offset:
             return cast(self.column, value, failures, offset)
-        typed = self._remembered.get(key, self)
+        typed = self.remembered.get(key, self)
         if typed is self:
             typed = self._learned(key, value)
         if type(typed) is CastFailure:
@@ -130,7 +131,7 @@ class Caster:
 
     def _recalled(self, values: Sequence[Any]) -> list[object] | None:
         """Typed values where each text was cast before and did fit, else None."""
-        remembered = self._remembered
+        remembered = self.remembered
         try:
             found = [remembered[value] for value in values]
         except KeyError:
@@ -152,10 +153,25 @@ class Caster:
         """The typed value, or what did not fit, for the next time too."""
         found: list[CastFailure] = []
         typed = cast(self.column, value, found)
-        if len(self._remembered) >= _REMEMBERED:
-            self._remembered.clear()
-        self._remembered[key] = typed = found[0] if found else typed
+        if len(self.remembered) >= _REMEMBERED:
+            self.remembered.clear()
+        self.remembered[key] = typed = found[0] if found else typed
         return typed
+
+
+def cast_each(
+    casters: Sequence[Caster], values: Mapping[str, object], failures: list[CastFailure], offset: dt.timezone | None
+) -> dict[str, object]:
+    """Typed values of one object, by name; of the attributes that have a caster and a value."""
+    row: dict[str, object] = {}
+    for one in casters:
+        value = values.get(one.name)
+        if value is None:
+            continue
+        # Most values are text that was seen before: a call of `one` for each took half of a single image's row.
+        typed = one.remembered.get(value) if value.__class__ is str else None
+        row[one.name] = one.one(value, failures, offset) if typed is None or typed.__class__ is CastFailure else typed
+    return row
 
 
 @cache

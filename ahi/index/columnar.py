@@ -209,6 +209,7 @@ class _Form:
         # Without the descriptions, which the files of batches do not have.
         self.schema = pa.schema([field.remove_metadata() for field in arrow_schema(table)])
         self.places = {column.name: place for place, column in enumerate(table.columns)}
+        self.lists = [column.name for column in table.columns if column.is_list]
         self._nulls: dict[int, list[pa.Array[Any]]] = {}
 
     def nulls(self, n_rows: int) -> list[pa.Array[Any]]:
@@ -246,7 +247,7 @@ def _same_cells(form: _Form, row: Row, n_rows: int) -> dict[str, pa.Array[Any]]:
     row = {name: value for name, value in row.items() if value is not None}
     kind = pa.struct([form.schema.field(form.places[name]) for name in row])
     # A text in the place of a list would be taken for the list of its letters.
-    if not any(type(value) is str and form.table.columns[form.places[name]].is_list for name, value in row.items()):
+    if not any(isinstance(row.get(name), str) for name in form.lists):
         try:
             cells: Any = pa.array([row], kind)
             return dict(zip(row, (pa.repeat(cells[0], n_rows) if n_rows > 1 else cells).flatten(), strict=True))
@@ -289,7 +290,7 @@ def _array(form: _Form, name: str, values: Sequence[Any]) -> pa.Array[Any]:
 
     column = form.table.columns[form.places[name]]
     misfit = f"A value of {form.table.name}.{name} is not a {column.duckdb_type}: cast it with ahi.index.values."
-    if column.is_list and str in set(map(type, values)):
+    if column.is_list and any(issubclass(kind, str) for kind in set(map(type, values))):
         # Arrow would take a text for the list of its letters.
         raise IndexWriteError(misfit)
     try:

@@ -131,12 +131,21 @@ def duckdb_type(vr: str, vm: str, shape: Shape | None = None) -> str:
 
 
 def dicom(
-    level: str, keyword: str, tag: int, vr: str, vm: str, tier: Tier, description: str, shape: Shape | None = None
+    level: str,
+    keyword: str,
+    tag: int,
+    vr: str,
+    vm: str,
+    tier: Tier,
+    description: str,
+    shape: Shape | None = None,
+    *,
+    since: str = "1",
 ) -> Column:
     """A column of a DICOM attribute; a sequence without a shape is one of codes."""
     if vr == "SQ":
         shape = shape or Shape.CODE
-    return Column(keyword, duckdb_type(vr, vm, shape), description, tier, tag, vr, vm, level, shape)
+    return Column(keyword, duckdb_type(vr, vm, shape), description, tier, tag, vr, vm, level, shape, since)
 
 
 def derived(name: str, duckdb_type: str, tier: Tier, description: str, *, since: str = "1") -> Column:

@@ -95,12 +95,16 @@ class Commit:
 
         Raises:
             ValueError: An image set comes twice in a commit. Its rows could not be told apart: write the highest only.
+                Or another data store has one of the same id, which HealthImaging never gives out twice.
         """
         keys = [(head.datastore_id, head.image_set_id) for head in heads]
         if len(set(keys)) < len(keys) or self._raised.intersection(keys):
             raise ValueError("An image set comes twice in one commit: write rows of its highest version only.")
         self._raised.update(keys)
         shown = self._heads(keys)
+        if strangers := {image_set_id for _, image_set_id in shown.keys() - keys}:
+            # Rows are told apart by the id of their image set alone: a deletion in one store would reach both.
+            raise ValueError(f"Image sets of two data stores have the same id: {', '.join(sorted(strangers))}.")
         winners: list[Head] = []
         inserts: list[dict[str, Any]] = []
         updates: list[dict[str, Any]] = []

@@ -11,31 +11,28 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import uuid
-import weakref
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import repeat
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import NullPool
 
 from ahi.errors import PermanentError
 from ahi.index import catalog, catalog_archives, catalog_fhir
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 BUSY_SECONDS = 30
 CREATED = "created"
 CHANGED = "changed:"
 WRITE = "ahi_write"
-FILE = "ahi_file"
 UNNOTED = "ahi_unnoted"
 """Option of a statement that changes only columns which are not published."""
 # Any number, the same in every process: the lock that serialises writers on PostgreSQL ("ahi" in ASCII).
@@ -49,9 +46,7 @@ BEGIN_POSTGRESQL = (
 
 
 def open_engine(url: str) -> sa.Engine:
-    """Engine of a catalog. It opens no connection now, and a fork of the process can use it.
-
-    Of PostgreSQL no connection is kept; of SQLite one is, as opening and closing the file took a sixth of a commit.
+    """Engine of a catalog. It opens no connection now, and keeps none: a fork of the process can use it.
 
     Args:
         url: SQLAlchemy URL: `sqlite:///...`, or `postgresql://...` with or without the name of a driver.
@@ -69,14 +64,10 @@ def open_engine(url: str) -> sa.Engine:
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise PermanentError(f"The catalog is SQLite or PostgreSQL, not {parsed.drivername}: correct AHI_CATALOG_URL.")
     # One statement for many rows instead of a round trip for each.
-    options: dict[str, Any] = {"poolclass": NullPool}
-    if parsed.drivername == "postgresql+psycopg2":
-        options["executemany_mode"] = "values_plus_batch"
-    elif parsed.get_backend_name() == "sqlite":
-        options = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": -1}
+    options = {"executemany_mode": "values_plus_batch"} if parsed.drivername == "postgresql+psycopg2" else {}
     try:
         # An error would quote the parameters, and keys and names of patients are among them.
-        engine = sa.create_engine(parsed, hide_parameters=True, **options)
+        engine = sa.create_engine(parsed, poolclass=NullPool, hide_parameters=True, **options)
     except ModuleNotFoundError as error:
         raise PermanentError(
             f"The driver {error.name} of the catalog's database is not installed: pip install 'ahi-pipeline[postgres]'."
@@ -84,49 +75,17 @@ def open_engine(url: str) -> sa.Engine:
     sa.event.listen(engine, "before_execute", _note_statement)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
-        sa.event.listen(engine, "checkout", _check_file)
         sa.event.listen(engine, "begin", _begin_sqlite)
-        _open_engines().add(engine)
     return engine
 
 
-@lru_cache(maxsize=1)
-def _open_engines() -> weakref.WeakSet[sa.Engine]:
-    """Engines of this process. A fork leaves their connections alone, as SQLite's locks demand, and opens its own."""
-    engines = weakref.WeakSet[sa.Engine]()
-
-    def leave_to_parent() -> None:
-        for engine in list(engines):
-            engine.dispose(close=False)
-
-    os.register_at_fork(after_in_child=leave_to_parent)
-    return engines
-
-
-def _check_file(connection: Any, record: Any, _proxy: object) -> None:
-    """Refuse a kept connection whose file was moved away or replaced: what it writes would be lost without a word."""
-    if _file_of(connection) != record.info[FILE]:
-        raise sa.exc.DisconnectionError("The catalog's file is not the one that this connection has open.")
-
-
-def _file_of(connection: Any) -> tuple[int, int] | None:
-    """The file that is now where a connection of SQLite opened one."""
-    path = connection.execute("PRAGMA database_list").fetchone()[2]
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _prepare_sqlite(connection: Any, record: Any) -> None:
+def _prepare_sqlite(connection: Any, _record: object) -> None:
     # The driver's own transaction handling begins late and never IMMEDIATE; None turns it off, `_begin_sqlite` begins.
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     connection.execute("PRAGMA synchronous = FULL")
     # What is erased is overwritten with zeros and not only unlinked: it held names and UIDs.
     connection.execute("PRAGMA secure_delete = ON")
-    record.info[FILE] = _file_of(connection)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -146,8 +105,6 @@ def write_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     with engine.connect().execution_options(**{WRITE: True}, **options) as connection, connection.begin():
         if is_postgresql:
             connection.exec_driver_sql(BEGIN_POSTGRESQL)
-        # What a transaction noted that was rolled back stays with the connection, which is kept.
-        connection.info.pop(catalog.NOTED, None)
         yield connection
         _mark(connection, connection.info.pop(catalog.NOTED, ()))
 

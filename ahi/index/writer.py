@@ -126,7 +126,8 @@ def write_batch(
         skip_arrow_metadata=True,
     )
     content = sink.getbuffer()
-    with (root / path).open("xb", buffering=0) as handle:
+    # Buffered: a write of a raw file may take a part only, as of a disk nearly full, and says so by a number alone.
+    with (root / path).open("xb") as handle:
         handle.write(content)
     sha256 = hashlib.sha256(content).hexdigest()
     write_sidecar(root / path, sha256)
@@ -274,9 +275,12 @@ def sync_files(root: Path, paths: Iterable[str]) -> None:
     the other, ten files of a commit took 6.5 times as long. Threads did that, too, at three times the CPU.
     """
     files = [root / path for path in paths]
+    folders = dict.fromkeys(file.parent for file in files)
+    # Another process may have made a folder just now, and not have come to syncing its name.
+    folders |= dict.fromkeys(folder.parent for folder in folders)
     with ExitStack() as opened:
         handles = []
-        for path in (*files, *dict.fromkeys(file.parent for file in files)):
+        for path in (*files, *folders):
             handles.append(os.open(path, os.O_RDONLY))
             opened.callback(os.close, handles[-1])
         if hasattr(os, "posix_fadvise"):

@@ -53,43 +53,9 @@ def test_a_writer_on_postgresql_is_safe_from_its_server_s_defaults(postgresql: s
     assert found == ["read committed", "30s", "1min"]
 
 
-def test_a_kept_connection_whose_file_was_replaced_is_not_used_again(tmp_path: Path) -> None:
-    """What it wrote would go to a file that has no name, and be lost."""
-    index = Index(tmp_path / "index", url(tmp_path / "index"))
-    other = Index(tmp_path / "other", url(tmp_path / "other"))
-    for each in (index, other):
-        with each.commit(kind="first"):
-            pass
-        each.engine.dispose()
-    with index.snapshot() as connection:
-        assert len(connection.execute(sa.select(c.commits)).all()) == 1
-    (other.root / "catalog.sqlite").replace(index.root / "catalog.sqlite")
-    with index.commit(kind="second"):
-        pass
-    index.engine.dispose()
-    found = sqlite3.connect(index.root / "catalog.sqlite").execute("SELECT kind FROM commits ORDER BY seq").fetchall()
-    assert found == [("first",), ("second",)]
-
-
-def test_a_fork_leaves_its_parents_connection_alone(tmp_path: Path) -> None:
-    index = Index(tmp_path / "index", url(tmp_path / "index"))
-
-    def in_child() -> None:
-        with index.commit(kind="child"):
-            pass
-
-    for _ in range(2):
-        with index.commit(kind="parent"):
-            pass
-        kept = index.engine.pool.status()
-        child = multiprocessing.get_context("fork").Process(target=in_child)
-        child.start()
-        child.join(60)
-        assert (child.exitcode, index.engine.pool.status()) == (0, kept)
-    with index.snapshot() as connection:
-        kinds = list(connection.scalars(sa.select(c.commits.c.kind).order_by(c.commits.c.seq)))
-        assert kinds == ["parent", "child"] * 2
-        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+def test_making_an_index_opens_no_lasting_connection(tmp_path: Path) -> None:
+    index = Index(tmp_path / "deep" / "index", url(tmp_path / "deep" / "index"))
+    assert index.engine.pool.status() == "NullPool"
 
 
 @pytest.mark.both_catalogs
