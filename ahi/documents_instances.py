@@ -24,7 +24,7 @@ from ahi.documents_form import (
     width,
 )
 from ahi.exploded.volume import normal_of
-from ahi.index.casting import cast_each, caster
+from ahi.index.casting import RowCaster, caster
 from ahi.index.columnar import Rows
 from ahi.index.keywords_instance import INSTANCE
 from ahi.index.sop_classes import SOP_CLASSES
@@ -49,7 +49,8 @@ _REFERENCES = {
     "referenced_sop_instance_uids": "ReferencedSOPInstanceUID",
     "referenced_series_uids": "referenced_series_uid",
 }
-_CASTERS = [caster(column) for column in INSTANCE if column.name != "SOPInstanceUID"]
+_OWN = [column for column in INSTANCE if column.name != "SOPInstanceUID"]
+_CASTERS, _ROW = list(map(caster, _OWN)), RowCaster(_OWN)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
 def _only_row(only: Mapping[str, Any], failures: Failures, offset: dt.timezone | None) -> Row:
     """Typed values of the one instance of a series."""
     found: list[CastFailure] = []
-    row = cast_each(_CASTERS, only, found, offset)
+    row = _ROW.row(only, found, offset)
     if found:
         failures[0] = found
     return row

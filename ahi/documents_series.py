@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ahi.documents_form import as_json, text
 from ahi.documents_instances import OFFSET
-from ahi.index.casting import cast_each, caster
+from ahi.index.casting import RowCaster
 from ahi.index.keywords_patient import PATIENT
 from ahi.index.keywords_series import SERIES
 from ahi.index.keywords_study import STUDY
@@ -32,9 +32,10 @@ Row = dict[str, object]
 _FIRST_INSTANCE = "ImageType"
 # Every row of a document has these two from its place in it.
 _KEYS = ("StudyInstanceUID", "SeriesInstanceUID")
-_LEVELS = [caster(column) for column in (*PATIENT, *STUDY, *SERIES) if column.name not in _KEYS]
-_NAMES = frozenset(one.name for one in _LEVELS)
-_EMPTY: Row = dict.fromkeys((*_KEYS, *(one.name for one in _LEVELS)))
+_LEVELS = [column for column in (*PATIENT, *STUDY, *SERIES) if column.name not in _KEYS]
+_ROW = RowCaster(_LEVELS)
+_NAMES = frozenset(column.name for column in _LEVELS)
+_EMPTY: Row = dict.fromkeys((*_KEYS, *(column.name for column in _LEVELS)))
 _AGREED = [name for name in SERIES_SUMMARY if name != _FIRST_INSTANCE]
 _PAIR = 2
 
@@ -45,7 +46,10 @@ def series_row(source: Source, instances: Rows, patient_key: PatientKey) -> Row:
     failures: list[CastFailure] = []
     mixed: list[str] = []
     offset = parse_offset(source.inherited.get(OFFSET))
-    row |= cast_each(_LEVELS, _above(source, mixed), failures, offset)
+    if source.only is not None:
+        row |= _ROW.row(source.only, failures, offset, source.inherited)
+    else:
+        row |= _ROW.row(_above(source, mixed), failures, offset)
     for name in _AGREED:
         row[name] = _agreed_value(name, instances, mixed)
     row["patient_key"] = patient_key(text(row["IssuerOfPatientID"]), text(row["PatientID"]))
@@ -68,8 +72,6 @@ def series_row(source: Source, instances: Rows, patient_key: PatientKey) -> Row:
 
 def _above(source: Source, mixed: list[str]) -> Mapping[str, object]:
     """Attributes of patient, study and series: those that the levels have, else those that the instances agree on."""
-    if source.only is not None:
-        return source.only | {name: value for name, value in source.inherited.items() if value is not None}
     found = dict(source.inherited)
     for name in _NAMES & source.keys:
         if found.get(name) is None:

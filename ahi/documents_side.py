@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ahi.index.casting import caster
+from ahi.index.casting import RowCaster, caster
 from ahi.index.keywords_side import DISTINCT, RANGE, SIDES, TABLE_OF_MODALITY
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _MAX_DEPTH = 4
 _PLANS: dict[str, list[tuple[Side, Caster]]] = {
     table: [(side, caster(side.attribute)) for side in sides] for table, sides in SIDES.items()
 }
+_ROWS = {table: RowCaster(side.attribute for side in sides) for table, sides in SIDES.items()}
 _WANTED = {
     table: frozenset(name for side in sides for name in (side.attribute.name, side.also) if name)
     for table, sides in SIDES.items()
@@ -47,9 +48,12 @@ def side_row(source: Source, modality: object) -> tuple[str, Row] | None:
     row, mixed = dict(source.base), list[str]()
     failures: dict[tuple[str, str], CastFailure] = {}
     present: Container[str] = source.only or source.keys | source.inherited.keys()
+    own = {} if source.only is None else _own(table, source, failures)
     for side, one in _PLANS[table]:
         values: list[Any] = []
-        if one.name in present:
+        if source.only is not None:
+            values = [own[one.name]] if own.get(one.name) is not None else []
+        elif one.name in present:
             values = _values(source, one, failures)
         if not values and one.name in inside:
             values = _found(inside[one.name], one, source, failures)
@@ -62,10 +66,16 @@ def side_row(source: Source, modality: object) -> tuple[str, Row] | None:
     return table, row
 
 
+def _own(table: str, source: Source, failures: dict[tuple[str, str], CastFailure]) -> Row:
+    """Typed values of the attributes of the one instance of a series."""
+    found: list[CastFailure] = []
+    row = _ROWS[table].row(source.only or {}, found, source.offsets[0])
+    failures |= {(failure.keyword, failure.raw): failure for failure in found}
+    return row
+
+
 def _values(source: Source, one: Caster, failures: dict[tuple[str, str], CastFailure]) -> list[Any]:
     """Typed values of an attribute that the instances, or the levels above, have as their own."""
-    if source.only is not None:
-        return _found((source.only[one.name],), one, source, failures)
     own: Failures = {}
     cells = source.typed(one, own)
     if cells is None:
@@ -125,7 +135,9 @@ def _flat(values: Iterable[Any]) -> list[Any]:
 def _inside(source: Source, wanted: frozenset[str]) -> dict[str, list[Any]]:
     """Values of the wanted attributes inside the containers of the instances, in order."""
     found: dict[str, list[Any]] = {}
-    for name in CONTAINERS & (source.keys | source.inherited.keys()):
+    for name in CONTAINERS:
+        if name not in source.keys and name not in source.inherited:
+            continue
         for value in source.raw(name) or ():
             _gather(value, wanted, found, 0)
     return found

@@ -14,6 +14,8 @@ from dotenv import load_dotenv
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ahi.index.columns import Tier
+
 CATALOG_SCHEMA = "ahi"
 """Schema of the catalog in a database that it shares with Dagster."""
 
@@ -186,6 +188,14 @@ class Settings(BaseSettings):
     )
     tier_terms: Path | None = Field(
         None, description="JSON file of reviewed values that the de-identified tier may show: {column: [value, ...]}."
+    )
+    copies_to: str = Field(
+        "",
+        description="Folder or s3://bucket/prefix for daily copies of the index, for analysts who must not reach "
+        "AHI_HOME; empty: none.",
+    )
+    copies_tiers: list[Tier] = Field(
+        [Tier.LIMITED, Tier.DEIDENTIFIED], description='Tiers that are copied there, such as ["deidentified"].'
     )
 
     @property

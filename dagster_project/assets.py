@@ -13,6 +13,7 @@ from ahi_assets.healthlake_jobs import healthlake_chain, healthlake_import_jobs,
 from ahi_assets.healthlake_report import healthlake_report
 from ahi_assets.image_sets import image_sets, index_tables
 from ahi_assets.import_jobs import import_jobs, import_results
+from ahi_assets.published_copies import published_copies
 from ahi_assets.published_index import compacted_index, index_overview, published_index
 from ahi_assets.published_tiers import published_tiers
 from ahi_assets.sweep import sweep_findings
@@ -28,6 +29,7 @@ INGEST: list[Asset] = [
     index_tables,
     published_index,
     published_tiers,
+    published_copies,
 ]
 ARCHIVES: list[Asset] = [archive_inventory, archive_plan, archive_imports]
 HEALTHLAKE: list[Asset] = [

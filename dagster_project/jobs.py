@@ -65,6 +65,12 @@ index_tiers = dg.define_asset_job(
     description="The limited and the de-identified tier, brought up to date.",
 )
 
+index_copies = dg.define_asset_job(
+    "index_copies",
+    selection=_only("published_copies"),
+    description="Copies of the index for analysts, where AHI_COPIES_TO says.",
+)
+
 archive_planning = dg.define_asset_job(
     "archive_planning",
     selection=_only("archive_inventory", "archive_plan"),
@@ -95,6 +101,7 @@ ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     index_checks,
     index_upkeep,
     index_tiers,
+    index_copies,
     archive_planning,
     archive_shards,
     healthlake,

@@ -38,7 +38,7 @@ WORKER_TAG = ".dagster/ahi-worker"
 PRELOAD = ("dagster_project.preload",)
 """Modules that the fork server imports unless `dagster.yaml` names others."""
 
-BACKGROUND = ("archive_imports", "archive_shards", "index_checks", "index_tiers")
+BACKGROUND = ("archive_imports", "archive_shards", "index_checks", "index_copies", "index_tiers")
 """Assets and jobs whose runs step back for all others on a busy machine, unless `dagster.yaml` names others."""
 
 NICENESS = 19

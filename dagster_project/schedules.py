@@ -5,7 +5,15 @@ import dagster as dg
 from ahi.archive.progress import continuous_archives
 from ahi.clock import day_of
 from ahi.pipeline import Pipeline
-from dagster_project.jobs import archive_planning, fhir_from_index, index_checks, index_tiers, index_upkeep, sweep
+from dagster_project.jobs import (
+    archive_planning,
+    fhir_from_index,
+    index_checks,
+    index_copies,
+    index_tiers,
+    index_upkeep,
+    sweep,
+)
 from dagster_project.retention import run_retention
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
@@ -41,7 +49,16 @@ def archives_hourly(pipeline: dg.ResourceParam[Pipeline]) -> list[dg.RunRequest]
     ]
 
 
+@dg.schedule(cron_schedule="30 2 * * *", job=index_copies, default_status=RUNNING, execution_timezone="UTC")
+def copies_daily(pipeline: dg.ResourceParam[Pipeline]) -> dg.RunRequest | dg.SkipReason:
+    """Copies the index for analysts, where there is a place for it."""
+    if not pipeline.settings.copies_to:
+        return dg.SkipReason("No place for copies: AHI_COPIES_TO is not set")
+    return dg.RunRequest()
+
+
 ALL_SCHEDULES = [
+    copies_daily,
     archives_hourly,
     every_5_minutes_fhir,
     every_minute_sweep,

@@ -66,7 +66,9 @@ def _vector(value: object, size: int) -> list[float] | None:
     """A cell of so many numbers; None when it has another number of them, or one is missing or out of this world."""
     if not isinstance(value, list) or len(value) != size or None in value:
         return None
-    return value if all(abs(one) <= FARTHEST_MM for one in value) else None
+    # The smallest and the largest of a NaN and something are any of the two; the sum shows it.
+    near = max(value) <= FARTHEST_MM and min(value) >= -FARTHEST_MM and math.isfinite(sum(value))
+    return value if near else None
 
 
 def _vectors(cells: Sequence[Any], size: int) -> list[list[float] | None]:

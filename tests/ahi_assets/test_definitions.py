@@ -19,6 +19,7 @@ LINEAGE = {
     **{name: {"image_sets"} for name in TABLE_ASSETS},
     "published_index": {"dicom_objects", "import_results", *CORE},
     "published_tiers": {"published_index", *TABLE_ASSETS} - set(CORE),
+    "published_copies": {"published_index", "published_tiers"},
     "compacted_index": {"published_index"},
     "index_overview": {"published_index", "import_results"},
     "sweep_findings": set(),
