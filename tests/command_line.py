@@ -17,7 +17,11 @@ from typing import IO
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["ahi.cli.main", "ahi.pipeline", "ahi.index.store", "boto3", "duckdb", "rich.markdown", "typer.rich_utils"]
+    # The settings bring pydantic, half of what a command costs; reading them is still each command's own.
+    [
+        *("ahi.cli.main", "ahi.pipeline", "ahi.index.store", "ahi.index.query", "ahi.indexing", "ahi.settings"),
+        *("boto3", "boto3.s3.transfer", "duckdb", "rich.markdown", "typer.rich_utils"),
+    ]
 )
 
 
