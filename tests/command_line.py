@@ -5,7 +5,6 @@ Belongs here: starting it and catching what it says. An interpreter for each of 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,11 +12,13 @@ import tempfile
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    ["ahi.cli.main", "ahi.pipeline", "ahi.index.store", "boto3", "duckdb", "rich.markdown", "typer.rich_utils"]
+from tests.forked import ForkServer, become
+
+# The settings bring pydantic, half of what a command costs; reading them is still each command's own.
+_SERVER = ForkServer(
+    *("ahi.cli.main", "ahi.pipeline", "ahi.index.store", "ahi.index.query", "ahi.indexing", "ahi.settings"),
+    *("boto3", "boto3.s3.transfer", "duckdb", "rich.markdown", "typer.rich_utils"),
 )
 
 
@@ -35,25 +36,18 @@ def ahi(
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("in", "out", "err")]
         files[0].write_text(stdin)
-        process = _SERVER.Process(target=_be, args=(command, own, files, str(Path.cwd())))
-        process.start()
-        process.join(seconds)
-        if process.exitcode is None:
+        process = _SERVER.start(_be, command, own, files, Path.cwd())
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
             process.kill()
-            raise subprocess.TimeoutExpired(command, seconds)
-        return subprocess.CompletedProcess(command, process.exitcode, files[1].read_text(), files[2].read_text())
+            raise subprocess.TimeoutExpired(command, seconds) from None
+        return subprocess.CompletedProcess(command, code, files[1].read_text(), files[2].read_text())
 
 
-def _be(command: list[str], environment: dict[str, str], files: list[Path], folder: str) -> None:
+def _be(command: list[str], environment: dict[str, str], files: list[Path], folder: Path) -> None:
     """Become the command. Whatever it raises is printed, and its exit code is 1, as the interpreter does."""
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    streams: list[IO[str]] = [files[0].open(), files[1].open("w"), files[2].open("w")]
-    for number, stream in enumerate(streams):
-        os.dup2(stream.fileno(), number)
-    sys.stdin, sys.stdout, sys.stderr = streams
-    sys.argv = command
+    streams = become(command, environment, folder, stdin=files[0], stdout=files[1], stderr=files[2])
     try:
         from ahi.cli.main import app
 

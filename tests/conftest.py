@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +17,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.forked import Forked
+from tests.local_aws_process import SERVERS, serve_aws
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("untimed", deadline=None)
@@ -44,12 +45,12 @@ def wait_for(condition: Callable[[], Any], *, seconds: float = 30.0, what: str =
 
 @dataclass
 class AwsStack:
-    """One running `python -m local_aws`."""
+    """One running `python -m local_aws`; that command itself is started by the tests of `local_aws.stack`."""
 
     home: Path
     options: dict[str, str] = field(default_factory=dict)
     port: int = 0
-    process: subprocess.Popen[bytes] | None = None
+    process: Forked | None = None
     env: dict[str, str] = field(default_factory=dict)
     _clients: dict[str, Any] = field(default_factory=dict)
     wait_for = staticmethod(wait_for)
@@ -57,14 +58,9 @@ class AwsStack:
     def start(self) -> AwsStack:
         """Start the server and wait until it says that it is ready."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "AHI_", "LOCAL_AWS_"))}
-        with (self.home.parent / f"{self.home.name}.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "local_aws", "--home", str(self.home), "--port", str(self.port)],
-                cwd=REPOSITORY,
-                env=clean | UNLIMITED | self.options,
-                stdout=log,
-                stderr=log,
-            )
+        arguments = ["local_aws", "--home", str(self.home), "--port", str(self.port)]
+        log = self.home.parent / f"{self.home.name}.log"
+        self.process = SERVERS.start(serve_aws, arguments, clean | UNLIMITED | self.options, REPOSITORY, log)
         self.env = wait_for(self._ready, seconds=START_SECONDS, what="the embedded AWS")
         self.port = int(self.env["AWS_ENDPOINT_URL"].rpartition(":")[2])
         self._clients.clear()

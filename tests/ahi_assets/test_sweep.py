@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dagster as dg
 import pytest
 
 from ahi.clock import day_of, now
@@ -11,13 +10,11 @@ from dagster_project.definitions import build_defs
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::ResourceWarning")
 
 
-def test_what_the_other_steps_of_a_sweep_do_is_done_when_a_look_fails(site, tmp_path):
-    (tmp_path / "dagster").mkdir()
+def test_what_the_other_steps_of_a_sweep_do_is_done_when_a_look_fails(site, instance):
     elsewhere = site.settings.model_copy(update={"datastore_id": "0" * 32})
     site.put("in/of a patient", b"not dicom")
-    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
-        job = build_defs(elsewhere).resolve_job_def("sweep")
-        result = job.execute_in_process(instance=instance, partition_key=day_of(now()), raise_on_error=False)
+    job = build_defs(elsewhere).resolve_job_def("sweep")
+    result = job.execute_in_process(instance=instance, partition_key=day_of(now()), raise_on_error=False)
     assert not result.success
     done = {event.step_key for event in result.get_step_success_events()}
     assert done >= {"import_jobs", "import_results", "published_index"}

@@ -1,7 +1,6 @@
 """Retention of runs, on a real instance with real runs."""
 
 import datetime as dt
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +9,9 @@ from dagster._core.storage.tags import SCHEDULE_NAME_TAG
 
 from ahi.clock import now
 from dagster_project.retention import delete_runs
+from tests.dagster_fixtures import dagster_template, instance
+
+__all__ = ["dagster_template", "instance"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -30,12 +32,6 @@ def live() -> None:
 def by_clock() -> None:
     """Stands for a job that a schedule asks for."""
     speak()
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as made:
-        yield made
 
 
 def run(instance: dg.DagsterInstance, job: dg.JobDefinition) -> str:

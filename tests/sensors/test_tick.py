@@ -13,13 +13,6 @@ from sensors.tick import BATCH_TAG, tick
 from sensors.upload_queue import TARGET
 
 
-@pytest.fixture
-def instance(tmp_path):
-    (tmp_path / "dagster").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as made:
-        yield made
-
-
 def requests(site, instance):
     site.pipeline.settings.__dict__["listen_seconds"] = 0
     result = tick(dg.build_sensor_context(instance=instance), site.pipeline, TARGET)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-import os
 import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +26,7 @@ from ahi.index.catalog import JobState
 from ahi.index.catalog_archives import Source
 from ahi.index.store import Index
 from ahi.settings import Settings
+from tests import command_line
 from tests.ahi.archive.conftest import Holding
 from tests.site_fixtures import SAMPLES, Site
 
@@ -159,10 +158,7 @@ def test_the_command_plans_keeps_and_lists(site: Site, holding: Holding) -> None
     holding.put({"2019/s/readme.txt": b"no image"})
 
     def ahi(*arguments: str) -> subprocess.CompletedProcess[str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith("AHI_")}
-        command = [sys.executable, "-m", "ahi.cli.main", "archive", *arguments]
-        env = own | site.environment | {"COLUMNS": "200"}
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+        return command_line.ahi(site.home, "archive", *arguments, env=site.environment | {"COLUMNS": "200"})
 
     said = ahi("plan", f"s3://{holding.bucket}/2019", "--keep")
     assert said.returncode == 0, said.stderr

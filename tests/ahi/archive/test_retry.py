@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -129,6 +130,16 @@ def test_while_the_service_fails_everything_a_retry_blames_nobody_who_was_not_to
     assert {row["key"]: row["state"] for row in site.ledger()}[gone] == "ready"
 
 
+@pytest.fixture
+def only_new_objects() -> Iterator[None]:
+    """Let the collector see what is made from here on, and not the million objects of every module that is loaded."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("only_new_objects")
 def test_however_many_files_lie_there_few_are_in_memory(make_site, holding: Holding, monkeypatch):
     site = make_site(**QUICK)
     objects = samples(CT)
