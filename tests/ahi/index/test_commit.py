@@ -176,3 +176,11 @@ def test_rows_of_events_get_the_number_of_the_commit(index: Index) -> None:
         seq = commit.seq
     with index.snapshot() as connection:
         assert connection.scalar(sa.select(c.events.c.seq)) == seq
+
+
+def test_an_image_set_whose_id_another_data_store_has_is_refused(index: Index, put) -> None:
+    """Rows are told apart by that id alone: a deletion in one store would reach both."""
+    put("one", {"a": 1})
+    head = Head("other store", "a", 1, is_primary=True, study_uid="1", series_uid="1.1", n_instances=1)
+    with pytest.raises(ValueError, match="two data stores"), index.commit(kind="test") as commit:
+        commit.raise_heads([head])

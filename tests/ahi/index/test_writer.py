@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import os
+import resource
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -93,6 +94,18 @@ def test_what_the_disk_did_not_take_is_not_committed(index: Index, put, monkeypa
             put("two", {"a": 2})
     with index.snapshot() as connection:
         assert list(connection.scalars(sa.select(c.commits.c.batch_id))) == ["one"]
+
+
+def test_a_file_that_the_disk_took_a_part_of_is_an_error(index: Index, series_row) -> None:
+    """A raw write says by its number only that it took less; the file would be committed as good."""
+    rows = [series_row(str(n), SeriesDescription=os.urandom(500).hex()) for n in range(200)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            index.write("series", rows, batch_id="batch")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_columns_with_much_in_them_are_zstd_and_the_others_cost_little(index: Index, series_row) -> None:
