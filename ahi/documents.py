@@ -21,7 +21,7 @@ from ahi.documents_instances import (
     metadata_rows,
     take_apart,
 )
-from ahi.documents_series import metadata_row, series_row
+from ahi.documents_series import add_of_frames, metadata_row, series_row
 from ahi.documents_side import side_row
 from ahi.exploded import explode_level, explode_series
 from ahi.exploded.volume import geometry
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 
 # Rises when the same document may give other rows.
-PARSER_VERSION = "documents-4"
+PARSER_VERSION = "documents-5"
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,8 @@ def _add_series(
     add_hashes(instances, found["instance_metadata"])
     add_references(instances, exploded.get("object_references", ()))
     functional = exploded.get("frames_functional", ())
+    if functional:
+        add_of_frames(row, functional)
     if shape := geometry(instances, functional, source.inherited.get("FrameOfReferenceUID")):
         exploded["series_geometry"] = [shape]
     found |= {table: Rows.of(rows, source.base) for table, rows in exploded.items()}

@@ -38,6 +38,7 @@ _NAMES = frozenset(column.name for column in _LEVELS)
 _EMPTY: Row = dict.fromkeys((*_KEYS, *(column.name for column in _LEVELS)))
 _AGREED = [name for name in SERIES_SUMMARY if name != _FIRST_INSTANCE]
 _PAIR = 2
+_OF_FRAMES = ("SliceThickness", "SpacingBetweenSlices")
 
 
 def series_row(source: Source, instances: Rows, patient_key: PatientKey) -> Row:
@@ -77,6 +78,19 @@ def _above(source: Source, mixed: list[str]) -> Mapping[str, object]:
         if found.get(name) is None:
             found[name] = _agreed(name, source.own(name), mixed)
     return found
+
+
+def add_of_frames(row: Row, frames: Sequence[Row]) -> None:
+    """Add what enhanced objects say in their functional groups only, where all frames agree: spacings and thickness."""
+    mixed: list[str] = [*(row["mixed_attrs"] or ())]  # type: ignore[misc]
+    for name in _OF_FRAMES:
+        if row[name] is None and name not in mixed:
+            row[name] = _agreed(name, [frame.get(name) for frame in frames], mixed)
+    if row.get("pixel_spacing_row_mm") is None and "PixelSpacing" not in mixed:
+        spacing = _agreed("PixelSpacing", [frame.get("PixelSpacing") for frame in frames], mixed)
+        if isinstance(spacing, list) and len(spacing) == _PAIR:
+            row["pixel_spacing_row_mm"], row["pixel_spacing_col_mm"] = spacing
+    row["mixed_attrs"] = sorted(mixed) or None
 
 
 def metadata_row(source: Source, levels: Sequence[Mapping[str, Any]]) -> Row:

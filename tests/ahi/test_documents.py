@@ -111,6 +111,24 @@ def test_what_differs_by_error_is_null_and_named():
     assert series["is_localizer"] is True
 
 
+@pytest.mark.parametrize(
+    ("thickness", "spacing", "mixed"),
+    [("5", (0.4, 0.5), None), ("7", (0.4, 0.5), ["SliceThickness"]), (None, (0.4, 0.5), None)],
+)
+def test_a_series_of_enhanced_objects_has_what_its_frames_agree_on(thickness, spacing, mixed):
+    def frame(number: int, thick: str | None) -> dict:
+        measures = {"PixelSpacing": ["0.4", "0.5"], **({"SliceThickness": thick} if thick else {})}
+        place = {"ImagePositionPatient": ["0", "0", f"{number}"]}
+        return {"PixelMeasuresSequence": [measures], "PlanePositionSequence": [place]}
+
+    enhanced = instance(1, PerFrameFunctionalGroupsSequence=[frame(1, "5"), frame(2, thickness)])
+    for name in ("SliceThickness", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"):
+        del enhanced["DICOM"][name]
+    (series,) = rows_of(document(enhanced)).rows("series")
+    assert (series["pixel_spacing_row_mm"], series["pixel_spacing_col_mm"]) == spacing
+    assert (series["SliceThickness"], series["mixed_attrs"]) == (None if mixed else 5.0, mixed)
+
+
 def test_series_attributes_kept_with_the_instances_are_found():
     rows = rows_of(document(instance(1, PatientPosition="HFS"), instance(2, PatientPosition="HFS")))
     assert rows.rows("series")[0]["PatientPosition"] == "HFS"
