@@ -7,13 +7,15 @@ registry (`registry`), the catalog (`catalog`) and the views (`views`) say.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ahi.index.columns import Tier
 from ahi.index.history import SUFFIX
 from ahi.index.picture import by_kind, diagram
 from ahi.index.registry import TABLES
-from ahi.index.tiers.views import write_empty
+from ahi.index.tiers.rules import LOWER
+from ahi.index.tiers.views import views_of, write_empty
 from ahi.index.views import public_views, template_statements
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Entry:
         duckdb_type: Its type.
         description: A sentence.
         attribute: Tag, VR and VM of the DICOM attribute it holds; empty for a derived column.
-        tier: Lowest tier that may show it; empty for columns of the pipeline's own account.
+        tier: Lowest tier whose view of this name has it, reviewed values (`AHI_TIER_TERMS`) aside.
     """
 
     name: str
@@ -88,12 +90,18 @@ def _made(connection: duckdb.DuckDBPyConnection, tier: Tier) -> Sequence[View]:
 
 def _entry(view: str, name: str, kind: str, comment: str) -> Entry:
     column = _registered(view, name)
-    attribute = tier = ""
-    if column is not None:
-        tier = column.tier.value
-        if column.tag is not None:
-            attribute = f"({column.tag >> 16:04X},{column.tag & 0xFFFF:04X}) {column.vr} {column.vm}"
-    return Entry(name, kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ"), comment, attribute, tier)
+    attribute = ""
+    if column is not None and column.tag is not None:
+        attribute = f"({column.tag >> 16:04X},{column.tag & 0xFFFF:04X}) {column.vr} {column.vm}"
+    tier = next((tier for tier in reversed(LOWER) if name in _shown(tier).get(view, ())), Tier.IDENTIFIED)
+    return Entry(name, kind.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ"), comment, attribute, tier.value)
+
+
+@cache
+def _shown(tier: Tier) -> dict[str, frozenset[str]]:
+    """Columns of each view of a lower tier, which are fewer than those that the registry would let it have."""
+    found = {view.name: view for view in views_of(TABLES, tier)}
+    return {name: frozenset(found[view.of or name].columns) for name, view in found.items()}
 
 
 def _registered(view: str, name: str) -> Column | None:
@@ -119,7 +127,14 @@ def markdown(pages: Iterable[Page]) -> str:
         "file is attached under a name and not in use, they take the name: `FROM idx.series_as_of(..., db := 'idx')`;",
         "`diff` needs `USE idx`.",
         "",
-        "A column's tier is the lowest one that may show it: `deidentified`, `limited`, `identified`.",
+        "A column's tier is the lowest one that has it: `deidentified`, `limited`, `identified`. In a lower tier",
+        "values may be hashed, coarser or null: `ahi schema series --tier deidentified` says which.",
+        "",
+        "The de-identified tier shows text only where it is a word of the standard. More crosses where you have read",
+        "it: `AHI_TIER_TERMS` names a JSON file of values by column, such as",
+        '`{"ManufacturerModelName": ["SIGNA Premier"], "ConvolutionKernel": ["B30f", "STANDARD"]}`. The next build of',
+        "the tier then has these columns, with other values null. It opens no column that the registry itself keeps to",
+        "a higher tier, such as SeriesDescription.",
     ]
     shown = [page for page in pages if not page.name.endswith(("_all", SUFFIX))]
     lines += ["", "Columns that join the tables:", "", *diagram(shown)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ahi.index.sql import quoted, text
+from ahi.index.tiers.rules import lowest_tiers
 from ahi.index.view import View
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ def known_tags(tables: Mapping[str, Table]) -> list[str]:
     rows = (
         f"({', '.join(text(cell) for cell in cells)})"
         for table in tables.values()
+        for tiers in [lowest_tiers(table)]
         for column in table.columns
         if column.tag is not None
         for cells in [
             (
                 *(table.name, column.name, f"({column.tag >> 16:04X},{column.tag & 0xFFFF:04X})"),
-                *(column.vr or "", column.vm or "", column.tier.value, column.since),
+                *(column.vr or "", column.vm or "", tiers[column.name].value, column.since),
             )
         ]
     )
@@ -61,7 +63,7 @@ def tag_registry(tables: Mapping[str, Table]) -> View:
             "tag": "Group and element.",
             "vr": "Value representation, which gives the column's type.",
             "vm": "Value multiplicity; other than 1, the column is a list.",
-            "tier": "The lowest tier that may show it.",
+            "tier": "The lowest tier that shows it, by the rules; reviewed values (AHI_TIER_TERMS) aside.",
             "added_in_version": "Schema version that brought it.",
             "n_cast_failures": "Values of current rows that did not fit, kept as sent in cast_failures.",
         },

@@ -7,16 +7,17 @@ is not enough, a line below does. A new column of text thus stays out of the de-
 
 **limited** follows the limited data set of HIPAA (45 CFR 164.514(e)): columns that the registry keeps to the identified
 tier are left out (names, record and account numbers, addresses of people), so are long texts and every person name;
-serial numbers of devices and the patient key are keyed hashes. Dates, UIDs and short descriptions stay: whoever sends
-names in a SeriesDescription sends them into this tier, which is why it asks for a data use agreement.
+serial numbers and names of devices, numbers of procedure steps and the patient key are keyed hashes. Numbers and
+times of reports stay unless their concept names somebody or a birth. Dates, UIDs and short descriptions stay: whoever
+sends names in a SeriesDescription sends them into this tier, which is why it asks for a data use agreement.
 
 **deidentified** shows numbers, words of the standard, and keyed hashes of UIDs. What is claimed, and no more:
 
 - No column holds names, addresses, record, account, serial or accession numbers, UIDs, or text that is not in a list
   here or in the standard. Text, codes and UIDs are checked by value. Ages of 90 and more are 90, birth dates are out.
-- A number of a report crosses only under a code of the standard whose meaning is no identifier and no date, and none
-  that reads as a day. Labels such as SeriesNumber cross up to 99,999. No other number is checked: who keys a record
-  number into PatientWeight, or calls it a Length in a report, sends it into this tier.
+- A number of a report crosses only under a code of the standard whose meaning is no identifier, date or time of day,
+  and none that begins as a day does. Labels such as SeriesNumber cross up to 99,999. No other number is checked: who
+  keys a record number into PatientWeight, or calls it a Length in a report, sends it into this tier.
 - It is **not Safe Harbor** (45 CFR 164.514(b)(2)): the join keys are keyed hashes *derived* from identifiers, which
   164.514(c) allows nobody to call so, and the operator must know of nothing else that identifies. To give it out is an
   expert's determination under (b)(1).
@@ -64,7 +65,12 @@ class How(StrEnum):
     YEAR = "year only, as its 1 January"
     LABEL = "null above 99,999"
     NUMBER = "null unless under a standard concept that names no date and nobody; ages whole years, 90 for more"
+    NAMELESS = "null under a concept that names somebody or a birth, or that says nothing"
+    MOMENT = "null unless a date or time of DICOM; null under a concept that names somebody or a birth"
+    DATETIME = "null unless a date and time of DICOM"
     KEYWORDS = "null unless keywords of the data dictionary"
+    CREATOR = "null unless a known private creator"
+    PRIVATE_NAME = "null unless a known name of a private element"
     CODED = "codes of the standard's context groups with the standard's meaning; others null"
     CODE = "null unless a code of the standard's context groups"
     SCHEME = "coding scheme of that code"
@@ -84,9 +90,10 @@ class Rule:
 
     Attributes:
         how: What is done.
-        terms: Values that pass, for TERMS.
+        terms: Values that pass, for TERMS; reviewed values that pass besides, for CREATOR and PRIVATE_NAME.
         pattern: Regular expression of values that pass, for PATTERN.
-        code: Columns with code and coding scheme, for CODE, SCHEME and MEANING; for NUMBER those of concept and unit.
+        code: Columns with code and coding scheme, for CODE, SCHEME and MEANING; for NUMBER those of concept and unit;
+            for NAMELESS and MOMENT those of the concept and its meaning, for MOMENT also the kind of item.
     """
 
     how: How
@@ -127,7 +134,22 @@ _WHOSE = frozenset(
 
 # A person's name, and text without a limit of length or words, crosses nowhere.
 _PROSE = frozenset(("PN", "ST", "LT", "UT", "UC", "UR", "UN"))
-_LIMITED = dict.fromkeys(("patient_key", "DeviceSerialNumber", "GantryID", "device_serial_number", "device_uid"), _HASH)
+_LIMITED = dict.fromkeys(
+    (
+        *("patient_key", "DeviceSerialNumber", "GantryID", "StationName", "device_serial_number", "device_uid"),
+        "PerformedProcedureStepID",
+    ),
+    _HASH,
+)
+# Of reports, in the limited tier too: a sender may put a record number or a birth date under a concept that says so.
+_REPORTED = {
+    ("sr_content", "numeric_value"): Rule(How.NAMELESS, code=("concept_code", "concept_scheme", "concept_meaning")),
+    ("measurements", "value"): Rule(How.NAMELESS, code=("quantity_code", "quantity_scheme", "quantity_meaning")),
+    ("sr_content", "datetime_value"): Rule(
+        How.MOMENT, code=("concept_code", "concept_scheme", "concept_meaning", "ValueType")
+    ),
+    ("dose_events", "started_at"): Rule(How.DATETIME),
+}
 # Dates of what happened to the patient, which a shift moves. Any other is the device's or the archive's, the same for
 # many patients: moved, it would tell how far the shifts of two patients lie apart.
 _OF_THE_PATIENT = frozenset(
@@ -150,8 +172,15 @@ _MEASURED = {
     ("sr_content", "numeric_value"): ("concept_code", "concept_scheme", "unit_code", "unit_scheme"),
     ("measurements", "value"): ("quantity_code", "quantity_scheme", "unit_code", "unit_scheme"),
 }
-# Labels that a sender is free to choose; a day or a record number would fit in.
-_LABELS = frozenset(("SeriesNumber", "AcquisitionNumber", "InstanceNumber", "instance_number_gaps", "ROINumber"))
+# Labels that a sender is free to choose; a day or a record number would fit in. Some are kept as _min and _max.
+_LABELS = frozenset(
+    (
+        *("SeriesNumber", "AcquisitionNumber", "InstanceNumber", "instance_number_gaps", "ROINumber", "EchoNumbers"),
+        *("TemporalPositionIdentifier", "TemporalPositionIndex", "DimensionIndexValues", "InStackPositionNumber"),
+        *("FrameAcquisitionNumber", "ReferencedFrameNumber", "SegmentNumber", "ReferencedSegmentNumber"),
+        "segment_numbers",
+    )
+)
 
 _DEIDENTIFIED: dict[str, Rule | None] = {
     "patient_key": _HASH,
@@ -186,6 +215,9 @@ _DEIDENTIFIED: dict[str, Rule | None] = {
     "received_at": None,
 }
 
+# Lists that only doing it needs: whoever asks which column crosses, as each publication does, loads no pydicom.
+_PRIVATE = {"creator": How.CREATOR, "decoded_name": How.PRIVATE_NAME}
+
 
 def rule_for(table: Table, column: Column, tier: Tier, policy: Policy | None = None) -> Rule | None:
     """How a column crosses into a tier; None: it does not."""
@@ -194,7 +226,7 @@ def rule_for(table: Table, column: Column, tier: Tier, policy: Policy | None = N
     if column.tier is Tier.IDENTIFIED or column.name in _OUT or column.vr in _PROSE:
         return None
     if tier is Tier.LIMITED:
-        return _LIMITED.get(column.name, _KEEP)
+        return _REPORTED.get((table.name, column.name)) or _LIMITED.get(column.name, _KEEP)
     return _deidentified(table, column, policy or Policy())
 
 
@@ -223,7 +255,7 @@ def _number(table: Table, column: Column) -> Rule | None:
         return None
     if measured := _MEASURED.get((table.name, column.name)):
         return Rule(How.NUMBER, code=measured)
-    return Rule(How.LABEL) if column.name in _LABELS else _KEEP
+    return Rule(How.LABEL) if column.name.removesuffix("_min").removesuffix("_max") in _LABELS else _KEEP
 
 
 def _text(table: Table, column: Column, policy: Policy) -> Rule | None:
@@ -231,7 +263,10 @@ def _text(table: Table, column: Column, policy: Policy) -> Rule | None:
         return Rule(How.STANDARD) if column.tier is Tier.DEIDENTIFIED else _HASH
     if coded := _code_part(table, column):
         return coded
-    terms = _terms(table).get(column.name, frozenset()) | policy.reviewed.get(column.name, frozenset())
+    reviewed = policy.reviewed.get(column.name, frozenset())
+    if column.name in _PRIVATE:
+        return Rule(_PRIVATE[column.name], reviewed)
+    terms = _terms(table).get(column.name, frozenset()) | reviewed
     return Rule(How.TERMS, terms) if terms and column.tier is Tier.DEIDENTIFIED else None
 
 
@@ -247,15 +282,8 @@ def _code_part(table: Table, column: Column) -> Rule | None:
 
 
 def _terms(table: Table) -> dict[str, frozenset[str]]:
-    from ahi.index.tiers.terms import private_creators, private_names
-
     columns = frozenset(column.name for column in table.columns)
-    return TERMS | {
-        "creator": private_creators(),
-        "decoded_name": private_names(),
-        "mixed_attrs": columns,
-        "reason_not_regular": columns,
-    }
+    return TERMS | {"mixed_attrs": columns, "reason_not_regular": columns}
 
 
 def rules_of(table: Table, tier: Tier, policy: Policy | None = None) -> dict[str, Rule]:
@@ -269,6 +297,18 @@ def crosses(table: Table, tier: Tier, policy: Policy | None = None) -> bool:
     if table.row_key != "image_set_id":
         return False
     return any(column.vr != "UI" and column.name not in _WHOSE for column in _crossing(table, tier, policy))
+
+
+def lowest_tiers(table: Table) -> dict[str, Tier]:
+    """The lowest tier that really has each column, as long as the operator lets no reviewed values cross.
+
+    `Column.tier` says what may cross: rules may keep more out, as they do with most text.
+    """
+    found = {column.name: Tier.IDENTIFIED for column in table.columns}
+    for tier in LOWER:
+        if crosses(table, tier):
+            found |= dict.fromkeys(rules_of(table, tier), tier)
+    return found
 
 
 def _crossing(table: Table, tier: Tier, policy: Policy | None) -> list[Column]:

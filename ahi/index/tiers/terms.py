@@ -131,14 +131,23 @@ TERMS: dict[str, frozenset[str]] = {
     ),
 }
 
-# Words in the standard's meaning of a code under which a number is somebody's, or a day.
-_IDENTIFYING = re.compile(
-    r"\b(birth|date|edd|lmp|identifiers?|identification|identity|id|login|location|number(?! of)|"
+# Words in the meaning of a code under which a number is somebody's, or tells a birth.
+_NAMING = re.compile(
+    r"\b(birth(date|day)?|born|dob|identifiers?|identification|identity|ids?|login|location|number(?! of)|mrn|ssn|"
     r"accession|serial|name|uid|person|record|licen[cs]e|address|e-?mail|"
-    r"telephone|phone|fax|account|insurance|postal|zip|code)\b|\b(study|series|content|acquisition|start|end) time\b"
+    r"telephone|phone|fax|account|insurance|postal|zip|code)\b"
     r"|^(patient|subject|study|series|order|specimen|.*(patient|study|order|procedure) record)$",
     re.IGNORECASE,
 )
+# The same of a day or a moment. Most of the standard's times are durations: a moment is "Time" alone, or says whose.
+_MOMENT = re.compile(
+    r"\b(date(time)?s?|edd|lmp|timecode)\b|^time$|\btime of day\b|\bprocedure time base\b"
+    r"|\b(beginning|middle|end) of time period\b"
+    r"|\b(study|series|content|(?<!total )acquisition|measurement|start|stop|end|finish) time\b",
+    re.IGNORECASE,
+)
+# Between the words of PatientID and patient_id.
+_JOINT = re.compile(r"(?<=[a-z])(?=[A-Z])|_")
 _AGE = re.compile(r"\bages?\b", re.IGNORECASE)
 # Of the unborn; it is no age of the patient.
 _GESTATION = re.compile(r"\b(gestational|ultrasound|menstrual) age\b( by .*)?", re.IGNORECASE)
@@ -154,7 +163,13 @@ def standard_uids() -> frozenset[str]:
 
 def is_identifying(meaning: str) -> bool:
     """Whether a number under a concept of this meaning can be a day or an identifier."""
-    return bool(_IDENTIFYING.search(_GESTATION.sub("", meaning)))
+    rest = _GESTATION.sub("", meaning)
+    return bool(_MOMENT.search(rest)) or is_naming(rest)
+
+
+def is_naming(meaning: str) -> bool:
+    """Whether what stands under a concept of this meaning, maybe a sender's own, can be an identifier or a birth."""
+    return bool(_NAMING.search(meaning) or _NAMING.search(_JOINT.sub(" ", meaning)))
 
 
 def is_age(meaning: str) -> bool:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ahi.index.columns import Tier
 from ahi.index.normalise import manufacturer
 from ahi.index.registry import arrow_type
+from ahi.index.tiers.reports import OLDEST, is_moment, measured, moments, nameless
 from ahi.index.tiers.rules import ROW_VERSION, Dates, How, Policy, rules_of, tier_table
-from ahi.index.tiers.terms import is_age, is_identifying, keywords, meanings, standard_uids
+from ahi.index.tiers.terms import keywords, meanings, private_creators, private_names, standard_uids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,9 +34,13 @@ if TYPE_CHECKING:
 # 128 bits: two of 10 billion UIDs are the same with a probability of 1 in 10^19.
 HASH_LETTERS = 32
 MAX_SHIFT_DAYS = 365
-OLDEST = 90.0
 LARGEST_LABEL = 99_999
-DAY = re.compile(r"(18|19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+# Of values whose meaning other columns of the row say.
+_BY_CONCEPT: Mapping[How, Callable[..., Array]] = {
+    How.NUMBER: measured,
+    How.NAMELESS: nameless,
+    How.MOMENT: moments,
+}
 
 
 class Keys:
@@ -151,8 +156,8 @@ class Projection:
         if rule.how in (How.CODE, How.SCHEME, How.MEANING):
             code, scheme = (batch[part].to_pylist() for part in rule.code)
             return _coded(code, scheme)[(How.CODE, How.SCHEME, How.MEANING).index(rule.how)]
-        if rule.how is How.NUMBER:
-            return _measured(batch[name], *(batch[part].to_pylist() for part in rule.code))
+        if how := _BY_CONCEPT.get(rule.how):
+            return how(batch[name], *(batch[part].to_pylist() for part in rule.code))
         return self._value(rule, batch[name], days)
 
     def _value(self, rule: Rule, array: Array, days: Array | None) -> Array:
@@ -174,7 +179,8 @@ class Projection:
             case How.DATE | How.YEAR:
                 shown = _dates(array, days if rule.how is How.DATE else None)
             case How.LABEL:
-                is_small = pc.less_equal(pc.abs(array), pa.scalar(LARGEST_LABEL))
+                # Wider first: the smallest of 32 bits has no absolute value in them.
+                is_small = pc.less_equal(pc.abs(array.cast(pa.int64())), pa.scalar(LARGEST_LABEL))
                 shown = pc.if_else(is_small, array, pa.scalar(None, array.type))
             case _:
                 shown = _mapped(array, self._word(rule), pa.string())
@@ -182,20 +188,29 @@ class Projection:
 
     def _word(self, rule: Rule) -> Callable[[str], str | None]:
         """What a rule makes of one text."""
-        match rule.how:
-            case How.HASH:
-                return self.keys.name
-            case How.TERMS:
-                return lambda value: value if value in rule.terms else None
-            case How.PATTERN:
-                return lambda value: value if re.fullmatch(rule.pattern, value, re.ASCII) else None
-            case How.VENDOR:
-                return manufacturer
-            case How.STANDARD:
-                return lambda value: value if value in standard_uids() else None
-            case How.KEYWORDS:
-                return lambda value: value if keywords().issuperset(value.split(".")) else None
-        raise NotImplementedError(f"Nothing is known to do for the rule {rule.how.name}.")
+        if rule.how is How.HASH:
+            return self.keys.name
+        if rule.how is How.VENDOR:
+            return manufacturer
+        passes = _passes(rule)
+        return lambda value: value if passes(value) else None
+
+
+def _passes(rule: Rule) -> Callable[[str], object]:
+    """Which texts a rule lets through as they are."""
+    lists = {How.STANDARD: standard_uids, How.CREATOR: private_creators, How.PRIVATE_NAME: private_names}
+    if listed := lists.get(rule.how):
+        return (listed() | rule.terms).__contains__
+    match rule.how:
+        case How.TERMS:
+            return rule.terms.__contains__
+        case How.PATTERN:
+            return lambda value: re.fullmatch(rule.pattern, value, re.ASCII)
+        case How.DATETIME:
+            return lambda value: is_moment(value, "DATETIME")
+        case How.KEYWORDS:
+            return lambda value: keywords().issuperset(value.split("."))
+    raise NotImplementedError(f"Nothing is known to do for the rule {rule.how.name}.")
 
 
 def _mapped(array: Array, how: Callable[[str], object], kind: pa.DataType) -> Array:
@@ -232,34 +247,6 @@ def _coded(codes: Sequence[Any], schemes: Sequence[Any]) -> list[Array]:
         [found[pair] for pair in pairs],
     )
     return [pa.array(part, pa.string()) for part in parts]
-
-
-def _measured(
-    values: Array, codes: Sequence[Any], schemes: Sequence[Any], units: Sequence[Any], unit_schemes: Sequence[Any]
-) -> Array:
-    """Numbers under a concept of the standard under which none names somebody or a day; ages in whole years."""
-    import pyarrow as pa
-
-    pairs, years = list(zip(schemes, codes, strict=True)), ("UCUM", "a")
-    concepts = {pair: meanings().get(pair) for pair in set(pairs)}
-    passing = {pair: meaning for pair, meaning in concepts.items() if meaning and not is_identifying(meaning)}
-    ages = {pair for pair, meaning in passing.items() if is_age(meaning)}
-
-    def shown(value: float | None, pair: tuple[Any, Any], unit: tuple[Any, Any]) -> float | None:
-        if value is None or pair not in passing or _reads_as_day(value):
-            return None
-        if pair in ages:
-            # In days it would be a day of birth.
-            return min(value // 1, OLDEST) if unit == years else None
-        return value
-
-    rows = zip(values.to_pylist(), pairs, zip(unit_schemes, units, strict=True), strict=True)
-    return pa.array([shown(*row) for row in rows], values.type)
-
-
-def _reads_as_day(value: float) -> bool:
-    """Whether a number is a day as DICOM writes it, YYYYMMDD."""
-    return value.is_integer() and DAY.fullmatch(f"{value:.0f}") is not None
 
 
 def _dates(array: Array, days: Array | None) -> Array:

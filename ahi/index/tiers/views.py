@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
     from ahi.index.columns import Column, Table, Tier
 
+CONFLICTS = "conflict_attrs"
+_CONFLICT_COMMENT = (
+    "Columns in which the series differ, as this tier shows them: they are null. Nulls do not count as a difference."
+)
 # Column of a study or a patient: what it is made of, its SQL, what it is.
 _STUDY = {
     "ModalitiesInStudy": ("Modality", "list_sort(list(DISTINCT Modality))", "Modalities of the series, sorted."),
@@ -101,16 +105,26 @@ def write_index(root: Path, shown: Shown, marker: str) -> None:
 
 def write_empty(connection: duckdb.DuckDBPyConnection, registry: Mapping[str, Table], tier: Tier) -> list[View]:
     """Make the views of a tier over no files, to read off what it shows. Dates are those of the default policy."""
-    policy = Policy()
-    tables = {name: tier_table(table, tier, policy) for name, table in registry.items() if crosses(table, tier, policy)}
-    shown = Shown(tier, policy, tables, {}, {})
+    shown = _empty(registry, tier)
     connection.execute("CREATE SCHEMA internal")
-    for table in tables.values():
+    for table in shown.tables.values():
         _rows(connection, table, shown)
-    found = views(tables, shown)
+    found = views(shown.tables, shown)
     for view in found:
         connection.execute(f"CREATE VIEW main.{quoted(view.name)} AS {view.sql}")
     return found
+
+
+def views_of(registry: Mapping[str, Table], tier: Tier) -> list[View]:
+    """Every view of a tier under the default policy, made nowhere."""
+    shown = _empty(registry, tier)
+    return views(shown.tables, shown)
+
+
+def _empty(registry: Mapping[str, Table], tier: Tier) -> Shown:
+    policy = Policy()
+    tables = {name: tier_table(table, tier, policy) for name, table in registry.items() if crosses(table, tier, policy)}
+    return Shown(tier, policy, tables, {}, {})
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, table: Table, shown: Shown) -> None:
@@ -159,28 +173,34 @@ def _table_views(table: Table) -> list[View]:
     primary = f"{table.description} Primary image sets; {table.name}_all has the others too."
     return [
         View(table.name, f"{select} WHERE is_primary", primary, described),
-        View(f"{table.name}_all", select, f"{table.description} Primary or not."),
+        View(f"{table.name}_all", select, f"{table.description} Primary or not.", of=table.name),
     ]
 
 
 def _grouped(
     name: str, series: Table, keys: list[str], own: Sequence[Column], derived: Mapping[str, tuple[str, str, str]]
 ) -> View:
-    """One row for each study or patient, from the series; of attributes that differ, the smallest value."""
+    """One row for each study or patient, from the series.
+
+    An attribute that differs is null: the smallest values of two persons make one who does not exist.
+    """
     comments = {column.name: column.description for column in series.columns}
     keys = [key for key in keys if key in comments]
     if "patient_key" in comments and "patient_key" not in keys:
         own = [column for column in series.columns if column.name == "patient_key"] + list(own)
     unknown = f", {STUDY_OF_UNKNOWN}" if "patient_key" in keys and "StudyInstanceUID" in comments else ""
     made = {column: (sql, comment) for column, (needs, sql, comment) in derived.items() if needs in comments}
-    picked = [f"min({quoted(column.name)}) AS {quoted(column.name)}" for column in own]
+    agrees = {name: f"min({name}) IS NOT DISTINCT FROM max({name})" for name in (quoted(one.name) for one in own)}
+    picked = [f"CASE WHEN {same} THEN min({name}) END AS {name}" for name, same in agrees.items()]
     picked += [f"{sql} AS {quoted(column)}" for column, (sql, _) in made.items()]
+    differing = ", ".join(f"CASE WHEN NOT {agrees[quoted(one.name)]} THEN {text(one.name)} END" for one in own)
+    picked.append(f"list_filter([{differing}]::VARCHAR[], lambda name: name IS NOT NULL) AS {CONFLICTS}")
     described = {column: comments[column] for column in [*keys, *(column.name for column in own)]}
     return View(
         name,
         f"SELECT {', '.join([names(keys), *picked])} FROM main.series GROUP BY {names(keys)}{unknown}",
-        f"One row for each of the {name} and data store, from its series; where these differ, the smallest value.",
-        described | {column: comment for column, (_, comment) in made.items()},
+        f"One row for each of the {name} and data store, from its series; null where these differ.",
+        described | {column: comment for column, (_, comment) in made.items()} | {CONFLICTS: _CONFLICT_COMMENT},
     )
 
 

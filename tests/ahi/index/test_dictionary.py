@@ -32,6 +32,8 @@ def test_a_dicom_column_names_its_attribute_and_tier(pages):
     assert columns["PatientID"].attribute == "(0010,0020) LO 1"
     assert columns["PatientID"].tier == "identified"
     assert columns["Modality"].tier == "deidentified"
+    # The registry would let it cross; the rules let no free text through.
+    assert columns["ManufacturerModelName"].tier == "limited"
 
 
 def test_the_page_is_what_the_code_says(pages):

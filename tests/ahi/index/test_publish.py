@@ -308,8 +308,8 @@ def test_the_tag_registry_counts_what_did_not_fit(index: Index, put) -> None:
     put("two", {"b": 1})
     index.publish()
     sql = "SELECT tag, vr, tier, n_cast_failures FROM tag_registry WHERE table_name = 'series' AND column_name = "
-    assert index.query(f"{sql}'SeriesDate'").rows == [("(0008,0021)", "DA", "limited", 1)]
-    assert index.query(f"{sql}'StudyDate'").rows == [("(0008,0020)", "DA", "limited", 0)]
+    assert index.query(f"{sql}'SeriesDate'").rows == [("(0008,0021)", "DA", "deidentified", 1)]
+    assert index.query(f"{sql}'StudyDate'").rows == [("(0008,0020)", "DA", "deidentified", 0)]
     kept = sum(column.tag is not None for table in TABLES.values() for column in table.columns)
     assert index.query("SELECT count(*), sum(n_cast_failures)::INTEGER FROM tag_registry").rows == [(kept, 1)]
 

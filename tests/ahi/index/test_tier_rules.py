@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from dataclasses import replace
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 
 from ahi.index.columns import Column, Tier, dicom
 from ahi.index.registry import TABLES, arrow_type
-from ahi.index.tiers.rules import LOWER, Dates, How, Policy, crosses, rule_for, tier_table
+from ahi.index.tiers.rules import LOWER, Dates, How, Policy, Rule, crosses, rule_for, tier_table
 from ahi.index.tiers.terms import TERMS
 from ahi.index.tiers.transform import Keys, Projection
 
@@ -103,7 +104,12 @@ NAMED = {column.name: column for _, column in EVERY}
             [["1.2.840.10008.5.1.4.1.1.2", "1.2.3", "1.2.840.10008.19200131.4711815"]],
             [["1.2.840.10008.5.1.4.1.1.2", None, None]],
         ),
-        ("SeriesNumber", [7, 19200131, None, 99_999], [7, None, None, 99_999]),
+        ("SeriesNumber", [7, 19200131, None, 99_999, -(2**31)], [7, None, None, 99_999, None]),
+        ("DimensionIndexValues", [[1, 19200131], None], [[1, None], None]),
+        ("EchoNumbers", [[4711815, 2], []], [[None, 2], []]),
+        ("TemporalPositionIdentifier_max", [3, 4711815], [3, None]),
+        ("FrameAcquisitionNumber", [3, 65_535], [3, 65_535]),
+        ("creator", ["SIEMENS MR HEADER", "Jane Doe"], ["SIEMENS MR HEADER", None]),
         ("TemplateIdentifier", ["1500", "47118"], ["1500", None]),
         ("private_group", ["0029", "0028"], ["0029", None]),
         ("patient_age_years", [0.4, 45.9, 90.0, 103.0, None], [0.0, 45.0, 90.0, 90.0, None]),
@@ -136,47 +142,6 @@ def test_an_empty_secret_is_refused() -> None:
         Keys(b"", Tier.LIMITED)
 
 
-@pytest.mark.parametrize(
-    ("table", "value", "concept"), [("sr_content", "numeric_value", "concept"), ("measurements", "value", "quantity")]
-)
-def test_a_measured_number_crosses_under_a_concept_that_names_nobody(table: str, value: str, concept: str) -> None:
-    cases: list[tuple[str, str, str, float, float | None]] = [
-        ("DCM", "121033", "a", 103.0, 90.0),
-        ("DCM", "121033", "a", 45.7, 45.0),
-        ("DCM", "121033", "d", 16_000.0, None),
-        ("DCM", "121033", "1", 45.0, None),
-        ("DCM", "121031", "1", 19200131.0, None),
-        ("DCM", "121030", "1", 4711815.0, None),
-        ("DCM", "121022", "1", 4711815.0, None),
-        ("99X", "MRN", "1", 4711815.0, None),
-        ("SCT", "410668003", "mm", 12.5, 12.5),
-        ("SCT", "410668003", "mm", 19200131.0, None),
-        ("LN", "18185-9", "d", 140.0, 140.0),
-        ("LN", "11885-1", "d", 140.0, 140.0),
-        ("LN", "11778-8", "1", 260101.0, None),
-        ("LN", "8665-2", "1", 260101.0, None),
-        ("DCM", "121025", "1", 4711815.0, None),
-        ("DCM", "113014", "1", 4711815.0, None),
-        ("DCM", "121122", "1", 4711815.0, None),
-        ("DCM", "111038", "1", 3.0, 3.0),
-    ]
-    source = TABLES[table]
-    projection = Projection(source, Tier.DEIDENTIFIED, Keys(b"s", Tier.DEIDENTIFIED), Policy(), lambda _: {})
-    kinds = {one.name: arrow_type(one.duckdb_type) for one in source.columns}
-    batch = {name: pa.nulls(len(cases), kinds[name]) for name in projection.sources()}
-    for name, cells in (
-        ("image_set_id", ["a"] * len(cases)),
-        ("batch_id", ["b"] * len(cases)),
-        (f"{concept}_scheme", [case[0] for case in cases]),
-        (f"{concept}_code", [case[1] for case in cases]),
-        ("unit_scheme", ["UCUM"] * len(cases)),
-        ("unit_code", [case[2] for case in cases]),
-        (value, [case[3] for case in cases]),
-    ):
-        batch[name] = pa.array(cells, kinds[name])
-    assert projection.apply(batch, frozenset()).column(value).to_pylist() == [case[4] for case in cases]
-
-
 def test_no_fingerprint_of_a_file_and_no_private_number_crosses() -> None:
     out = {"value_num", "value_text", "n_bytes", "frame_size_bytes", "crc32", "tag", "source_etag"}
     shown = {
@@ -199,3 +164,28 @@ def test_of_a_date_that_is_not_the_patients_only_the_year_crosses(name: str) -> 
     assert rule.how is How.YEAR
     day = dt.date(2020, 5, 6)
     assert applied(column, [[day] if column.is_list else day])[0] in ([dt.date(2020, 1, 1)], dt.date(2020, 1, 1))
+
+
+def test_every_label_of_a_sender_has_the_limit_of_labels() -> None:
+    """Numbers that name something, by their keyword. Those of frames are counted by the pipeline."""
+    naming = re.compile(r"(?!NumberOf).*(Numbers?|Identifier|PositionIndex|IndexValues|_numbers?)(_min|_max)?")
+    labels = [(t, c) for t, c in EVERY if naming.fullmatch(c.name) and "INT" in c.duckdb_type]
+    assert len({c.name for _, c in labels}) >= 15
+    rules = {c.name: rule_for(t, c, Tier.DEIDENTIFIED) for t, c in labels if c.name != "frame_number"}
+    assert {name for name, rule in rules.items() if rule is None or rule.how is not How.LABEL} == set()
+
+
+@pytest.mark.parametrize("name", ["StationName", "PerformedProcedureStepID", "DeviceSerialNumber"])
+def test_what_names_a_device_or_a_step_is_a_hash_in_the_limited_tier(name: str) -> None:
+    rule = rule_for(SERIES, NAMED[name], Tier.LIMITED)
+    assert rule is not None
+    assert rule.how is How.HASH
+
+
+def test_a_reviewed_value_crosses_besides_a_list_of_the_standard() -> None:
+    policy = Policy(reviewed={"creator": frozenset({"OURS"}), "Modality": frozenset({"ZZ"})})
+    table = TABLES["private_elements"]
+    assert rule_for(table, NAMED["creator"], Tier.DEIDENTIFIED, policy) == Rule(How.CREATOR, frozenset({"OURS"}))
+    modality = rule_for(SERIES, NAMED["Modality"], Tier.DEIDENTIFIED, policy)
+    assert modality is not None
+    assert {"CT", "ZZ"} <= modality.terms

@@ -14,6 +14,7 @@ import pytest
 
 from ahi.documents import flatten, patient_key_function
 from ahi.index.columns import Tier
+from ahi.index.dictionary import dictionary
 from ahi.index.query import query
 from ahi.index.registry import COLUMNS, TABLES
 from ahi.index.tiers.build import build_tier, tier_files, tier_root
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "data" / "healthimaging" / "usdoppler.json"
 SECRET = b"of the tests"
+HASHED = ("patient_key", "DeviceSerialNumber", "StationName", "PerformedProcedureStepID")
 SETS = {name: table for name, table in TABLES.items() if crosses(table, Tier.DEIDENTIFIED)}
 
 
@@ -83,7 +85,7 @@ def test_the_limited_tier_holds_only_columns_of_the_registrys_limited_tier(stuff
         f"{MARK}^{table.name}.{column.name}"
         for table in SETS.values()
         for column in table.columns
-        if column.tier is Tier.IDENTIFIED or column.vr == "PN" or column.name in ("patient_key", "DeviceSerialNumber")
+        if column.tier is Tier.IDENTIFIED or column.vr == "PN" or column.name in HASHED
     ]
     assert len(identified) >= 20
     found = traces(folder, *identified)
@@ -112,6 +114,47 @@ def test_hashes_join_within_a_tier_and_with_nothing_else(index: Index, put) -> N
     assert ask(index, Tier.DEIDENTIFIED, "SELECT n_studies, n_series FROM patients") == [(1, 2)]
     build_tier(index, Tier.DEIDENTIFIED, b"another secret")
     assert len(tier_files(index.root)) == 6, "another secret makes other files"
+
+
+@pytest.mark.parametrize("tier", LOWER)
+def test_two_persons_under_one_key_do_not_make_a_third(index: Index, put, tier: Tier) -> None:
+    """The smaller of each attribute would be a woman of 60 kg, who is neither."""
+    put("one", {"a": 1}, patient_key="p", PatientSex="M", PatientWeight=60.0, SmokingStatus="YES")
+    put("two", {"b": 1}, patient_key="p", PatientSex="F", PatientWeight=90.0, PatientID="MRN2")
+    build_tier(index, tier, SECRET)
+    assert ask(index, tier, "SELECT PatientSex, n_series, conflict_attrs FROM patients") == [(None, 2, ["PatientSex"])]
+    sql = "SELECT PatientWeight, SmokingStatus, patient_key IS NULL, conflict_attrs FROM studies"
+    assert ask(index, tier, sql) == [(None, "YES", False, ["PatientWeight"])]
+
+
+@pytest.mark.parametrize("tier", LOWER)
+def test_a_study_of_two_patients_is_of_neither(index: Index, put, tier: Tier) -> None:
+    put("one", {"a": 1}, patient_key="p")
+    put("two", {"b": 1}, patient_key="q")
+    build_tier(index, tier, SECRET)
+    assert ask(index, tier, "SELECT patient_key, conflict_attrs FROM studies") == [(None, ["patient_key"])]
+    assert ask(index, tier, "SELECT count(*), count(patient_key) FROM patients WHERE conflict_attrs = []") == [(2, 2)]
+
+
+def test_what_is_printed_of_a_columns_tier_is_what_the_built_tiers_have(index: Index, put) -> None:
+    put("one", {"a": 1})
+    index.publish()
+    columns = "SELECT table_name, column_name FROM duckdb_columns() WHERE schema_name = 'main' AND NOT internal"
+    built = {Tier.IDENTIFIED: set(index.query(columns).rows)}
+    for tier in LOWER:
+        build_tier(index, tier, SECRET)
+        built[tier] = set(ask(index, tier, columns))
+    # The columns of the lowest tier are in the end those that say so.
+    lowest = {column: tier.value for tier in Tier for column in built[tier]}
+    for tier in Tier:
+        printed = {(page.name, one.name): one.tier for page in dictionary(tier) for one in page.columns}
+        assert printed == {column: lowest[column] for column in built[tier]}
+    published = index.query("SELECT table_name, column_name, tier FROM tag_registry").rows
+    assert len(published) > 300
+    assert {(table, column): tier for table, column, tier in published} == {
+        (table, column): lowest[table, column] for table, column, _ in published
+    }
+    assert lowest["series", "ManufacturerModelName"] == lowest["series_ct", "ConvolutionKernel"] == "limited"
 
 
 def test_a_shift_keeps_the_days_between_the_dates_of_a_patient(index: Index, put) -> None:
