@@ -38,7 +38,7 @@ def public_views(tables: Mapping[str, Table]) -> list[View]:
     views = [view for table in tables.values() for view in _table_views(table)]
     views += [history_view(table) for table in tables.values()]
     if "series" in tables:
-        views += [*_summaries(tables), conflicts(tables["series"])]
+        views += [*_summaries(tables), conflicts(tables)]
     if {"headers", "instances", "series"} <= set(tables):
         views += [differences(tables), tag_registry(tables)]
     return [*views, *operational_views(), *whole_views()]
@@ -86,7 +86,12 @@ STUDY_OF_UNKNOWN = "CASE WHEN patient_key IS NULL THEN StudyInstanceUID END"
 
 
 def _agreed(columns: list[Column]) -> str:
-    return ", ".join(f"min({quoted(column.name)}) AS {quoted(column.name)}" for column in columns)
+    # The smallest of each would make a person who does not exist. No macro: `..._as_of` could not find it.
+    return ", ".join(
+        f"CASE WHEN min({name}) IS NOT DISTINCT FROM max({name}) THEN min({name}) END AS {name}"
+        for column in columns
+        for name in [quoted(column.name)]
+    )
 
 
 def _conflicts(columns: list[Column]) -> str:
@@ -113,12 +118,13 @@ _SOURCE = (
 )
 _DERIVED_TYPES = {name: kind for kind, found in _DERIVED.items() for name in found}
 _CONFLICT_COMMENT = (
-    "Columns in which the series differ; the smallest value is shown. Nulls do not count as a difference."
+    "Columns left null because the series differ: see conflicts. A series without the value does not count."
 )
 
 
 def _studies(series: Table) -> View:
-    own = [column for column in series.columns if column.level == "Study" and column.name != "StudyInstanceUID"]
+    own = [column for column in series.columns if column.name == "patient_key"]
+    own += [column for column in series.columns if column.level == "Study" and column.name != "StudyInstanceUID"]
     own += [column for column in series.columns if column.name in ("study_datetime_utc", "patient_age_years")]
     derived = {
         "ModalitiesInStudy": ("list_sort(list(DISTINCT Modality))", "Modalities of the series shown, sorted."),
@@ -133,14 +139,14 @@ def _studies(series: Table) -> View:
         ROW_SOURCE: _SOURCE,
     }
     sql = (
-        "SELECT datastore_id, StudyInstanceUID, min(patient_key) AS patient_key, "
+        "SELECT datastore_id, StudyInstanceUID, "
         f"{_agreed(own)}, {', '.join(f'{how} AS {quoted(name)}' for name, (how, _) in derived.items())}, "
         f"{_conflicts(own)} FROM main.series GROUP BY datastore_id, StudyInstanceUID"
     )
     comments = {column.name: column.description for column in series.columns} | {
         name: comment for name, (_, comment) in derived.items()
     }
-    shown = ["datastore_id", "StudyInstanceUID", "patient_key", *(column.name for column in own), *derived]
+    shown = ["datastore_id", "StudyInstanceUID", *(column.name for column in own), *derived]
     return View(
         "studies",
         sql,
@@ -194,7 +200,7 @@ def template_statements(tables: Mapping[str, Table], *, is_explained: bool = Tru
     info = ", ".join(f"{name} {kind}" for name, kind in INFO_COLUMNS.items())
     statements.append(f"CREATE TABLE internal.info ({info})")
     if {"headers", "instances", "series"} <= set(tables):
-        statements += [*comparisons(), *known_tags(tables)]
+        statements += [*comparisons(tables), *known_tags(tables)]
     views = {view.name: view for view in public_views(tables)}
     for view in views.values():
         statements.append(f"CREATE VIEW main.{quoted(view.name)} AS {view.sql}")

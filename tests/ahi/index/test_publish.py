@@ -93,7 +93,7 @@ def test_studies_and_patients_sum_up_their_series(index: Index, put) -> None:
         "NumberOfStudyRelatedInstances, StudyDescription, conflict_attrs"
     )
     assert index.query(f"SELECT {columns} FROM studies").rows == [
-        ("1.2.3", ["CT", "SR"], ["1", "2", "3"], 2, 5, "Head", ["StudyDescription"])
+        ("1.2.3", ["CT", "SR"], ["1", "2", "3"], 2, 5, None, ["StudyDescription"])
     ]
     assert index.query("SELECT patient_key, n_studies, n_series, n_instances, conflict_attrs FROM patients").rows == [
         ("p", 1, 2, 5, [])
@@ -283,9 +283,10 @@ def test_conflicts_show_both_sides(index: Index, put) -> None:
     found = index.query("SELECT entity, attribute, sides FROM conflicts WHERE entity = 'study'").rows
     (entity, attribute, sides), *others = found
     assert (entity, attribute, others) == ("study", "PatientID", [])
+    shown = {"source": "document", "sop_instance_uids": None, "object_ids": None}
     assert sides == [
-        {"value": "P1", "is_primary": True, "image_set_ids": ["a"]},
-        {"value": "P2", "is_primary": False, "image_set_ids": ["b"]},
+        {"value": "P1", "is_primary": True, "image_set_ids": ["a"]} | shown,
+        {"value": "P2", "is_primary": False, "image_set_ids": ["b"]} | shown,
     ]
 
 
