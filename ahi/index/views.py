@@ -41,7 +41,7 @@ def public_views(tables: Mapping[str, Table]) -> list[View]:
         views += [*_summaries(tables), conflicts(tables)]
     if {"headers", "instances", "series"} <= set(tables):
         views += [differences(tables), tag_registry(tables)]
-    return [*views, *operational_views(), *whole_views()]
+    return [*views, _cast_failures(tables), *operational_views(), *whole_views()]
 
 
 def _summaries(tables: Mapping[str, Table]) -> list[View]:
@@ -184,6 +184,39 @@ def _patients(series: Table) -> View:
         {name: comments[name] for name in ["datastore_id", "patient_key", *(x.name for x in own), *derived]}
         | {"conflict_attrs": _CONFLICT_COMMENT},
         _DERIVED_TYPES,
+    )
+
+
+# What tells whose value it is; each table has some of them.
+_PLACE = ("datastore_id", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+def _cast_failures(tables: Mapping[str, Table]) -> View:
+    """The lists of every table that has the column, a row for each entry."""
+    selects = (
+        f"SELECT {text(table.name)} AS table_name, {', '.join(place)}, unnest(cast_failures, recursive := true) "
+        f"FROM internal.{quoted(table.name + '_rows')}"
+        for table in tables.values()
+        for own in [{column.name for column in table.columns}]
+        for place in [[name if name in own else f"NULL::VARCHAR AS {name}" for name in _PLACE]]
+        if "cast_failures" in own
+    )
+    return View(
+        "cast_failures",
+        " UNION ALL ".join(selects),
+        "One row for each value that did not fit its column, of every table that keeps such values; current rows, "
+        "primary or not. A value of a header that HealthImaging's document has too is here for both.",
+        {
+            "table_name": "Table in whose row the value is missing.",
+            "datastore_id": "HealthImaging data store; null for headers.",
+            "StudyInstanceUID": "Study of that row.",
+            "SeriesInstanceUID": "Series of that row.",
+            "SOPInstanceUID": "Instance of that row; null for tables of series.",
+            "keyword": "Keyword of the attribute.",
+            "vr": "Its value representation.",
+            "raw": "The value as sent.",
+            "reason": "Why it did not fit.",
+        },
     )
 
 
