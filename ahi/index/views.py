@@ -17,7 +17,7 @@ from ahi.index.differences import comparisons, differences
 from ahi.index.history import history_view, macros
 from ahi.index.mirror import mirror_relations
 from ahi.index.operational import INFO_COLUMNS, operational_views
-from ahi.index.pending import ROW_SOURCE, ROW_SOURCE_COMMENT, SHOWN
+from ahi.index.pending import PARTLY_PENDING, ROW_SOURCE, ROW_SOURCE_COMMENT, SHOWN
 from ahi.index.relations import empty_relations, fixed_relations
 from ahi.index.sql import quoted, text
 from ahi.index.tag_registry import known_tags, tag_registry
@@ -56,7 +56,8 @@ def _table_views(table: Table) -> list[View]:
         return [View(table.name, select, f"{table.description} {CURRENT}.", described)]
     everything = f"{table.name}_all"
     if table.name in SHOWN:
-        return _shown_views(table, described | {ROW_SOURCE: ROW_SOURCE_COMMENT}, everything)
+        source = f"{ROW_SOURCE_COMMENT} {PARTLY_PENDING}" if table.name == "series" else ROW_SOURCE_COMMENT
+        return _shown_views(table, described | {ROW_SOURCE: source}, everything)
     return [
         View(table.name, f"{select} WHERE is_primary", f"{table.description} {PRIMARY} {everything}.", described),
         View(everything, select, f"{table.description} {CURRENT}, primary or not.", described),
@@ -114,7 +115,7 @@ _DERIVED = {
 }
 _SOURCE = (
     f"CASE WHEN min({ROW_SOURCE}) = max({ROW_SOURCE}) THEN min({ROW_SOURCE}) ELSE 'both' END",
-    "document: all series shown are from HealthImaging. header: none is yet. both: some are.",
+    f"document: all series shown are from HealthImaging. header: none is yet. both: some are. {PARTLY_PENDING}",
 )
 _DERIVED_TYPES = {name: kind for kind, found in _DERIVED.items() for name in found}
 _CONFLICT_COMMENT = (
