@@ -1,17 +1,20 @@
-"""Conflicts: what image sets say differently about one patient, study or series, with both sides.
+"""Conflicts: what is said differently about one patient, study or series, with all sides.
 
 Belongs here: that view. Does not belong here: deciding which side is right. HealthImaging makes the later image set
-not primary, whichever is right.
+not primary, whichever is right; and into an image set it takes instances whose own attributes say otherwise.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ahi.index.differences import COMPARED
 from ahi.index.sql import quoted, text
 from ahi.index.view import View
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ahi.index.columns import Table
 
 # Entity, the column that names it, and the levels whose attributes must agree within it.
@@ -20,44 +23,101 @@ ENTITIES = (
     ("study", "StudyInstanceUID", ("Patient", "Study")),
     ("series", "SeriesInstanceUID", ("Series",)),
 )
-SIDE = "STRUCT(value VARCHAR, is_primary BOOLEAN, image_set_ids VARCHAR[])"
+# Entity, the column that names it, and the list of `internal.compared` with what headers say of it.
+HEADER_ENTITIES = (("study", "StudyInstanceUID", "of_study"), ("series", "SeriesInstanceUID", "of_series"))
+# Not in the series under a name of their own, but among what it calls mixed.
+SPACINGS = ("PixelSpacing", "ImagerPixelSpacing")
+# Every branch gives these columns: one row for each side.
+SIDE = ("value", "is_primary", "image_set_ids", "source", "sop_instance_uids", "object_ids")
+PADDING = "' ' || chr(0)"
 
 
-def conflicts(series: Table) -> View:
+def conflicts(tables: Mapping[str, Table]) -> View:
     """The view `conflicts`: a row for each attribute that has two values or more where one was expected."""
+    sides = [_of_image_sets(tables["series"], *entity) for entity in ENTITIES]
+    if {"headers", "instances"} <= tables.keys():
+        sides += [*(_of_headers(*entity) for entity in HEADER_ENTITIES), _of_instances(tables)]
+    packed = ", ".join(f"{text(name)}: {name}" for name in SIDE)
     return View(
         "conflicts",
-        " UNION ALL ".join(_of(series, *entity) for entity in ENTITIES),
-        "One row for each attribute that differs between the current image sets, primary or not, of one patient, study "
-        "or series. Nulls do not count as a difference.",
+        f"SELECT datastore_id, entity, entity_id, attribute, list({{{packed}}} ORDER BY value, source) AS sides "
+        f"FROM ({' UNION ALL '.join(sides)}) GROUP BY ALL HAVING min(value) <> max(value)",
+        "One row for each attribute of a patient, study or series on which its current image sets, primary or not, the "
+        "headers of its objects, or the instances of one image set differ. Nulls do not count as a difference.",
         {
             "datastore_id": "HealthImaging data store.",
             "entity": "patient, study or series.",
             "entity_id": "Its patient_key, StudyInstanceUID or SeriesInstanceUID.",
-            "attribute": "Keyword of the attribute.",
-            "sides": "Each value as text, whether a primary image set has it, and the image sets that have it.",
+            "attribute": "Keyword of the attribute; patient_key of a study whose series have several.",
+            "sides": "Each value as text, whether a primary image set is behind it, those image sets, and its source. "
+            "document: they show it. header: objects uploaded into them say it, the document does not. instance: some "
+            "of their instances have it, the series shows null (mixed_attrs); of these the smallest and the largest "
+            "value. Of the last two the instances, of headers the objects too.",
         },
     )
 
 
-def _of(series: Table, entity: str, key: str, levels: tuple[str, ...]) -> str:
+def _of_image_sets(series: Table, entity: str, key: str, levels: tuple[str, ...]) -> str:
+    """What image sets show, each value once."""
     own = [
         column.name
         for column in series.columns
         if column.level in levels and column.tag is not None and column.name not in {key, "StudyInstanceUID"}
     ]
+    # An issuer that only some series name gives a study two keys, and no attribute differs.
+    own += ["patient_key"] if entity == "study" else []
     shown = ", ".join(f"{quoted(name)}::VARCHAR AS {quoted(name)}" for name in own)
     known = (
-        f"SELECT datastore_id, {key}, image_set_id, is_primary, {shown} FROM internal.series_rows "
+        f"SELECT datastore_id, {key} AS entity_id, image_set_id, is_primary, {shown} FROM internal.series_rows "
         f"WHERE {key} IS NOT NULL"
     )
-    sides = (
-        f"SELECT datastore_id, {key} AS entity_id, attribute, value, bool_or(is_primary) AS is_primary, "
-        "list(image_set_id ORDER BY image_set_id) AS image_set_ids "
+    return (
+        f"SELECT datastore_id, {text(entity)} AS entity, entity_id, attribute, value, "
+        "bool_or(is_primary) AS is_primary, list(image_set_id ORDER BY image_set_id) AS image_set_ids, "
+        "'document' AS source, NULL::VARCHAR[] AS sop_instance_uids, NULL::VARCHAR[] AS object_ids "
         f"FROM ({known}) UNPIVOT (value FOR attribute IN ({', '.join(map(quoted, own))})) GROUP BY ALL"
     )
+
+
+def _of_headers(entity: str, key: str, differing: str) -> str:
+    """What headers say and their document does not; every header of an attribute that the document leaves null."""
     return (
-        f"SELECT datastore_id, {text(entity)} AS entity, entity_id, attribute, "
-        "list({'value': value, 'is_primary': is_primary, 'image_set_ids': image_set_ids} ORDER BY value) AS sides "
-        f"FROM ({sides}) GROUP BY ALL HAVING count(*) > 1"
+        f"SELECT datastore_id, {text(entity)} AS entity, {key} AS entity_id, attribute, "
+        f"nullif(trim(header_value, {PADDING}), '') AS value, bool_or(is_primary) AS is_primary, "
+        "list_sort(list(DISTINCT image_set_id)) AS image_set_ids, 'header' AS source, "
+        "list_sort(list(DISTINCT SOPInstanceUID)) AS sop_instance_uids, list_sort(list(object_id)) AS object_ids "
+        f"FROM (SELECT datastore_id, {key}, image_set_id, is_primary, SOPInstanceUID, object_id, "
+        f"unnest({differing}, recursive := true) FROM {COMPARED}) "
+        f"WHERE nullif(trim(header_value, {PADDING}), '') IS NOT NULL GROUP BY ALL"
+    )
+
+
+def _of_instances(tables: Mapping[str, Table]) -> str:
+    """Values of instances behind what their series calls mixed: the smallest and the largest.
+
+    Only instances of such series are looked at; few series have any.
+    """
+    kept = {column.name for column in tables["series"].columns if column.level == "Instance"}
+    own = [column.name for column in tables["instances"].columns if column.name in kept or column.name in SPACINGS]
+    shown = ", ".join(f"i.{quoted(name)}::VARCHAR AS {quoted(name)}" for name in own)
+    uids = ("image_set_id", "StudyInstanceUID", "SeriesInstanceUID")
+    known = (
+        f"SELECT i.datastore_id, i.SeriesInstanceUID AS entity_id, i.image_set_id, i.SOPInstanceUID, s.is_primary, "
+        f"s.mixed_attrs, {shown} FROM internal.instances_rows i JOIN internal.series_rows s "
+        f"ON s.mixed_attrs IS NOT NULL AND {' AND '.join(f's.{uid} = i.{uid}' for uid in uids)}"
+    )
+    found = (
+        "SELECT datastore_id, entity_id, attribute, value, bool_or(is_primary) AS is_primary, "
+        "list_sort(list(DISTINCT image_set_id)) AS image_set_ids, 'instance' AS source, "
+        "list_sort(list(SOPInstanceUID)) AS sop_instance_uids, NULL::VARCHAR[] AS object_ids "
+        f"FROM ({known}) UNPIVOT (value FOR attribute IN ({', '.join(map(quoted, own))})) "
+        "WHERE list_contains(mixed_attrs, attribute) GROUP BY ALL"
+    )
+    side = ", ".join(f"{text(name)}: {name}" for name in SIDE)
+    # As numbers where they are numbers.
+    place = "{'number': TRY_CAST(value AS DOUBLE), 'words': value}"
+    ends = ", ".join(f"{end}({{{side}}}, {place})" for end in ("arg_min", "arg_max"))
+    return (
+        "SELECT datastore_id, 'series' AS entity, entity_id, attribute, "
+        f"unnest([{ends}], recursive := true) FROM ({found}) GROUP BY datastore_id, entity_id, attribute"
     )

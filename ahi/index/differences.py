@@ -1,6 +1,7 @@
 """Differences between the two sources of a row: what an object's header said, and what HealthImaging says of it.
 
-Belongs here: that view. Does not belong here: which of them is shown; that is always HealthImaging's document.
+Belongs here: that view, and the relation it stands on. Does not belong here: which of them is shown; that is always
+HealthImaging's document.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 # Both sources have the UIDs by which they are joined.
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+COMPARED = "internal.compared"
+# Lists of that relation: name, alias and table of the document's side, levels of the attributes in it.
+COMPARED_LISTS = (
+    ("of_instance", "i", "instances", ("Instance",)),
+    ("of_study", "s", "series", ("Patient", "Study")),
+    ("of_series", "s", "series", ("Series",)),
+)
 SIDES = "STRUCT(attribute VARCHAR, header_value VARCHAR, document_value VARCHAR)"
 
 
@@ -25,30 +33,12 @@ def differences(tables: Mapping[str, Table]) -> View:
 
     Conditions on study or series reach all four tables, since they are joined by both UIDs.
     """
-    own = {column.name: column for column in tables["headers"].columns if column.tag is not None}
-    compared = {
-        alias: [
-            f"internal.{_macro(column)}({text(column.name)}, h.{quoted(column.name)}, {alias}.{quoted(column.name)})"
-            for column in tables[name].columns
-            # The series has some attributes of its instances too; one look at each is enough.
-            if column.name in own and column.name not in UIDS and (column.level == "Instance") == (name == "instances")
-        ]
-        for alias, name in (("i", "instances"), ("s", "series"))
-    }
-    agreed = "coalesce(list_contains(s.mixed_attrs, one.attribute), false)"
-    found = (
-        f"list_filter([{', '.join(compared['i'])}], lambda one: one IS NOT NULL), "
-        f"list_filter([{', '.join(compared['s'])}], lambda one: one IS NOT NULL AND NOT {agreed})"
-    )
-    series = " AND ".join(f"{{0}}.{uid} = h.{uid}" for uid in UIDS[:2])
+    own = {column.name: column for column in tables["headers"].columns}
+    agreed = "coalesce(list_contains(mixed_attrs, one.attribute), false)"
+    above = f"list_filter(list_concat(of_study, of_series), lambda one: NOT {agreed})"
     sql = (
-        f"SELECT i.datastore_id, h.object_id, {', '.join(f'h.{uid}' for uid in UIDS)}, i.image_set_id, "
-        f"unnest(list_concat({found}), recursive := true) "
-        "FROM internal.headers_rows h "
-        f"JOIN internal.objects o ON o.object_id = h.object_id AND {series.format('o')} "
-        f"JOIN internal.instances_rows i ON i.image_set_id = o.image_set_id AND {series.format('i')} "
-        "AND i.SOPInstanceUID = h.SOPInstanceUID "
-        f"JOIN internal.series_rows s ON s.image_set_id = i.image_set_id AND {series.format('s')}"
+        f"SELECT datastore_id, object_id, {', '.join(UIDS)}, image_set_id, "
+        f"unnest(list_concat(of_instance, {above}), recursive := true) FROM {COMPARED}"
     )
     comments = {name: own[name].description for name in UIDS}
     return View(
@@ -83,15 +73,44 @@ def _macro(column: Column) -> str:
     return {"VARCHAR": "text_differs", "VARCHAR[]": "texts_differ"}.get(column.duckdb_type, "differs")
 
 
-def comparisons() -> list[str]:
-    """Statements that make the macros of the view: what both sides say of an attribute, or null where they agree.
+def comparisons(tables: Mapping[str, Table]) -> list[str]:
+    """Statements that make what the view stands on: headers beside their documents, with what both sides say.
 
-    The view names some hundred attributes, and with the whole comparison for each it was a third of `index.duckdb`.
+    Macros tell that of an attribute, null where they agree: the view names some hundred attributes, and with the whole
+    comparison for each it was a third of `index.duckdb`. `conflicts` asks the same relation.
     """
     sides = f"{{'attribute': name, 'header_value': ours::VARCHAR, 'document_value': theirs::VARCHAR}}::{SIDES}"
-    return [
+    macros = [
         f"CREATE MACRO internal.{macro}(name, ours, theirs) AS CASE WHEN ours IS DISTINCT FROM theirs THEN "
         # Few values differ at all, and only for those the padding is looked at.
         f"CASE WHEN {bare.format('ours')} IS DISTINCT FROM {bare.format('theirs')} THEN {sides} END END"
         for macro, bare in _BARE.items()
     ]
+    return [*macros, f"CREATE VIEW {COMPARED} AS {_compared(tables)}"]
+
+
+def _compared(tables: Mapping[str, Table]) -> str:
+    """SELECT of every header whose instance a document has, and in what they differ: a list for each level."""
+    own = {column.name for column in tables["headers"].columns if column.tag is not None} - set(UIDS)
+    lists = ", ".join(
+        f"list_filter([{', '.join(differing)}], lambda one: one IS NOT NULL) AS {found}"
+        for found, alias, table, levels in COMPARED_LISTS
+        for differing in [
+            [
+                f"internal.{_macro(column)}({text(column.name)}, h.{name}, {alias}.{name})"
+                # The series has some attributes of its instances too; one look at each is enough.
+                for column in tables[table].columns
+                if column.name in own and column.level in levels
+                for name in [quoted(column.name)]
+            ]
+        ]
+    )
+    series = " AND ".join(f"{{0}}.{uid} = h.{uid}" for uid in UIDS[:2])
+    return (
+        f"SELECT i.datastore_id, h.object_id, {', '.join(f'h.{uid}' for uid in UIDS)}, i.image_set_id, s.is_primary, "
+        f"s.mixed_attrs, {lists} FROM internal.headers_rows h "
+        f"JOIN internal.objects o ON o.object_id = h.object_id AND {series.format('o')} "
+        f"JOIN internal.instances_rows i ON i.image_set_id = o.image_set_id AND {series.format('i')} "
+        "AND i.SOPInstanceUID = h.SOPInstanceUID "
+        f"JOIN internal.series_rows s ON s.image_set_id = i.image_set_id AND {series.format('s')}"
+    )

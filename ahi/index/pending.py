@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 SHOWN = ("instances", "series")
 ROW_SOURCE = "row_source"
 ROW_SOURCE_COMMENT = "document: from HealthImaging. header: from the uploaded object; its document has not come yet."
+# A column for it would have to be joined to the rows of all documents, and FHIR goes by what row_source says today.
+PARTLY_PENDING = (
+    "Where only some objects have come, a series is shown and counted as its document has it: see instances."
+)
 # Reading so many keys costs a publication about 0.2 s; of a larger backlog the newest are shown, `headers` has all.
 LIMIT = 50_000
 CHUNK = 500

@@ -17,7 +17,7 @@ from ahi.index.differences import comparisons, differences
 from ahi.index.history import history_view, macros
 from ahi.index.mirror import mirror_relations
 from ahi.index.operational import INFO_COLUMNS, operational_views
-from ahi.index.pending import ROW_SOURCE, ROW_SOURCE_COMMENT, SHOWN
+from ahi.index.pending import PARTLY_PENDING, ROW_SOURCE, ROW_SOURCE_COMMENT, SHOWN
 from ahi.index.relations import empty_relations, fixed_relations
 from ahi.index.sql import quoted, text
 from ahi.index.tag_registry import known_tags, tag_registry
@@ -38,10 +38,10 @@ def public_views(tables: Mapping[str, Table]) -> list[View]:
     views = [view for table in tables.values() for view in _table_views(table)]
     views += [history_view(table) for table in tables.values()]
     if "series" in tables:
-        views += [*_summaries(tables), conflicts(tables["series"])]
+        views += [*_summaries(tables), conflicts(tables)]
     if {"headers", "instances", "series"} <= set(tables):
         views += [differences(tables), tag_registry(tables)]
-    return [*views, *operational_views(), *whole_views()]
+    return [*views, _cast_failures(tables), *operational_views(), *whole_views()]
 
 
 def _summaries(tables: Mapping[str, Table]) -> list[View]:
@@ -56,7 +56,8 @@ def _table_views(table: Table) -> list[View]:
         return [View(table.name, select, f"{table.description} {CURRENT}.", described)]
     everything = f"{table.name}_all"
     if table.name in SHOWN:
-        return _shown_views(table, described | {ROW_SOURCE: ROW_SOURCE_COMMENT}, everything)
+        source = f"{ROW_SOURCE_COMMENT} {PARTLY_PENDING}" if table.name == "series" else ROW_SOURCE_COMMENT
+        return _shown_views(table, described | {ROW_SOURCE: source}, everything)
     return [
         View(table.name, f"{select} WHERE is_primary", f"{table.description} {PRIMARY} {everything}.", described),
         View(everything, select, f"{table.description} {CURRENT}, primary or not.", described),
@@ -86,7 +87,12 @@ STUDY_OF_UNKNOWN = "CASE WHEN patient_key IS NULL THEN StudyInstanceUID END"
 
 
 def _agreed(columns: list[Column]) -> str:
-    return ", ".join(f"min({quoted(column.name)}) AS {quoted(column.name)}" for column in columns)
+    # The smallest of each would make a person who does not exist. No macro: `..._as_of` could not find it.
+    return ", ".join(
+        f"CASE WHEN min({name}) IS NOT DISTINCT FROM max({name}) THEN min({name}) END AS {name}"
+        for column in columns
+        for name in [quoted(column.name)]
+    )
 
 
 def _conflicts(columns: list[Column]) -> str:
@@ -109,16 +115,17 @@ _DERIVED = {
 }
 _SOURCE = (
     f"CASE WHEN min({ROW_SOURCE}) = max({ROW_SOURCE}) THEN min({ROW_SOURCE}) ELSE 'both' END",
-    "document: all series shown are from HealthImaging. header: none is yet. both: some are.",
+    f"document: all series shown are from HealthImaging. header: none is yet. both: some are. {PARTLY_PENDING}",
 )
 _DERIVED_TYPES = {name: kind for kind, found in _DERIVED.items() for name in found}
 _CONFLICT_COMMENT = (
-    "Columns in which the series differ; the smallest value is shown. Nulls do not count as a difference."
+    "Columns left null because the series differ: see conflicts. A series without the value does not count."
 )
 
 
 def _studies(series: Table) -> View:
-    own = [column for column in series.columns if column.level == "Study" and column.name != "StudyInstanceUID"]
+    own = [column for column in series.columns if column.name == "patient_key"]
+    own += [column for column in series.columns if column.level == "Study" and column.name != "StudyInstanceUID"]
     own += [column for column in series.columns if column.name in ("study_datetime_utc", "patient_age_years")]
     derived = {
         "ModalitiesInStudy": ("list_sort(list(DISTINCT Modality))", "Modalities of the series shown, sorted."),
@@ -133,14 +140,14 @@ def _studies(series: Table) -> View:
         ROW_SOURCE: _SOURCE,
     }
     sql = (
-        "SELECT datastore_id, StudyInstanceUID, min(patient_key) AS patient_key, "
+        "SELECT datastore_id, StudyInstanceUID, "
         f"{_agreed(own)}, {', '.join(f'{how} AS {quoted(name)}' for name, (how, _) in derived.items())}, "
         f"{_conflicts(own)} FROM main.series GROUP BY datastore_id, StudyInstanceUID"
     )
     comments = {column.name: column.description for column in series.columns} | {
         name: comment for name, (_, comment) in derived.items()
     }
-    shown = ["datastore_id", "StudyInstanceUID", "patient_key", *(column.name for column in own), *derived]
+    shown = ["datastore_id", "StudyInstanceUID", *(column.name for column in own), *derived]
     return View(
         "studies",
         sql,
@@ -181,6 +188,39 @@ def _patients(series: Table) -> View:
     )
 
 
+# What tells whose value it is; each table has some of them.
+_PLACE = ("datastore_id", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+def _cast_failures(tables: Mapping[str, Table]) -> View:
+    """The lists of every table that has the column, a row for each entry."""
+    selects = (
+        f"SELECT {text(table.name)} AS table_name, {', '.join(place)}, unnest(cast_failures, recursive := true) "
+        f"FROM internal.{quoted(table.name + '_rows')}"
+        for table in tables.values()
+        for own in [{column.name for column in table.columns}]
+        for place in [[name if name in own else f"NULL::VARCHAR AS {name}" for name in _PLACE]]
+        if "cast_failures" in own
+    )
+    return View(
+        "cast_failures",
+        " UNION ALL ".join(selects),
+        "One row for each value that did not fit its column, of every table that keeps such values; current rows, "
+        "primary or not. A value of a header that HealthImaging's document has too is here for both.",
+        {
+            "table_name": "Table in whose row the value is missing.",
+            "datastore_id": "HealthImaging data store; null for headers.",
+            "StudyInstanceUID": "Study of that row.",
+            "SeriesInstanceUID": "Series of that row.",
+            "SOPInstanceUID": "Instance of that row; null for tables of series.",
+            "keyword": "Keyword of the attribute.",
+            "vr": "Its value representation.",
+            "raw": "The value as sent.",
+            "reason": "Why it did not fit.",
+        },
+    )
+
+
 def template_statements(tables: Mapping[str, Table], *, is_explained: bool = True) -> list[str]:
     """Everything of the published file that stays the same from one publication to the next.
 
@@ -194,7 +234,7 @@ def template_statements(tables: Mapping[str, Table], *, is_explained: bool = Tru
     info = ", ".join(f"{name} {kind}" for name, kind in INFO_COLUMNS.items())
     statements.append(f"CREATE TABLE internal.info ({info})")
     if {"headers", "instances", "series"} <= set(tables):
-        statements += [*comparisons(), *known_tags(tables)]
+        statements += [*comparisons(tables), *known_tags(tables)]
     views = {view.name: view for view in public_views(tables)}
     for view in views.values():
         statements.append(f"CREATE VIEW main.{quoted(view.name)} AS {view.sql}")

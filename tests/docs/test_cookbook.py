@@ -9,10 +9,14 @@ import os
 import re
 from pathlib import Path
 
+import duckdb
+
+from ahi.index.store import Index
 from tests.site_fixtures import SAMPLES, make_site
 
 __all__ = ["make_site"]
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cookbook.md"
+README = PAGE.parents[1] / "README.md"
 QUESTION = re.compile(r"### (?P<title>[^\n]+)\n\n```sql\n(?P<sql>.*?)\n```\n\n(?P<answer>(?:\|[^\n]*\n)+)", re.DOTALL)
 
 
@@ -49,3 +53,27 @@ def test_every_answer_is_the_one_printed(make_site):
         PAGE.write_text(page)
     else:
         assert {question["title"]: question["answer"] for question in questions} == answers
+
+
+def test_moments_have_seconds():
+    """DuckDB 1.4, which may open the index, refuses `12:00Z`."""
+    short = re.compile(r"'[\d-]+ \d\d:\d\d(?!:)[^']*'")
+    assert short.search("'2026-11-01 12:00Z'")
+    assert [found for page in (PAGE, README) for found in short.findall(page.read_text())] == []
+
+
+def test_the_examples_of_the_readme_run(tmp_path):
+    (sql,) = re.findall(r"```sql\n(.*?)```", README.read_text(), re.DOTALL)
+    index = Index(tmp_path, f"sqlite:///{tmp_path / 'catalog.sqlite'}")
+    index.publish()
+    columns, *others = [index.query(one) for one in sql.split(";") if one.strip()]
+    assert [name for name, *_ in columns.rows] == list(index.query("FROM series").columns)
+    assert len(others) == 3
+
+
+def test_reports_are_in_the_order_of_the_document():
+    """No sample has ten items side by side, where the order of text and that of numbers part."""
+    (order,) = re.findall(r"FROM sr_content WHERE .*?ORDER BY ([^;]+)", PAGE.read_text(), re.DOTALL)
+    paths = "(VALUES ('1.10'), ('1.2'), ('1'), ('1.1.1'), ('1.1')) AS items(item_path)"
+    rows = duckdb.sql(f"SELECT item_path FROM {paths} ORDER BY {order}").fetchall()
+    assert [path for (path,) in rows] == ["1", "1.1", "1.1.1", "1.2", "1.10"]

@@ -24,7 +24,7 @@ VIEWS = {
     *("ledger", "uploads", "study_closure", "fhir_jobs"),
     *("archives", "archive_looks", "archive_shards", "archive_set_aside"),
     *("fhir_imports", "fhir_batches", "fhir_failures"),
-    *("conflicts", "tombstones", "image_set_versions", "differences", "tag_registry"),
+    *("conflicts", "tombstones", "image_set_versions", "differences", "tag_registry", "cast_failures"),
 }
 
 
@@ -95,7 +95,7 @@ def test_studies_and_patients_sum_up_their_series(index: Index, put) -> None:
         "NumberOfStudyRelatedInstances, StudyDescription, conflict_attrs"
     )
     assert index.query(f"SELECT {columns} FROM studies").rows == [
-        ("1.2.3", ["CT", "SR"], ["1", "2", "3"], 2, 5, "Head", ["StudyDescription"])
+        ("1.2.3", ["CT", "SR"], ["1", "2", "3"], 2, 5, None, ["StudyDescription"])
     ]
     assert index.query("SELECT patient_key, n_studies, n_series, n_instances, conflict_attrs FROM patients").rows == [
         ("p", 1, 2, 5, [])
@@ -285,9 +285,10 @@ def test_conflicts_show_both_sides(index: Index, put) -> None:
     found = index.query("SELECT entity, attribute, sides FROM conflicts WHERE entity = 'study'").rows
     (entity, attribute, sides), *others = found
     assert (entity, attribute, others) == ("study", "PatientID", [])
+    shown = {"source": "document", "sop_instance_uids": None, "object_ids": None}
     assert sides == [
-        {"value": "P1", "is_primary": True, "image_set_ids": ["a"]},
-        {"value": "P2", "is_primary": False, "image_set_ids": ["b"]},
+        {"value": "P1", "is_primary": True, "image_set_ids": ["a"]} | shown,
+        {"value": "P2", "is_primary": False, "image_set_ids": ["b"]} | shown,
     ]
 
 
@@ -312,6 +313,27 @@ def test_the_tag_registry_counts_what_did_not_fit(index: Index, put) -> None:
     assert index.query(f"{sql}'StudyDate'").rows == [("(0008,0020)", "DA", "deidentified", 0)]
     kept = sum(column.tag is not None for table in TABLES.values() for column in table.columns)
     assert index.query("SELECT count(*), sum(n_cast_failures)::INTEGER FROM tag_registry").rows == [(kept, 1)]
+
+
+def test_failed_casts_of_all_tables_are_in_one_view(index: Index, put) -> None:
+    failure = {"keyword": "SeriesDate", "vr": "DA", "raw": "soon", "reason": "not a date"}
+    put("one", {"a": 1}, cast_failures=[failure, failure | {"raw": "late"}])
+    put("two", {"b": 1}, cast_failures=[], is_primary=False)
+    said = {"object_id": "o", "StudyInstanceUID": "1.2.3", "SOPInstanceUID": "1.5", "cast_failures": [failure]}
+    with index.commit(batch_id="h", kind="test", files=[index.write("headers", [said], batch_id="h")]):
+        pass
+    index.publish()
+    assert index.query("SELECT * EXCLUDE (keyword, vr, reason) FROM cast_failures ORDER BY ALL").rows == [
+        ("headers", None, "1.2.3", None, "1.5", "soon"),
+        ("series", "store", "1.2.3", "1.2.3.a", None, "late"),
+        ("series", "store", "1.2.3", "1.2.3.a", None, "soon"),
+    ]
+    assert index.query("SELECT DISTINCT keyword, vr, reason FROM cast_failures").rows == [
+        ("SeriesDate", "DA", "not a date")
+    ]
+    [(sql,)] = index.query("SELECT sql FROM duckdb_views() WHERE view_name = 'cast_failures'").rows
+    kept = {table.name for table in TABLES.values() if any(x.name == "cast_failures" for x in table.columns)}
+    assert not [name for name in kept if f"internal.{name}_rows" not in str(sql)]
 
 
 def test_columns_without_a_value_are_not_asked_of_the_files(index: Index, put) -> None:

@@ -1,0 +1,147 @@
+"""Whatever disagrees within a patient, study or series is in `conflicts`, and no view shows a mixture of it."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import duckdb
+import pytest
+
+from ahi.clock import now
+from ahi.index import catalog as c
+from ahi.index.store import Head, Index
+
+STUDY, SERIES = "1.2", "1.2.9"
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+@pytest.fixture
+def indexed(index: Index):
+    """Commit an image set with its instances, and the headers of its objects: by instance, what each says."""
+
+    def commit(
+        headers: dict[str, dict[str, object]],
+        instances: dict[str, dict[str, object]] | None = None,
+        *,
+        series_uid: str = SERIES,
+        is_primary: bool = True,
+        **series: object,
+    ) -> None:
+        names, batch_id = list(instances or headers), f"b{series_uid}"
+        uids = dict(zip(UIDS, (STUDY, series_uid), strict=False))
+        base = uids | {"datastore_id": "store", "image_set_id": f"i{series_uid}", "image_set_version": 1}
+        base |= {"is_primary": is_primary}
+        files = [
+            index.write("series", [base | {"n_instances": len(names)} | series], batch_id=batch_id),
+            index.write(
+                "instances",
+                [base | {"SOPInstanceUID": f"{series_uid}.{one}"} | (instances or {}).get(one, {}) for one in names],
+                batch_id=batch_id,
+            ),
+        ]
+        objects = [
+            uids | {"object_id": f"o{series_uid}.{one}", "SOPInstanceUID": f"{series_uid}.{one}"} for one in headers
+        ]
+        if headers:
+            said = [row | values for row, values in zip(objects, headers.values(), strict=True)]
+            files.append(index.write("headers", said, batch_id=batch_id))
+        with index.commit(batch_id=batch_id, kind="test", files=files) as one:
+            one.raise_heads([Head("store", f"i{series_uid}", 1, is_primary, STUDY, series_uid, len(names))])
+            seqs = dict.fromkeys(("header_seq", "changed_seq", "indexed_seq"), one.seq)
+            for row in objects:
+                values = {"bucket": "b", "key": "k", "state": "imported", "state_since": now(), "day": "2026-11-21"}
+                values |= {"landed_at": now(), "attempts": 0, "image_set_id": base["image_set_id"]} | seqs
+                one.connection.execute(c.objects.insert().values(**row, **values))
+        index.publish()
+
+    return commit
+
+
+def sides(index: Index, where: str = "true") -> dict[tuple[str, str], list[tuple[Any, ...]]]:
+    """By entity and attribute: value, source, and the last parts of the UIDs of instances."""
+    rows = index.query(f"SELECT entity, attribute, sides FROM conflicts WHERE {where}").rows
+    assert len({row[:2] for row in rows}) == len(rows), "one row for each attribute"
+    return {
+        (str(entity), str(attribute)): [
+            (one["value"], one["source"], [uid[-1] for uid in one["sop_instance_uids"] or ()]) for one in found
+        ]
+        for entity, attribute, found in rows  # type: ignore[attr-defined]
+    }
+
+
+def test_another_person_and_body_part_inside_a_series(index: Index, indexed) -> None:
+    """HealthImaging keeps one set of attributes of the upper levels; what other objects say is in their headers."""
+    indexed(
+        {
+            "1": {"PatientName": "A", "BodyPartExamined": "CHEST", "Modality": "CT "},
+            "2": {"PatientName": "B", "BodyPartExamined": "HEAD", "StudyDescription": None},
+        },
+        PatientName="A",
+        BodyPartExamined="CHEST",
+        StudyDescription="x",
+        Modality="CT",
+    )
+    assert sides(index) == {
+        ("study", "PatientName"): [("A", "document", []), ("B", "header", ["2"])],
+        ("series", "BodyPartExamined"): [("CHEST", "document", []), ("HEAD", "header", ["2"])],
+    }
+    assert sides(index, f"entity = 'series' AND entity_id = '{SERIES}'").keys() == {("series", "BodyPartExamined")}
+    assert sides(index, "entity_id = '9.9'") == {}
+    ((found,),) = index.query("SELECT sides[2] FROM conflicts WHERE entity = 'series'").rows
+    assert found == {
+        "value": "HEAD",
+        "is_primary": True,
+        "image_set_ids": [f"i{SERIES}"],
+        "source": "header",
+        "sop_instance_uids": [f"{SERIES}.2"],
+        "object_ids": [f"o{SERIES}.2"],
+    }
+
+
+def test_what_a_series_calls_mixed_is_shown_with_its_ends(index: Index, indexed) -> None:
+    """Attributes of instances by the smallest and largest value as numbers, others by what headers say."""
+    depths = {"1": 9.0, "2": 10.0, "3": 100.0, "4": 9.0}
+    indexed(
+        {"1": {"BodyPartExamined": "CHEST"}, "2": {"BodyPartExamined": "HEAD"}},
+        {
+            one: {"SliceThickness": depth, "SpacingBetweenSlices": depth, "PixelSpacing": [depth, depth]}
+            for one, depth in depths.items()
+        },
+        mixed_attrs=["BodyPartExamined", "PixelSpacing", "SliceThickness"],
+    )
+    indexed({}, {"1": {"SliceThickness": 1.0}, "2": {"SliceThickness": 2.0}}, series_uid="1.2.8")
+    assert sides(index) == {
+        ("series", "SliceThickness"): [("100.0", "instance", ["3"]), ("9.0", "instance", ["1", "4"])],
+        ("series", "PixelSpacing"): [("[10.0, 10.0]", "instance", ["2"]), ("[9.0, 9.0]", "instance", ["1", "4"])],
+        ("series", "BodyPartExamined"): [("CHEST", "header", ["1"]), ("HEAD", "header", ["2"])],
+    }
+
+
+def test_two_persons_under_one_key_are_not_made_into_a_third(index: Index, indexed) -> None:
+    for number, (name, born, sex) in enumerate([("A", date(1980, 1, 1), "M"), ("B", date(1970, 1, 1), None)]):
+        told = {"PatientName": name, "PatientBirthDate": born, "PatientSex": sex, "patient_key": "k", "PatientID": "P"}
+        indexed({"1": {}}, series_uid=f"1.2.{number}", **told)
+    names = "PatientName, PatientBirthDate, PatientSex, PatientID, conflict_attrs"
+    expected = [(None, None, "M", "P", ["PatientName", "PatientBirthDate"])]
+    assert index.query(f"SELECT {names} FROM patients").rows == expected
+    assert index.query(f"SELECT {names} FROM patients_as_of(now())").rows == expected
+    assert {("patient", "PatientName"), ("study", "PatientName")} <= sides(index).keys()
+
+
+def test_a_study_under_two_patients_is_of_neither(index: Index, indexed) -> None:
+    """The issuer is in one series only: the keys differ, and no attribute does."""
+    indexed({"1": {}}, series_uid="1.2.1", PatientID="P", patient_key="k1")
+    indexed({"1": {}}, series_uid="1.2.2", PatientID="P", patient_key="k2", IssuerOfPatientID="X")
+    indexed({"1": {}}, series_uid="1.2.3")
+    assert index.query("SELECT patient_key, conflict_attrs FROM studies").rows == [(None, ["patient_key"])]
+    assert sides(index) == {("study", "patient_key"): [("k1", "document", []), ("k2", "document", [])]}
+    assert index.query("SELECT patient_key FROM patients ORDER BY 1").rows == [("k1",), ("k2",), (None,)]
+
+
+def test_they_are_found_in_an_attached_index(index: Index, indexed) -> None:
+    indexed({"1": {"PatientName": "A"}, "2": {"PatientName": "B"}}, PatientName="A")
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{index.path}' AS idx (READ_ONLY)")
+        assert connection.execute("SELECT attribute FROM idx.conflicts").fetchall() == [("PatientName",)]
+        assert connection.execute("SELECT header_value FROM idx.differences").fetchall() == [("B",)]
