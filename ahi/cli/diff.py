@@ -63,7 +63,7 @@ def diff(
 
 
 def _counts(path: Path, start: dt.datetime, end: dt.datetime) -> QueryResult:
-    """Counts of `diff(start, end)`, asked only of tables that something happened to: planning the others is most of it."""
+    """Counts of `diff(start, end)`, asked only of tables with something new: to plan the others is most of it."""
     from ahi.index.history import counted, touched
     from ahi.index.query import query
     from ahi.index.registry import TABLES

@@ -243,11 +243,14 @@ def test_rows_made_anew_have_not_changed(index: Index, explode) -> None:
     moments.append(explode("b4", chance, **exploded()))
     last = explode("b5", chance, **(exploded() | {"private_elements": exploded("w")["private_elements"][:11]}))
     index.publish()
-    for attempt in range(10):
-        span = [moments[0], moments[1 + attempt % 4]]
-        assert index.query("FROM diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ)", span).rows == []
-        for name in exploded():
-            assert index.query(f"FROM {name}_diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ)", span).rows == [], name
+    with duckdb.connect(str(index.path), read_only=True) as connection:
+        for attempt in range(10):
+            span = [moments[0], moments[1 + attempt % 4]]
+            # All tables cost a second.
+            for name in (*exploded(), *(("",) if attempt < len(moments) - 1 else ())):
+                macro = f"{name}_diff".strip("_")
+                found = connection.execute(f"FROM {macro}(?::TIMESTAMPTZ, ?::TIMESTAMPTZ)", span).fetchall()
+                assert found == [], macro
     sql = "FROM private_elements_diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ) ORDER BY ALL"
     answers = [index.query(sql, [moment, last]).rows for moment in moments for _ in range(2)]
     assert all(answer == answers[0] for answer in answers)
@@ -272,10 +275,11 @@ def test_touched_names_every_table_with_a_difference(index: Index, explode) -> N
         ):
             rows = index.query(touched(TABLES), [first, last]).rows
             assert [row[0] for row in rows] == expected
-            different = index.query(
-                "SELECT DISTINCT table_name FROM diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ)", [first, last]
-            )
-            assert {row[0] for row in different.rows} <= set(expected)
+            span, sums = [first, last], dict[tuple[object, object], object]()
+            for name, *numbers in index.query(counted(expected), span).rows if expected else ():
+                sums |= {(name, change): n for change, n in zip(("added", "changed", "deleted"), numbers, strict=True)}
+            counts = index.query("FROM diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ)", span).rows
+            assert {(name, change): n for name, change, n in counts} == {key: n for key, n in sums.items() if n}
         index.compact()
         index.expire()
 
@@ -342,7 +346,7 @@ def reference(rows: Sequence[tuple[str, Values]]) -> list[tuple[object, ...]]:
 few = st.sampled_from(["x", "y", None])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.tuples(
@@ -360,9 +364,10 @@ def test_differences_are_those_of_multisets(
     for _ in range(2):
         chance.shuffle(rows)
         small.execute("DELETE FROM small_history")
-        for kind, values in rows:
-            batch = str(chance.random())
-            small.execute("INSERT INTO small_history VALUES (?, ?, ?, ?, ?, ?, ?)", [*values, batch, *SPANS[kind]])
+        written = [one for kind, values in rows for one in (*values, str(chance.random()), *SPANS[kind])]
+        if written:
+            marks = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * len(rows))
+            small.execute(f"INSERT INTO small_history VALUES {marks}", written)
         found = small.execute("FROM small_diff(?, ?)", BOUNDS).fetchall()
         assert sorted(found, key=repr) == wanted
         counts = small.execute("SELECT change, n_rows FROM small_diff_counts(?, ?)", BOUNDS).fetchall()
