@@ -21,15 +21,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 SUFFIX = "_history"
+COUNTS = "_diff_counts"
 VALIDITY = (
     Column("valid_from", "TIMESTAMPTZ", "Commit from which the row counted.", Tier.DEIDENTIFIED),
     Column("valid_to", "TIMESTAMPTZ", "Commit that replaced or deleted it; null: it counts.", Tier.DEIDENTIFIED),
 )
-# What tells rows of a table apart within their image set, where that is less than what they are sorted by.
+# What tells rows of a table apart within their image set, where that is not what they are sorted by. A place may hold
+# several rows that are told apart by nothing but their values, such as private elements of the items of a sequence.
+_PLACE = ("SeriesInstanceUID", "level", "SOPInstanceUID", "sequence_path")
+_TARGET = ("referenced_study_uid", "referenced_series_uid", "ReferencedSOPInstanceUID")
 KEYS = {
     "headers": ("object_id",),
     "series": ("SeriesInstanceUID",),
     "instances": ("SeriesInstanceUID", "SOPInstanceUID"),
+    "object_references": (*_PLACE, *_TARGET, "purpose_scheme", "purpose_code"),
+    "codes": (*_PLACE, "keyword", "scheme", "code"),
+    "private_elements": (*_PLACE, "tag", "creator"),
+    "skipped_content": (*_PLACE, "reason"),
 }
 # Columns that say how a row was made: a row made anew with the same values has not changed.
 STAMPS = ("batch_id", "indexed_at", "dagster_run_id", "schema_version", "parser_version", "image_set_version")
@@ -83,14 +91,45 @@ def macros(tables: Mapping[str, Table], derived: Iterable[View]) -> list[tuple[s
     for view in derived:
         sql = view.sql.replace("FROM main.series ", f"FROM ({_as_of(tables['series'])[0][1]}) ")
         found.append((f"{view.name}_as_of(moment, {DB})", sql, f"The view {view.name} as it was at a moment."))
-    found += [_diff(table) for table in tables.values()]
-    counts = " UNION ALL ".join(
-        f"SELECT {text(name)} AS table_name, change, count(*) AS n_rows "
-        f"FROM main.{quoted(name + '_diff')}(from_moment, to_moment, db := db) GROUP BY change"
-        for name in tables
-    )
+    found += [macro for table in tables.values() for macro in (_diff(table), _counts(table))]
+    counts = _by_table(tables, "from_moment, to_moment, db := db")
     comment = "Rows added, changed and deleted between two moments, counted by table."
     return [*found, (f"diff(from_moment, to_moment, {DB})", counts, comment)]
+
+
+def touched(tables: Iterable[str]) -> str:
+    """SELECT of the tables of which rows came or went after a moment until another, and when the newest commit was.
+
+    It names a table too many rather than one too few: a commit that did not note what it wrote may have written to all.
+    Most tables are in no difference, and asking for the differences of one costs 30 ms whatever comes of it.
+
+    Its parameters are the two moments. It stands on the published file, and opens no file but history's.
+    """
+    listed = f"[{', '.join(text(name) for name in tables)}]"
+    past = (f"SELECT {text(name)} AS table_name, valid_to FROM internal.{quoted(name + '_past')}" for name in tables)
+    went = "valid_to > $1::TIMESTAMPTZ AND valid_to <= $2::TIMESTAMPTZ"
+    came = went.replace("valid_to", "committed_at")
+    return (
+        "SELECT DISTINCT table_name, (SELECT committed_at FROM main.index_info) AS newest FROM ("
+        f"SELECT unnest(coalesce(tables, if(n_rows = 0, [], {listed}))) AS table_name "
+        f"FROM main.index_versions WHERE {came} UNION ALL SELECT table_name FROM "
+        f"(SELECT table_name, valid_to FROM internal.dead UNION ALL {' UNION ALL '.join(past)}) WHERE {went}) "
+        f"WHERE table_name IN {listed} ORDER BY table_name"
+    )
+
+
+def counted(tables: Iterable[str]) -> str:
+    """SELECT of `added`, `changed` and `deleted` of some tables of `diff`; its parameters are the two moments."""
+    one = "coalesce(sum(n_rows) FILTER (change = '{0}'), 0)::BIGINT AS {0}"
+    return (
+        f"SELECT table_name, {', '.join(map(one.format, ('added', 'changed', 'deleted')))} "
+        f"FROM ({_by_table(tables, '$1::TIMESTAMPTZ, $2::TIMESTAMPTZ')}) GROUP BY table_name ORDER BY table_name"
+    )
+
+
+def _by_table(tables: Iterable[str], arguments: str) -> str:
+    parts = (f"SELECT {text(name)} AS table_name, * FROM main.{quoted(name + COUNTS)}({arguments})" for name in tables)
+    return " UNION ALL ".join(parts)
 
 
 def _history(table: Table) -> str:
@@ -114,32 +153,60 @@ def _as_of(table: Table) -> list[tuple[str, str, str]]:
     ]
 
 
-def _diff(table: Table) -> tuple[str, str, str]:
-    """Rows that counted at one of two moments only, the two states of a row side by side.
+def _left(table: Table) -> str:
+    """CTEs of what only one of two moments has, for `_diff` and `_counts`.
+
+    `t` has every key of which a row came or went: how many rows came (`a`) and went (`b`). Of keys that have both, `g`
+    has the rows that are left when equal ones are struck out, as many on either side: their values as text, and how
+    many more came than went (`d`). So a row that was made anew is in none, whatever order files and rows are read in.
+    Rows of other keys are counted by their keys alone, since most of what a moment brings is new.
 
     Columns are named by what they are not: readers parse all macros when they open the file, so short ones matter.
     """
     keys, columns = key_of(table), {column.name for column in table.columns}
     packed = ", ".join(f"{quoted(key)} := {quoted(key)}" for key in keys)
-    # Where a key is not unique, rows of equal keys are paired in their order.
-    number = f"row_number() OVER (PARTITION BY {names(list(keys))} ORDER BY {names(list(table.sort_by))})"
     hidden = names([*keys, *(name for name in STAMPS if name in columns), *(column.name for column in VALIDITY)])
-    states = f"SELECT struct_pack({packed}) AS k, {number} AS n, * EXCLUDE ({hidden}) FROM {_history(table)}"
     first, last = "from_moment::TIMESTAMPTZ", "to_moment::TIMESTAMPTZ"
-    before = f"valid_from <= {first} AND valid_to > {first} AND valid_to <= {last}"
-    after = f"valid_from > {first} AND valid_from <= {last} AND (valid_to IS NULL OR valid_to > {last})"
-    values = (
-        "FROM (SELECT k, n, COLUMNS(* EXCLUDE (k, n))::VARCHAR FROM {0} SEMI JOIN {1} USING (k, n)) "
-        "UNPIVOT ({2} FOR attribute IN (* EXCLUDE (k, n)))"
+    return (
+        # Not materialized: `t` then reads no column but the keys'.
+        f"WITH r AS NOT MATERIALIZED (SELECT struct_pack({packed}) AS k, valid_from > {first} AS came, "
+        f"* EXCLUDE ({hidden}) FROM {_history(table)} WHERE valid_from <= {last} "
+        f"AND (valid_to IS NULL OR valid_to > {first}) AND came = (valid_to IS NULL OR valid_to > {last})), "
+        "t AS MATERIALIZED (SELECT k, count(*) FILTER (came) AS a, count(*) FILTER (NOT came) AS b FROM r GROUP BY k), "
+        "g AS (SELECT * EXCLUDE (came), sum(if(came, 1, -1))::BIGINT AS d FROM "
+        "(SELECT k, came, COLUMNS(* EXCLUDE (k, came))::VARCHAR FROM r "
+        "SEMI JOIN (FROM t WHERE a > 0 AND b > 0) USING (k)) GROUP BY ALL HAVING d <> 0)"
     )
+
+
+def _counts(table: Table) -> tuple[str, str, str]:
+    """How many rows `_diff` has of each change; nothing is paired for it."""
     sql = (
-        f"WITH x AS ({states} WHERE {before}), y AS ({states} WHERE {after}), "
+        f"{_left(table)} SELECT change, n_rows FROM (SELECT unnest(['added', 'changed', 'deleted']) AS change, "
+        "unnest([sum(greatest(a - b, 0)), sum(least(a, b)), sum(greatest(b - a, 0))])::BIGINT AS n_rows "
+        "FROM (SELECT a, b FROM t WHERE a = 0 OR b = 0 UNION ALL "
+        "SELECT sum(greatest(d, 0)), sum(greatest(-d, 0)) FROM g GROUP BY k)) WHERE n_rows > 0"
+    )
+    comment = f"Rows of {table.name} added, changed and deleted between two moments, counted."
+    return f"{table.name}{COUNTS}(from_moment, to_moment, {DB})", sql, comment
+
+
+def _diff(table: Table) -> tuple[str, str, str]:
+    """Rows that counted at one of two moments only, the two states of a row side by side."""
+    sql = (
+        # Rows of equal keys are paired in the order of all their values.
+        f"{_left(table)}, p AS (SELECT * EXCLUDE (d, o, i), d > 0 AS came, "
+        "row_number() OVER (PARTITION BY k, d > 0 ORDER BY o) AS n FROM "
+        "(SELECT *, g AS o, unnest(range(abs(d))) AS i FROM g)), "
         "c AS (SELECT k, n, list({'attribute': attribute, 'before': before, 'after': after} ORDER BY attribute) "
-        f"AS changes FROM ({values.format('x', 'y', 'before')}) FULL JOIN ({values.format('y', 'x', 'after')}) "
-        "USING (k, n, attribute) WHERE before IS DISTINCT FROM after GROUP BY k, n) "
-        "SELECT change, unnest(k), changes FROM (SELECT k, n, CASE WHEN y.k IS NULL THEN 'deleted' "
-        "WHEN x.k IS NULL THEN 'added' ELSE 'changed' END AS change FROM x FULL JOIN y USING (k, n)) "
-        "LEFT JOIN c USING (k, n) WHERE change <> 'changed' OR changes IS NOT NULL"
+        "AS changes FROM (SELECT k, n, attribute, min(v) FILTER (NOT came) AS before, min(v) FILTER (came) AS after "
+        "FROM (FROM p UNPIVOT (v FOR attribute IN (* EXCLUDE (k, n, came)))) GROUP BY ALL) "
+        "WHERE before IS DISTINCT FROM after GROUP BY k, n), "
+        "w AS (SELECT k, n, CASE WHEN bool_and(came) THEN 'added' WHEN bool_or(came) THEN 'changed' ELSE 'deleted' END "
+        "AS change FROM p GROUP BY k, n) "
+        "SELECT change, unnest(k), changes FROM (SELECT change, k, if(change = 'changed', changes, NULL) AS changes "
+        "FROM w LEFT JOIN c USING (k, n) UNION ALL SELECT change, k, NULL FROM (SELECT k, "
+        "if(b = 0, 'added', 'deleted') AS change, unnest(range(a + b)) FROM t WHERE a = 0 OR b = 0))"
     )
     comment = f"Rows of {table.name} added, changed (with what changed) and deleted between two moments."
     return f"{table.name}_diff(from_moment, to_moment, {DB})", sql, comment
