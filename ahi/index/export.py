@@ -21,14 +21,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
-import uuid
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ahi.clock import now
+from ahi.index.leftovers import SPILL, export_folder
 from ahi.index.ordering import is_large, sorted_groups
 from ahi.index.parquet import spilling
 from ahi.index.publish import STORAGE
@@ -94,22 +93,19 @@ def export(source: Path, tier: Tier, destination: str, *, s3: S3Client | None = 
         if s3 is None:
             raise ExportError("No client of S3 was given.")
         _refuse_taken(s3, destination)
-        with tempfile.TemporaryDirectory(prefix="ahi-export-") as folder:
-            tables = _write(source, tier, Path(folder))
-            _upload(s3, Path(folder), destination)
+        # Below the index, where upkeep finds it when this process is killed: it is a whole copy, with names in it.
+        with export_folder(source.parent) as folder:
+            tables = _write(source, tier, folder)
+            _upload(s3, folder, destination)
         return tables
     target = Path(destination).resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ExportError(f"{target} exists and is not an empty folder: name another one.")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that the copy appears whole or not at all.
-    temporary = target.parent / f".export-{uuid.uuid4().hex}"
-    temporary.mkdir()
-    try:
+    with export_folder(target.parent) as temporary:
         tables = _write(source, tier, temporary)
         temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return tables
 
 
@@ -122,7 +118,7 @@ def _write(source: Path, tier: Tier, folder: Path) -> list[Exported]:
         _index(connection, folder, tables)
         connection.execute("USE memory")
         connection.execute("DETACH source")
-    shutil.rmtree(folder / ".spill", ignore_errors=True)
+    shutil.rmtree(folder / SPILL, ignore_errors=True)
     (folder / "README.txt").write_text(_readme(tier, tables, about["exported_at"]), "utf-8")
     write_sidecar(folder / "index.duckdb", _digest(folder / "index.duckdb"))
     return tables

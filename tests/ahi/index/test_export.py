@@ -22,6 +22,8 @@ from ahi.index.tiers.build import build_tier, tier_root
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mypy_boto3_s3 import S3Client
+
     from ahi.index.store import Index
     from tests.conftest import AwsStack
 
@@ -91,10 +93,21 @@ def test_a_copy_of_a_tier_holds_that_tier(full: Index, tmp_path: Path) -> None:
         assert connection.execute("SELECT tier FROM index_info").fetchall() == [("deidentified",)]
 
 
-def test_a_copy_in_a_bucket_is_the_same_copy(full: Index, tmp_path: Path, aws_stack: AwsStack) -> None:
+def test_a_copy_in_a_bucket_is_the_same_copy(
+    full: Index, tmp_path: Path, aws_stack: AwsStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     s3 = aws_stack.client("s3")
     s3.create_bucket(Bucket="copies")
+    built: list[Path] = []
+    upload = module._upload
+
+    def uploaded(s3: S3Client, folder: Path, destination: str) -> None:
+        built.append(folder)
+        upload(s3, folder, destination)
+
+    monkeypatch.setattr(module, "_upload", uploaded)
     export(full.path, Tier.IDENTIFIED, "s3://copies/some/prefix/", s3=s3)
+    assert [(path.parent, path.name[:8], path.exists()) for path in built] == [(full.root, ".export-", False)]
     keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket="copies")["Contents"]]
     assert {"some/prefix/index.duckdb", "some/prefix/series.parquet", "some/prefix/README.txt"} <= set(keys)
     with pytest.raises(ExportError, match=r"s3://copies/some/prefix/ holds objects already"):
