@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from more_itertools import chunked, constrained_batches
@@ -41,6 +41,9 @@ CHUNK_BYTES = 2 * 2**20
 
 CHUNK_DOCUMENTS = 500
 
+PAGE_DOCUMENTS = 5_000
+"""Documents that are known of at once: a day can have a million."""
+
 
 @dataclass
 class IndexReport:
@@ -62,7 +65,7 @@ class IndexReport:
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Kept:
     """A document kept in the lake, and what is known of its image set."""
 
@@ -73,6 +76,9 @@ class Kept:
     is_primary: bool
     created_at: object
     updated_at: object
+
+
+_KEPT = tuple(one.name for one in fields(Kept))
 
 
 def catch_up(pipeline: Pipeline, batches: Sequence[Batch] = (), *, only: Collection[str] | None = None) -> IndexReport:
@@ -110,10 +116,31 @@ def _newest_kept(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> Iterator[
         sightings.c.version == documents.c.version,
     )
     query = sa.select(documents).join(sightings, same).where(sa.not_(sightings.c.gone), where)
-    with pipeline.index.engine.connect() as connection:
-        rows = connection.execute(query.order_by(documents.c.fetched_at)).mappings()
-        kept = [Kept(**{name: row[name] for name in Kept.__dataclass_fields__}) for row in rows]
+    kept = _paged(pipeline, query)
     return constrained_batches(kept, CHUNK_BYTES, CHUNK_DOCUMENTS, get_len=lambda one: one.size_bytes, strict=False)
+
+
+def _paged(pipeline: Pipeline, query: sa.Select[Any]) -> Iterator[Kept]:
+    """Documents of a query, oldest first and page by page; those that come meanwhile are left to the next time."""
+    table = catalog.documents
+    key = (table.c.fetched_at, table.c.datastore_id, table.c.image_set_id)
+    page = query.order_by(*key).limit(PAGE_DOCUMENTS)
+    rows = _read(pipeline, page)
+    if len(rows) == PAGE_DOCUMENTS:
+        ((newest,),) = _read(pipeline, query.with_only_columns(sa.func.max(table.c.fetched_at)))
+        page = page.where(table.c.fetched_at <= newest)
+    while rows:
+        for row in rows:
+            yield Kept(*(row._mapping[name] for name in _KEPT))  # noqa: SLF001 - the documented way to its mapping
+        if len(rows) < PAGE_DOCUMENTS:
+            return
+        last = [sa.literal(rows[-1]._mapping[column.name], column.type) for column in key]  # noqa: SLF001
+        rows = _read(pipeline, page.where(sa.tuple_(*key) > sa.tuple_(*last)))
+
+
+def _read(pipeline: Pipeline, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+    with pipeline.index.engine.connect() as connection:
+        return connection.execute(query).all()
 
 
 def _index(pipeline: Pipeline, chunk: Sequence[Kept], report: IndexReport, *, replace: bool) -> None:

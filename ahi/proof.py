@@ -2,28 +2,30 @@
 
 Does not belong here: erasing (`ahi.erasure`). The proof trusts no list: it reads what is stored, each Parquet file by
 itself, tiers included, and finds the UID in whichever column it stands; in a lower tier also the keyed hash that stands
-for it there.
+for it there. What killed processes leave may be no whole file of any kind, so its bytes are looked at.
 """
 
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from ahi.index import catalog as c
+from ahi.index.sidecar import SUFFIX
 from ahi.index.sql import literal_path, quoted, text
 from ahi.index.tiers.rules import LOWER
 from ahi.index.tiers.transform import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import duckdb
 
@@ -41,6 +43,11 @@ LAKE = {
     "fhir/": "FHIR batches and job outputs; erasure removes those of the index, a rule of the lake bucket the others",
     "archives/": "keys of archives; `ahi archive remove` removes them with the archive",
 }
+PUBLISHED = "index.duckdb"
+BLOCK_BYTES = 4 * 2**20
+# Upkeep removes such files once they are old, so neither note stays for long.
+UNREADABLE = "unreadable, so searched as bytes: what is compressed in it is not seen, and a longer UID counts"
+LEFT_OVER = "of a process at work or killed, searched as bytes: what is compressed is not seen, a longer UID counts"
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def prove(index: Index, uid: str, *, secret: bytes, pipeline: Pipeline | None = 
     """
     sought = Sought(uid, {tier.value: Keys(secret, tier).name(uid) for tier in LOWER} if secret else {})
     pattern = re.compile(sought.pattern)
-    found = [*_catalog(index, uid, pattern), *_published(index, sought), *_files(index.root, sought)]
+    found = [*_catalog(index, uid, pattern), *_published(index, sought), *_files(index, sought)]
     return [*found, *_lake(pipeline, pattern)] if pipeline else found
 
 
@@ -127,39 +134,99 @@ def _published(index: Index, sought: Sought) -> Iterator[Place]:
     """Tables inside the published files, and every table of the index with its history as analysts see it."""
     import duckdb
 
-    for path in sorted(index.root.rglob("index.duckdb")):
+    for path in (path for path in _stored(index.root) if path.name == PUBLISHED):
         name, words = path.relative_to(index.root), sought.words(path.relative_to(index.root))
-        with duckdb.connect(str(path), read_only=True) as connection:
-            tables = connection.execute(
-                "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal ORDER BY ALL"
-            ).fetchall()
-            # A key of a row that does not count is an image set id or object id, never a UID of DICOM.
-            held = [
-                (one, _count(connection, _rest(f"{schema}.{quoted(one)}", one.removesuffix("_delta")), words))
-                for schema, one in tables
-            ]
-            yield Place(
-                "file", name.as_posix(), sum(n for one, n in held if not one.startswith("dead_")), "tables in it"
-            )
-            if path == index.path:
+        try:
+            n_rows = _count_inside(path, words)
+        except duckdb.Error as error:
+            yield from _unreadable(path, name, words, error)
+            continue
+        yield Place("file", name.as_posix(), n_rows, "tables in it")
+        if path == index.path:
+            with duckdb.connect(str(path), read_only=True) as connection:
                 for table in index.tables:
                     view = f"{table}_history"
                     yield Place("table", view, _count(connection, f"main.{quoted(view)}", words))
 
 
-def _files(root: Path, sought: Sought) -> Iterator[Place]:
-    """Every Parquet file below the index, live, retired, left over or of a tier, read by itself."""
+def _count_inside(path: Path, words: Sequence[tuple[str, str]]) -> int:
+    """Rows with one of some words in the tables of a DuckDB file."""
     import duckdb
 
+    with duckdb.connect(str(path), read_only=True) as connection:
+        tables = connection.execute(
+            "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal ORDER BY ALL"
+        ).fetchall()
+        # A key of a row that does not count is an image set id or object id, never a UID of DICOM.
+        return sum(
+            _count(connection, _rest(f"{schema}.{quoted(one)}", one.removesuffix("_delta")), words)
+            for schema, one in tables
+            if not one.startswith("dead_")
+        )
+
+
+def _files(index: Index, sought: Sought) -> Iterator[Place]:
+    """Every other file below the index, live, retired, left over or of a tier, read by itself."""
+    import duckdb
+
+    database = index.engine.url.database if index.engine.dialect.name == "sqlite" else None
+    catalog = {f"{Path(database).resolve()}{end}" for end in ("", "-wal", "-shm", "-journal")} if database else set()
     with duckdb.connect() as connection:
-        for path in sorted(root.rglob("*.parquet")):
-            name = path.relative_to(root)
-            rows = _rest(f"read_parquet({text(literal_path(path))})", path.parts[-3])
-            try:
-                n_rows = _count(connection, rows, sought.words(name))
-            except duckdb.IOException:
-                continue  # upkeep has removed it since it was listed
-            yield Place("file", name.as_posix(), n_rows)
+        for path in _stored(index.root):
+            name = path.relative_to(index.root)
+            words = sought.words(name)
+            if path.name == PUBLISHED or path.suffix == SUFFIX or str(path) in catalog:
+                continue
+            if path.suffix == ".parquet":
+                rows = _rest(f"read_parquet({text(literal_path(path))})", path.parts[-3])
+                try:
+                    yield Place("file", name.as_posix(), _count(connection, rows, words))
+                except duckdb.Error as error:
+                    yield from _unreadable(path, name, words, error)
+            elif (found := _bytes_hold(path, words)) is not None:
+                yield Place("file", name.as_posix(), int(found), LEFT_OVER)
+
+
+def _stored(root: Path) -> list[Path]:
+    """Every file below a folder. Upkeep may remove folders meanwhile; one that may not be read is an error."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    found = [Path(folder, name) for folder, _, names in os.walk(root, onerror=refuse) for name in names]
+    return sorted(path for path in found if path.is_file())
+
+
+def _unreadable(path: Path, name: Path, words: Sequence[tuple[str, str]], error: duckdb.Error) -> Iterator[Place]:
+    """The place of a file that DuckDB cannot read, as a killed writer leaves it; none when the file is gone."""
+    import duckdb
+
+    if isinstance(error, (duckdb.OutOfMemoryException, duckdb.InterruptException)):
+        raise error  # which says nothing of the file
+    if (found := _bytes_hold(path, words)) is not None:
+        yield Place("file", name.as_posix(), int(found), UNREADABLE)
+
+
+def _bytes_hold(path: Path, words: Sequence[tuple[str, str]]) -> bool | None:
+    """Whether one of some words stands in a file's bytes, also inside a longer one; None: there is no such file.
+
+    Where a word ends cannot be told: DuckDB stores texts without anything between them, and in Parquet the next one's
+    length follows, which may look like a digit.
+    """
+    sought = [word.encode() for word, _ in words]
+    overlap = max(map(len, sought)) - 1
+    try:
+        with path.open("rb") as file:
+            tail = b""
+            while block := file.read(BLOCK_BYTES):
+                tail += block
+                if any(word in tail for word in sought):
+                    return True
+                tail = tail[max(len(tail) - overlap, 0) :]
+    except FileNotFoundError:
+        return None
+    return False
 
 
 def _rest(rows: str, table: str) -> str:

@@ -20,6 +20,7 @@ from ahi.index import catalog as c
 from ahi.index.engine import locked
 from ahi.index.fold import fold
 from ahi.index.history import history_table
+from ahi.index.leftovers import remove_leftovers
 from ahi.index.mirror import MIRRORS
 from ahi.index.ordering import is_large, sorted_groups
 from ahi.index.parquet import spilling
@@ -75,7 +76,7 @@ class CompactionResult:
 
 @dataclass(frozen=True)
 class ExpiryResult:
-    """What expiry removed: retired files, files of no commit, their bytes, and rows of the catalog."""
+    """What expiry removed: retired files, files of no commit, bytes (of other left-overs too), rows of the catalog."""
 
     retired: int
     orphans: int
@@ -284,10 +285,11 @@ def _purge(connection: sa.Connection, table: str, seq: int, *, seen: int, but: s
 
 
 def expire(index: Index) -> ExpiryResult:
-    """Remove files that no reader within the grace period can need, and files that no commit ever took in.
+    """Remove files that no reader within the grace period can need, and what no commit ever took in.
 
     A retired file goes once a publication without it has been out for the grace period. A file that the catalog does
-    not know goes when it is older than the grace period, which therefore must exceed the longest write.
+    not know goes when it is older than the grace period, which therefore must exceed the longest write; so does what
+    killed processes left elsewhere.
     """
     cutoff = now() - dt.timedelta(seconds=index.grace_seconds)
     # Storage is listed before the catalog is read: a file committed between the two is known, and stays.
@@ -315,6 +317,7 @@ def expire(index: Index) -> ExpiryResult:
         remove_with_sidecar(index.root / path)
     mend_sidecars(index.root, known, cutoff.timestamp())
     n_bytes = sum(row.n_bytes for row in retired) + sum(orphans.values())
+    n_bytes += remove_leftovers(index.root, cutoff.timestamp())
     return ExpiryResult(len(retired), len(orphans), n_bytes, int(dead), int(forgotten))
 
 

@@ -19,16 +19,17 @@ from anywhere; larger tables are views on the files beside it, found in the work
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import shutil
-import tempfile
-import uuid
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ahi.clock import now
+from ahi.index.columns import Tier
+from ahi.index.leftovers import SPILL, export_folder
 from ahi.index.ordering import is_large, sorted_groups
 from ahi.index.parquet import spilling
 from ahi.index.publish import STORAGE
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from mypy_boto3_s3 import S3Client
 
-    from ahi.index.columns import Tier
 
 # A copy is written once and sent around.
 ZSTD_LEVEL = 3
@@ -94,22 +94,19 @@ def export(source: Path, tier: Tier, destination: str, *, s3: S3Client | None = 
         if s3 is None:
             raise ExportError("No client of S3 was given.")
         _refuse_taken(s3, destination)
-        with tempfile.TemporaryDirectory(prefix="ahi-export-") as folder:
-            tables = _write(source, tier, Path(folder))
-            _upload(s3, Path(folder), destination)
+        # Below the index, where upkeep finds it when this process is killed: it is a whole copy, with names in it.
+        with export_folder(source.parent) as folder:
+            tables = _write(source, tier, folder)
+            _upload(s3, folder, destination)
         return tables
     target = Path(destination).resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ExportError(f"{target} exists and is not an empty folder: name another one.")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that the copy appears whole or not at all.
-    temporary = target.parent / f".export-{uuid.uuid4().hex}"
-    temporary.mkdir()
-    try:
+    with export_folder(target.parent) as temporary:
         tables = _write(source, tier, temporary)
         temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return tables
 
 
@@ -118,14 +115,31 @@ def _write(source: Path, tier: Tier, folder: Path) -> list[Exported]:
         connection.execute(f"ATTACH {text(str(source))} AS source (READ_ONLY)")
         connection.execute("USE source")
         about = {"schema_version": SCHEMA_VERSION, "tier": tier.value, "exported_at": now().isoformat()}
+        about |= _shown(connection, tier)
         tables = [_copy(connection, name, folder, about) for name in _names(connection)]
         _index(connection, folder, tables)
         connection.execute("USE memory")
         connection.execute("DETACH source")
-    shutil.rmtree(folder / ".spill", ignore_errors=True)
-    (folder / "README.txt").write_text(_readme(tier, tables, about["exported_at"]), "utf-8")
+    shutil.rmtree(folder / SPILL, ignore_errors=True)
+    (folder / "README.txt").write_text(_readme(tables, about), "utf-8")
     write_sidecar(folder / "index.duckdb", _digest(folder / "index.duckdb"))
     return tables
+
+
+def _shown(connection: duckdb.DuckDBPyConnection, tier: Tier) -> dict[str, str]:
+    """What the source shows, as its `index_info` says: newest commit and time; the run behind it, but of no lower tier.
+
+    A tier names the time at which its files were put together, and no commit.
+    """
+    asked = connection.execute("FROM main.index_info")
+    names = [column[0] for column in asked.description or ()]
+    info = dict(zip(names, asked.fetchone() or (), strict=False))
+    moment = info.get("published_at") or info.get("built_at")
+    shown = {"seq": info.get("seq"), "published_at": moment and moment.astimezone(dt.UTC).isoformat()}
+    if tier is Tier.IDENTIFIED:
+        run = "SELECT run_id FROM main.index_versions WHERE seq = ?"
+        shown["dagster_run_id"] = (connection.execute(run, [info["seq"]]).fetchone() or (None,))[0]
+    return {name: str(value) for name, value in shown.items() if value is not None}
 
 
 def _names(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -211,8 +225,8 @@ def _digest(path: Path) -> str:
 
 
 _README = """\
-DICOM metadata index, {tier} tier, copied {exported_at}, schema version {version}.
-
+DICOM metadata index, {tier} tier, copied {exported_at}, schema version {schema_version}.
+{shown}
 One Parquet file for each table: current rows of primary image sets, sorted by study.
 
 DuckDB, in this folder:    duckdb -readonly index.duckdb "SELECT Modality, count(*) FROM series GROUP BY ALL"
@@ -225,10 +239,9 @@ Check the files:           sha256sum -c *{suffix}
 """
 
 
-def _readme(tier: Tier, tables: Sequence[Exported], exported_at: str) -> str:
-    head = _README.format(
-        tier=tier.value, exported_at=exported_at, version=SCHEMA_VERSION, variable=FOLDER_VARIABLE, suffix=SUFFIX
-    )
+def _readme(tables: Sequence[Exported], about: Mapping[str, str]) -> str:
+    shown = "".join(f"It shows {name} {about[name]}.\n" for name in ("seq", "published_at") if name in about)
+    head = _README.format(**about, shown=shown, variable=FOLDER_VARIABLE, suffix=SUFFIX)
     width = max((len(table.name) for table in tables), default=0)
     lines = (
         f"{table.name:{width}} {' ' if table.is_inside else '*'} {table.n_rows:>14,} rows {table.n_bytes:>14,} bytes\n"

@@ -9,6 +9,7 @@ import uuid
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from ahi.index.leftovers import SPILL
 from ahi.index.sql import literal_path, quoted, text
 from ahi.index.writer import schema_hash
 
@@ -27,12 +28,27 @@ _SPARE: list[duckdb.DuckDBPyConnection] = []
 @contextmanager
 def spilling(root: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection of one thread whose memory is bounded, with room on the index's disk for the rest."""
+    folder = f"SET temp_directory = {text(str(root / SPILL))}"
     spare = _SPARE.pop() if _SPARE else None
+    if spare is not None and not _takes(spare, folder):
+        spare.close()
+        spare = _connect()
     with _connect() if spare is None else nullcontext(spare) as connection:
-        connection.execute(f"SET temp_directory = {text(str(root / '.spill'))}")
+        connection.execute(folder)
         yield connection
     if spare is not None:
         _SPARE.append(spare)  # unless the work failed: then something may still be attached
+
+
+def _takes(spare: duckdb.DuckDBPyConnection, folder: str) -> bool:
+    """Whether a connection can be given a folder: one that has spilled once can be given none, not even the same."""
+    import duckdb
+
+    try:
+        spare.execute(folder)
+    except duckdb.NotImplementedException:
+        return False
+    return True
 
 
 def keep_spare() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ import sqlalchemy as sa
 from ahi.index import catalog as c
 from ahi.index import compaction, writer
 from ahi.index.compaction import CompactionResult
+from ahi.index.leftovers import export_folder
 
 if TYPE_CHECKING:
     from ahi.index.store import Index
@@ -195,3 +198,35 @@ def test_merged_row_groups_are_bounded_in_bytes(eager: Index, monkeypatch: pytes
     merged = pq.ParquetFile(eager.root / path).metadata
     assert merged.num_rows == 6_000
     assert merged.num_row_groups > 2
+
+
+def test_what_killed_queries_and_exports_left_goes_after_the_grace_period(index: Index) -> None:
+    index.grace_seconds = 3_600
+    tier = index.root / "tiers" / "limited"
+    left = [
+        index.root / ".spill" / "duckdb_temp_1.tmp",
+        tier / ".spill" / "duckdb_temp_2.tmp",
+        index.root / ".export-1" / "series.parquet",
+        index.root / ".export-1" / ".spill" / "duckdb_temp_3.tmp",
+        tier / ".export-2" / "series.parquet",
+    ]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("copy")
+    index.expire()
+    assert all(path.exists() for path in left), "somebody may be at work on them"
+    hours_ago = time.time() - 7_200
+    for path in [*left, *(path.parent for path in left), left[3].parents[1]]:
+        os.utime(path, (hours_ago, hours_ago))
+    (index.root / ".spill" / "new.tmp").write_text("of a query at work")
+    assert index.expire().n_bytes == len(left) * len("copy")
+    assert [path.name for path in index.root.rglob(".*") if path.is_dir()] == [".spill"]
+    assert [path.name for path in (index.root / ".spill").iterdir()] == ["new.tmp"]
+
+
+def test_an_export_at_work_stays_however_old(index: Index) -> None:
+    with export_folder(index.root) as folder:
+        os.utime(folder, (0, 0))
+        index.expire()
+        assert folder.exists()
+    assert not folder.exists()

@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from ahi.clock import now
 from ahi.index import export as module
 from ahi.index.columns import Tier
 from ahi.index.export import ExportError, export
@@ -21,6 +22,8 @@ from ahi.index.tiers.build import build_tier, tier_root
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
 
     from ahi.index.store import Index
     from tests.conftest import AwsStack
@@ -31,6 +34,8 @@ def full(index: Index, put) -> Index:
     put("one", {"a": 1, "b": 2}, StudyInstanceUID="1.9", StudyDate=dt.date(2020, 1, 2), SoftwareVersions=["x", "y"])
     put("two", {"a": 2, "c": 1}, Modality="MR", StudyInstanceUID="1.3")
     put("three", {"d": 1}, is_primary=False)
+    with index.commit(kind="test", run_id="run7"):
+        pass
     index.publish()
     return index
 
@@ -43,9 +48,14 @@ def test_a_copy_holds_the_current_rows_sorted_by_study(full: Index, tmp_path: Pa
     assert [tuple(row.values()) for row in shown] == [("1.3", "a"), ("1.3", "c"), ("1.9", "b")]
     metadata = pq.read_metadata(tmp_path / "copy" / "series.parquet").metadata
     assert (metadata[b"table"], metadata[b"tier"]) == (b"series", b"identified")
+    published = full.query("SELECT seq, published_at FROM index_info").rows
+    told = (int(metadata[b"seq"]), dt.datetime.fromisoformat(metadata[b"published_at"].decode()))
+    assert ([told], metadata[b"dagster_run_id"]) == (published, b"run7")
     subprocess.run("sha256sum -c --strict --quiet *.sha256", shell=True, cwd=tmp_path / "copy", check=True)
     assert not list(tmp_path.glob(".export-*"))
-    assert "series" in (tmp_path / "copy" / "README.txt").read_text()
+    readme = (tmp_path / "copy" / "README.txt").read_text()
+    assert "series" in readme
+    assert f"It shows seq {told[0]}.\n" in readme
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -85,16 +95,30 @@ def test_a_copy_of_a_tier_holds_that_tier(full: Index, tmp_path: Path) -> None:
     source = tier_root(full.root, Tier.DEIDENTIFIED) / "index.duckdb"
     export(source, Tier.DEIDENTIFIED, str(tmp_path / "copy"))
     series = pq.read_table(tmp_path / "copy" / "series.parquet")
+    metadata = pq.read_metadata(tmp_path / "copy" / "series.parquet").metadata
+    assert dt.datetime.fromisoformat(metadata[b"published_at"].decode()) <= now()
+    assert b"dagster_run_id" not in metadata
     assert "PatientID" not in series.column_names
     assert set(series["StudyDate"].to_pylist()) == {None, dt.date(2020, 1, 1)}
     with duckdb.connect(str(tmp_path / "copy" / "index.duckdb"), read_only=True) as connection:
         assert connection.execute("SELECT tier FROM index_info").fetchall() == [("deidentified",)]
 
 
-def test_a_copy_in_a_bucket_is_the_same_copy(full: Index, tmp_path: Path, aws_stack: AwsStack) -> None:
+def test_a_copy_in_a_bucket_is_the_same_copy(
+    full: Index, tmp_path: Path, aws_stack: AwsStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     s3 = aws_stack.client("s3")
     s3.create_bucket(Bucket="copies")
+    built: list[Path] = []
+    upload = module._upload
+
+    def uploaded(s3: S3Client, folder: Path, destination: str) -> None:
+        built.append(folder)
+        upload(s3, folder, destination)
+
+    monkeypatch.setattr(module, "_upload", uploaded)
     export(full.path, Tier.IDENTIFIED, "s3://copies/some/prefix/", s3=s3)
+    assert [(path.parent, path.name[:8], path.exists()) for path in built] == [(full.root, ".export-", False)]
     keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket="copies")["Contents"]]
     assert {"some/prefix/index.duckdb", "some/prefix/series.parquet", "some/prefix/README.txt"} <= set(keys)
     with pytest.raises(ExportError, match=r"s3://copies/some/prefix/ holds objects already"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from ahi.index.keywords_side import SIDES
 from ahi.index.registry import COLUMNS, HEADER_KEYWORDS, TABLES, Tier, arrow_schema, arrow_type
 
 SIDE_COLUMNS = {side.attribute.name: side.attribute for sides in SIDES.values() for side in sides}
+# SCHEMA_VERSION, and the digest of every table's columns in it.
+SCHEMA = ("3", "c931173753e8ea7e")
 DICOM_COLUMNS = [column for column in (*COLUMNS.values(), *SIDE_COLUMNS.values()) if column.tag is not None]
 
 
@@ -79,6 +82,16 @@ def test_every_attribute_of_a_header_comes_from_the_registry():
     assert all(isinstance(column, Column) and column.tag == tag for tag, column in HEADER_KEYWORDS.items())
     names = [column.name for column in TABLES["headers"].columns]
     assert [column.name for column in HEADER_KEYWORDS.values()] == names[: len(HEADER_KEYWORDS)]
+
+
+def test_the_schema_version_rises_with_the_columns():
+    columns = (
+        f"{table.name}.{column.name} {column.duckdb_type}" for table in TABLES.values() for column in table.columns
+    )
+    digest = hashlib.sha256("\n".join(sorted(columns)).encode()).hexdigest()[:16]
+    assert (registry.SCHEMA_VERSION, digest) == SCHEMA, (
+        "Columns were changed: raise SCHEMA_VERSION in ahi/index/registry.py and write the new digest here."
+    )
 
 
 def test_unknown_type_says_what_to_do():

@@ -1,7 +1,8 @@
-"""One process of the trouble tests, forked by them: a writer, the upkeep or a reader. Not a test itself.
+"""One process of the trouble tests, started by them: a writer, the upkeep or a reader. Not a test itself.
 
 A story is a list of deliveries about shared image sets, the same for every writer; each tells it in an order of its
-own, with repeats, as queues deliver.
+own, with repeats, as queues deliver. Each batch also brings a pair of image sets of its own, by which a reader tells
+half a batch from a whole one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
+
+from ahi.index.engine import WRITE
 from ahi.index.query import IndexNotPublishedError, query
 from ahi.index.store import AlreadyCommitted, Head, Index
 
@@ -23,26 +27,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 AT = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
-POINTS = ("files written", "in the transaction", "committed")
-PAUSED = "paused"
+SYNCED = "files synced, not begun"
+BEFORE_COMMIT, IN_COMMIT = "before COMMIT", "in COMMIT"
+INSIDE = ("begun", "heads raised", "deletions made", BEFORE_COMMIT, IN_COMMIT)
+"""Points of a transaction, in order."""
+PAUSED = "paused: "
 WRONG = "wrong: "
 
 Delivery = tuple[str, int]
 Pause = tuple[str, int]
 """A point, and from which batch on to stay there until killed."""
+PAIR = ("/left", "/right")
 
 
 @dataclass(frozen=True)
 class Story:
-    """What there is to tell: every version of every image set, and deletions (version 0)."""
+    """What there is to tell: every version of every image set, deletions (0), and those of early versions (-version).
+
+    The last come late or not; the newest version outlives them in any case.
+    """
 
     image_sets: int = 8
     versions: int = 4
     deleted: tuple[str, ...] = ("3", "5")
+    outlived: tuple[str, ...] = ("2", "6")
 
     def deliveries(self) -> list[Delivery]:
         told = [(str(n), version) for n in range(self.image_sets) for version in range(1, self.versions + 1)]
-        return told + [(name, 0) for name in self.deleted]
+        early = [(name, -version) for name in self.outlived for version in range(1, self.versions)]
+        return told + [(name, 0) for name in self.deleted] + early
 
     def expected(self) -> dict[str, tuple[int, int]]:
         """Version and instance rows by image set when all is told: version v has v instances."""
@@ -64,7 +77,7 @@ def open_index(root: Path, url: str) -> Index:
 
 
 def run(say: Connection, role: str, root: Path, url: str, *rest: object) -> None:
-    """What a forked process does."""
+    """What a process does."""
     try:
         {"write": write, "keep": keep, "watch": watch}[role](say.send, open_index(root, url), *rest)  # type: ignore[operator]
     except BaseException:
@@ -74,13 +87,30 @@ def run(say: Connection, role: str, root: Path, url: str, *rest: object) -> None
 
 def write(say: Callable[[str], None], index: Index, story: Story, seed: int, pause: Pause | None) -> None:
     """Tell the story, and say each batch when it is true."""
-    for number, (batch_id, deliveries) in enumerate(story.batches(seed)):
+    number = 0
 
-        def pass_by(point: str, number: int = number) -> None:
-            if pause and pause[0] == point and pause[1] <= number:
-                say(PAUSED)
-                signal.pause()
+    def pass_by(point: str) -> None:
+        if not pause or pause[0] != point or pause[1] > number:
+            return
+        say(PAUSED + point)
+        if point != IN_COMMIT:
+            signal.pause()
+        # The system ends the process at some moment of COMMIT, wherever it is in the database's code.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, random.Random(seed + number).uniform(0.0001, 0.003))
 
+    def begin(connection: sa.Connection) -> None:
+        if connection.get_execution_options().get(WRITE):
+            pass_by(SYNCED)
+
+    def commit(_: sa.Connection) -> None:
+        pass_by(BEFORE_COMMIT)
+        pass_by(IN_COMMIT)
+
+    # Before the engine's own, which sends BEGIN.
+    sa.event.listen(index.engine, "begin", begin, insert=True)
+    sa.event.listen(index.engine, "commit", commit)
+    for number, (batch_id, deliveries) in enumerate(story.batches(seed)):  # noqa: B007 - read by `pass_by`
         tell(index, batch_id, deliveries, pass_by)
         say(batch_id)
 
@@ -89,7 +119,9 @@ def tell(
     index: Index, batch_id: str, deliveries: list[Delivery], pass_by: Callable[[str], None] = lambda _: None
 ) -> None:
     """Commit one batch, as the pipeline does: the highest version of an image set in it, and deletions."""
-    highest = {name: max(v for other, v in deliveries if other == name) for name, version in deliveries if version}
+    versions = [delivery for delivery in deliveries if delivery[1] > 0]
+    highest = {name: max(v for other, v in versions if other == name) for name, _ in versions}
+    highest |= {f"{batch_id}{end}": 1 for end in PAIR}
     series = [row(name, version) for name, version in highest.items()]
     instances = [
         {key: value for key, value in row(name, version).items() if key != "Modality"}
@@ -98,18 +130,18 @@ def tell(
         for number in range(version)
     ]
     files = [index.write("series", series, batch_id=batch_id), index.write("instances", instances, batch_id=batch_id)]
-    pass_by(POINTS[0])
     try:
         with index.commit(batch_id=batch_id, kind="test", files=files) as commit:
+            pass_by(INSIDE[0])
             commit.raise_heads(
                 [Head("s", name, version, True, "1", name, version) for name, version in highest.items()]
             )
-            for name in {name for name, version in deliveries if not version}:
-                commit.bury("s", name, version=None, reason="deleted", at=AT)
-            pass_by(POINTS[1])
+            pass_by(INSIDE[1])
+            for name, version in dict.fromkeys(deliveries).keys() - versions:
+                commit.bury("s", name, version=-version or None, reason="deleted", at=AT)
+            pass_by(INSIDE[2])
     except AlreadyCommitted:
         pass
-    pass_by(POINTS[2])
 
 
 def row(name: str, version: int) -> dict[str, object]:
@@ -144,6 +176,11 @@ def watch(say: Callable[[str], None], index: Index) -> None:
     say(WRONG + wrong)
 
 
+HALVES = """
+    SELECT batch_id, list(image_set_id) FROM series WHERE contains(image_set_id, '/') GROUP BY ALL HAVING count(*) <> 2
+"""
+
+
 def read(root: Path) -> str:
     """Look once; a sentence if what is shown cannot be."""
     sql = """
@@ -154,9 +191,10 @@ def read(root: Path) -> str:
     """
     try:
         rows = query(root / "index.duckdb", sql).rows
+        halves = query(root / "index.duckdb", HALVES).rows
     except IndexNotPublishedError:
         return ""
     for name, version, heads, instances, instance_version in rows:
         if heads != 1 or instances != version or instance_version != version:
             return f"image set {name}: version {version}, {heads} rows, {instances} instances of {instance_version}"
-    return ""
+    return f"half a batch: {halves}" if halves else ""
