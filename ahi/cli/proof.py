@@ -24,7 +24,7 @@ def proof(
     """
     from ahi.patients import known_secret
     from ahi.pipeline import connect
-    from ahi.proof import prove
+    from ahi.proof import UNREADABLE, prove
 
     if not uid.strip():
         common.fail("An empty UID is everywhere: give a UID or the id of an image set.")
@@ -39,10 +39,15 @@ def proof(
     if as_json:
         common.print_json([asdict(place) for place in places])
     else:
-        shown = [place for place in places if place.n or place.kind != "file"]
+        unread = [place for place in places if place.note == UNREADABLE]
+        shown = [place for place in places if place.n or place.kind != "file" or place in unread]
         common.print_table(("place", "", "holds", "note"), [(one.kind, one.name, one.n, one.note) for one in shown])
         files = sum(place.kind == "file" for place in places)
         typer.echo(f"{common.counted(files, 'file')} read one by one; those without the UID are not listed.")
+        if unread:
+            typer.echo(
+                f"{common.counted(len(unread), 'file')} could not be read, only searched as bytes: see the notes."
+            )
         typer.echo(f"{common.counted(len(left), 'place')} hold it." if left else "Nothing is left.")
     if left:
         raise typer.Exit(1)

@@ -75,5 +75,6 @@ def test_reports_are_in_the_order_of_the_document():
     """No sample has ten items side by side, where the order of text and that of numbers part."""
     (order,) = re.findall(r"FROM sr_content WHERE .*?ORDER BY ([^;]+)", PAGE.read_text(), re.DOTALL)
     paths = "(VALUES ('1.10'), ('1.2'), ('1'), ('1.1.1'), ('1.1')) AS items(item_path)"
-    rows = duckdb.sql(f"SELECT item_path FROM {paths} ORDER BY {order}").fetchall()
+    with duckdb.connect() as connection:
+        rows = connection.execute(f"SELECT item_path FROM {paths} ORDER BY {order}").fetchall()
     assert [path for (path,) in rows] == ["1", "1.1", "1.1.1", "1.2", "1.10"]
