@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import duckdb
+from synthetic_series import SERIES_OF_STUDY, instances, parts, series
 
 from ahi.index.columns import Tier
 from ahi.index.export import export
@@ -24,7 +25,6 @@ from ahi.index.registry import TABLES
 from ahi.index.store import Index
 from ahi.index.tiers.build import build_tier, tier_root
 from ahi.index.writer import in_order, write_parts
-from benchmarks.synthetic_series import SERIES_OF_STUDY, instances, parts, series
 
 LOOKUP = "SELECT * FROM series WHERE StudyInstanceUID = ?"
 NARROW = "SELECT SeriesInstanceUID, Modality, BodyPartExamined, n_instances FROM series WHERE StudyInstanceUID = ?"
