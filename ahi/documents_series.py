@@ -81,15 +81,21 @@ def _above(source: Source, mixed: list[str]) -> Mapping[str, object]:
 
 
 def add_of_frames(row: Row, frames: Sequence[Row]) -> None:
-    """Add what enhanced objects say in their functional groups only, where all frames agree: spacings and thickness."""
+    """Add what enhanced objects say in their functional groups only: spacings and thickness.
+
+    A series shows what its frames and its other instances agree on.
+    """
     mixed: list[str] = [*(row["mixed_attrs"] or ())]  # type: ignore[misc]
     for name in _OF_FRAMES:
-        if row[name] is None and name not in mixed:
-            row[name] = _agreed(name, [frame.get(name) for frame in frames], mixed)
-    if row.get("pixel_spacing_row_mm") is None and "PixelSpacing" not in mixed:
-        spacing = _agreed("PixelSpacing", [frame.get("PixelSpacing") for frame in frames], mixed)
-        if isinstance(spacing, list) and len(spacing) == _PAIR:
-            row["pixel_spacing_row_mm"], row["pixel_spacing_col_mm"] = spacing
+        if name not in mixed:
+            row[name] = _agreed(name, [row[name], *(frame.get(name) for frame in frames)], mixed)
+    if "PixelSpacing" not in mixed:
+        known = [row.get("pixel_spacing_row_mm"), row.get("pixel_spacing_col_mm")]
+        own = [frame.get("PixelSpacing") for frame in frames]
+        spacing = _agreed("PixelSpacing", [None if None in known else known, *own], mixed)
+        if spacing is not None or "PixelSpacing" in mixed:
+            both = spacing if isinstance(spacing, list) and len(spacing) == _PAIR else [None, None]
+            row["pixel_spacing_row_mm"], row["pixel_spacing_col_mm"] = both
     row["mixed_attrs"] = sorted(mixed) or None
 
 

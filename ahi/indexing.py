@@ -41,7 +41,7 @@ CHUNK_BYTES = 2 * 2**20
 
 CHUNK_DOCUMENTS = 500
 
-PAGE_DOCUMENTS = 5_000
+PAGE_DOCUMENTS = 50_000
 """Documents that are known of at once: a day can have a million."""
 
 
@@ -69,6 +69,7 @@ class IndexReport:
 class Kept:
     """A document kept in the lake, and what is known of its image set."""
 
+    datastore_id: str
     image_set_id: str
     version: int
     object_key: str
@@ -180,17 +181,17 @@ def index_documents(
                 bad.append(quarantine.Item("documents", Reason.DOCUMENT_NOT_UNDERSTOOD, str(error), kept.object_key))
                 continue
             good.append(kept)
-            heads.append(_head(pipeline, kept, rows))
+            heads.append(_head(kept, rows))
             writer.add(rows.tables)
             _count(report, rows)
         files = writer.files()
     with pipeline.index.commit(batch_id=batch_id, kind="index", run_id=pipeline.run_id, files=files) as commit:
         won = {head.image_set_id for head in commit.raise_heads(heads, replace=replace)}
         report.stale += len(heads) - len(won)
-        _shown(pipeline, commit, good)
+        _shown(commit, good)
         report.quarantined += quarantine.enter(commit.connection, bad, batch_id)
         known = {kept.image_set_id for kept in good}
-        _caught_up(pipeline, commit, [kept for kept in chunk if kept.image_set_id not in known], unreadable=True)
+        _caught_up(commit, [kept for kept in chunk if kept.image_set_id not in known], unreadable=True)
 
 
 def _count(report: IndexReport, document: DocumentRows) -> None:
@@ -203,9 +204,9 @@ def _count(report: IndexReport, document: DocumentRows) -> None:
         report.cast_failures += sum(map(bool, document.tables["instances"].values("cast_failures")))
 
 
-def _head(pipeline: Pipeline, kept: Kept, document: DocumentRows) -> Head:
+def _head(kept: Kept, document: DocumentRows) -> Head:
     return Head(
-        datastore_id=pipeline.settings.datastore_id,
+        datastore_id=kept.datastore_id,
         image_set_id=kept.image_set_id,
         version=kept.version,
         is_primary=kept.is_primary,
@@ -218,9 +219,9 @@ def _head(pipeline: Pipeline, kept: Kept, document: DocumentRows) -> Head:
     )
 
 
-def _shown(pipeline: Pipeline, commit: Commit, chunk: Sequence[Kept]) -> None:
+def _shown(commit: Commit, chunk: Sequence[Kept]) -> None:
     """The index shows these versions now: no longer pending, and their objects are indexed."""
-    _caught_up(pipeline, commit, chunk)
+    _caught_up(commit, chunk)
     if not chunk:
         return
     seen = {"shown_at": commit.committed_at, "shown_seq": commit.seq}
@@ -243,13 +244,12 @@ def _shown_update() -> sa.Update:
     return change.values(indexed_at=moment, indexed_seq=seq, changed_seq=seq)
 
 
-def _caught_up(pipeline: Pipeline, commit: Commit, chunk: Sequence[Kept], *, unreadable: bool = False) -> None:
+def _caught_up(commit: Commit, chunk: Sequence[Kept], *, unreadable: bool = False) -> None:
     if not chunk:
         return
-    store = pipeline.settings.datastore_id
     rows = [
         {
-            "kept_store": store,
+            "kept_store": kept.datastore_id,
             "kept_id": kept.image_set_id,
             "kept_version": kept.version,
             "unreadable": kept.version if unreadable else None,

@@ -150,7 +150,7 @@ def index_all(blobs: list[bytes]) -> tuple[float, float, float]:
 def sighted(number: int, size: int) -> indexing.Kept:
     """A kept document."""
     moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    return indexing.Kept(f"{number:032x}", 1, "", size, is_primary=True, created_at=moment, updated_at=moment)
+    return indexing.Kept("d" * 32, f"{number:032x}", 1, "", size, is_primary=True, created_at=moment, updated_at=moment)
 
 
 if __name__ == "__main__":

@@ -56,11 +56,6 @@ class Subject:
     turn: int = 0
     times: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
-    @property
-    def pipeline(self) -> Any:
-        """As much of one as a commit needs."""
-        return SimpleNamespace(index=self.index, settings=SimpleNamespace(datastore_id=STORE), run_id="bench")
-
     def time(self, what: str, work: Callable[[], object]) -> Any:
         """Do it, and note what it took."""
         wall, cpu = time.perf_counter(), time.process_time()
@@ -94,7 +89,7 @@ def commit(subject: Subject, batch_id: str, flat: list[DocumentRows], kept: list
             for one, rows in zip(kept, flat, strict=True)
         ]
         opened.raise_heads(heads)
-        indexing._shown(subject.pipeline, opened, kept)  # noqa: SLF001 - the rest of what the pipeline does
+        indexing._shown(opened, kept)  # noqa: SLF001 - the rest of what the pipeline does
 
 
 def batch(parts: Any, number: int, version: int, n_sets: int, n_instances: int) -> tuple[list[Any], list[Any]]:
@@ -111,7 +106,7 @@ def batch(parts: Any, number: int, version: int, n_sets: int, n_instances: int) 
         )
         for n in numbers
     ]
-    return flat, [SimpleNamespace(image_set_id=f"{n:032x}", version=version) for n in numbers]
+    return flat, [SimpleNamespace(datastore_id=STORE, image_set_id=f"{n:032x}", version=version) for n in numbers]
 
 
 def announce(subject: Subject, kept: list[Any], n_instances: int) -> None:

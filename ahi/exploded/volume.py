@@ -186,7 +186,8 @@ def _unit_normal(plane: tuple[float, ...]) -> Vector | None:
         return None
     normal = normal_of(plane)
     length = math.sqrt(_dot(normal, normal))
-    return (normal[0] / length, normal[1] / length, normal[2] / length)
+    # Without a negative zero: the cache takes both zeros of a plane for one, and answers would hang on what came first.
+    return (normal[0] / length + 0.0, normal[1] / length + 0.0, normal[2] / length + 0.0)
 
 
 def _along(row: Row, normal: Vector, points: Sequence[list[float]]) -> None:

@@ -189,7 +189,8 @@ class RowCaster:
         """
         keys = tuple(values)
         row: dict[str, object] = {}
-        for name, one, recalled in self._plans.get(keys) or self._plan(keys):
+        plan = self._plans.get(keys)
+        for name, one, recalled in self._plan(keys) if plan is None else plan:
             value = values[name]
             if first is not None:
                 above = first.get(name)

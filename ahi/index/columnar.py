@@ -194,8 +194,8 @@ def to_arrow(table: Table, parts: Sequence[Rows], *, batch_id: str, stamp: dt.da
     for name in varying - {"batch_id"}:
         values = list(chain.from_iterable([part.values(name) for part in parts]))
         found[name] = _array(form, name, [value or stamp for value in values] if name == "indexed_at" else values)
-    nulls = form.nulls(sum(sizes))
-    arrays = [found.get(name, nulls[place]) for name, place in form.places.items()]
+    n_rows = sum(sizes)
+    arrays = [found[name] if name in found else form.nulls(place, n_rows) for name, place in form.places.items()]
     return pa.RecordBatch.from_arrays(arrays, schema=form.schema)
 
 
@@ -210,21 +210,23 @@ class _Form:
         self.schema = pa.schema([field.remove_metadata() for field in arrow_schema(table)])
         self.places = {column.name: place for place, column in enumerate(table.columns)}
         self.lists = [column.name for column in table.columns if column.is_list]
-        self._nulls: dict[int, list[pa.Array[Any]]] = {}
+        self._nulls: dict[tuple[int, int], pa.Array[Any]] = {}
 
-    def nulls(self, n_rows: int) -> list[pa.Array[Any]]:
-        """A column without any value for each column."""
+    def nulls(self, place: int, n_rows: int) -> pa.Array[Any]:
+        """A column without any value. Those of a few rows, as most batches have, are made once."""
         import pyarrow as pa
 
-        if n_rows not in self._nulls:
-            if len(self._nulls) >= _REMEMBERED_SIZES:
-                self._nulls.clear()
-            types: Sequence[Any] = self.schema.types
-            self._nulls[n_rows] = [pa.nulls(n_rows, kind) for kind in types]
-        return self._nulls[n_rows]
+        found = self._nulls.get((place, n_rows))
+        if found is None:
+            kind: Any = self.schema.types[place]
+            found = pa.nulls(n_rows, kind)
+            if n_rows <= _REMEMBERED_ROWS:
+                self._nulls[place, n_rows] = found
+        return found
 
 
-_REMEMBERED_SIZES = 16
+# A column of so many rows without values has 1 KB.
+_REMEMBERED_ROWS = 100
 _FORMS: dict[str, _Form] = {}
 
 

@@ -32,7 +32,7 @@ __all__ = [
     "arrow_type",
 ]
 
-# Rises with every change of a table's columns or their meaning.
+# Rises with every change of a table's columns. PARSER_VERSION of `ahi.documents` tells of values made in another way.
 SCHEMA_VERSION = "3"
 
 COLUMNS: dict[str, Column] = {column.name: column for column in (*PATIENT, *STUDY, *SERIES, *INSTANCE)}

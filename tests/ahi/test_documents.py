@@ -129,6 +129,16 @@ def test_a_series_of_enhanced_objects_has_what_its_frames_agree_on(thickness, sp
     assert (series["SliceThickness"], series["mixed_attrs"]) == (None if mixed else 5.0, mixed)
 
 
+def test_frames_that_contradict_other_instances_make_a_series_mixed():
+    place = {"PixelMeasuresSequence": [{"SliceThickness": "3", "PixelSpacing": ["1", "1"]}]}
+    enhanced = instance(1, PerFrameFunctionalGroupsSequence=[place])
+    for name in ("SliceThickness", "PixelSpacing"):
+        del enhanced["DICOM"][name]
+    (series,) = rows_of(document(enhanced, instance(2))).rows("series")
+    assert (series["SliceThickness"], series["pixel_spacing_row_mm"], series["pixel_spacing_col_mm"]) == (None,) * 3
+    assert series["mixed_attrs"] == ["PixelSpacing", "SliceThickness"]
+
+
 def test_series_attributes_kept_with_the_instances_are_found():
     rows = rows_of(document(instance(1, PatientPosition="HFS"), instance(2, PatientPosition="HFS")))
     assert rows.rows("series")[0]["PatientPosition"] == "HFS"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ahi.exploded import explode
-from ahi.exploded.volume import CHECKS, geometry
+from ahi.exploded.volume import CHECKS, _unit_normal, geometry
 from ahi.index.columnar import Rows
 from ahi.index.tables_exploded import SERIES_GEOMETRY
 from tests.ahi.exploded.conftest import SAMPLES, attributes_of
@@ -46,6 +46,14 @@ def test_a_regular_volume():
     assert (row["origin"], row["slice_normal"], row["plane"]) == ([-100.0, -120.0, 2.5], [0.0, 0.0, 1.0], "axial")
     assert (row["is_4d"], row["n_per_position"], row["gap_positions"]) == (False, 1, None)
     assert row["obliqueness_degrees"] == 0.0
+
+
+def test_a_negative_zero_of_a_plane_changes_nothing_whatever_came_before():
+    signed = [1.0, -0.0, -0.0, -0.0, 1.0, -0.0]
+    for planes in ((signed, AXIAL), (AXIAL, signed)):
+        _unit_normal.cache_clear()
+        found = [shape([slice_(z, ImageOrientationPatient=plane) for z in (1.0, 2.0)]) for plane in planes]
+        assert [str(row["slice_normal"]) for row in found] == ["[0.0, 0.0, 1.0]"] * 2
 
 
 @pytest.mark.parametrize(
