@@ -27,6 +27,8 @@ ENTITIES = (
 HEADER_ENTITIES = (("study", "StudyInstanceUID", "of_study"), ("series", "SeriesInstanceUID", "of_series"))
 # Not in the series under a name of their own, but among what it calls mixed.
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing")
+# What a series takes from the frames of enhanced objects where its instances do not say it.
+OF_FRAMES = ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 # Every branch gives these columns: one row for each side.
 SIDE = ("value", "is_primary", "image_set_ids", "source", "sop_instance_uids", "object_ids")
 PADDING = "' ' || chr(0)"
@@ -43,16 +45,18 @@ def conflicts(tables: Mapping[str, Table]) -> View:
         f"SELECT datastore_id, entity, entity_id, attribute, list({{{packed}}} ORDER BY value, source) AS sides "
         f"FROM ({' UNION ALL '.join(sides)}) GROUP BY ALL HAVING min(value) <> max(value)",
         "One row for each attribute of a patient, study or series on which its current image sets, primary or not, the "
-        "headers of its objects, or the instances of one image set differ. Nulls do not count as a difference.",
+        "headers of its objects, or the instances or frames of one image set differ. Nulls do not count as a "
+        "difference. What headers alone say differently of a patient stands under the study.",
         {
             "datastore_id": "HealthImaging data store.",
             "entity": "patient, study or series.",
             "entity_id": "Its patient_key, StudyInstanceUID or SeriesInstanceUID.",
             "attribute": "Keyword of the attribute; patient_key of a study whose series have several.",
             "sides": "Each value as text, whether a primary image set is behind it, those image sets, and its source. "
-            "document: they show it. header: objects uploaded into them say it, the document does not. instance: some "
-            "of their instances have it, the series shows null (mixed_attrs); of these the smallest and the largest "
-            "value. Of the last two the instances, of headers the objects too.",
+            "document: they show it. header: objects uploaded into them say it, the document does not. instance, "
+            "frame: some of their instances, or frames of enhanced ones, have it, the series shows null (mixed_attrs); "
+            "of these the smallest and the largest value. Of all but document the instances, of headers the objects "
+            "too.",
         },
     )
 
@@ -93,31 +97,40 @@ def _of_headers(entity: str, key: str, differing: str) -> str:
 
 
 def _of_instances(tables: Mapping[str, Table]) -> str:
-    """Values of instances behind what their series calls mixed: the smallest and the largest.
+    """Values of instances and frames behind what their series calls mixed: the smallest and the largest.
 
-    Only instances of such series are looked at; few series have any.
+    Only instances and frames of such series are looked at; few series have any.
     """
     kept = {column.name for column in tables["series"].columns if column.level == "Instance"}
     own = [column.name for column in tables["instances"].columns if column.name in kept or column.name in SPACINGS]
+    found = [_of_mixed("instance", "instances", own)]
+    if frames := tables.get("frames_functional"):
+        of_frames = [column.name for column in frames.columns if column.name in OF_FRAMES]
+        found.append(_of_mixed("frame", frames.name, of_frames))
+    side = ", ".join(f"{text(name)}: {name}" for name in SIDE)
+    # As numbers where they are numbers.
+    place = "{'number': TRY_CAST(value AS DOUBLE), 'words': value, 'source': source}"
+    ends = ", ".join(f"{end}({{{side}}}, {place})" for end in ("arg_min", "arg_max"))
+    return (
+        "SELECT datastore_id, 'series' AS entity, entity_id, attribute, "
+        f"unnest([{ends}], recursive := true) FROM ({' UNION ALL '.join(found)}) "
+        "GROUP BY datastore_id, entity_id, attribute"
+    )
+
+
+def _of_mixed(source: str, table: str, own: list[str]) -> str:
+    """Each value once that rows of a table have in attributes which their series calls mixed."""
     shown = ", ".join(f"i.{quoted(name)}::VARCHAR AS {quoted(name)}" for name in own)
     uids = ("image_set_id", "StudyInstanceUID", "SeriesInstanceUID")
     known = (
         f"SELECT i.datastore_id, i.SeriesInstanceUID AS entity_id, i.image_set_id, i.SOPInstanceUID, s.is_primary, "
-        f"s.mixed_attrs, {shown} FROM internal.instances_rows i JOIN internal.series_rows s "
+        f"s.mixed_attrs, {shown} FROM internal.{quoted(table + '_rows')} i JOIN internal.series_rows s "
         f"ON s.mixed_attrs IS NOT NULL AND {' AND '.join(f's.{uid} = i.{uid}' for uid in uids)}"
     )
-    found = (
+    return (
         "SELECT datastore_id, entity_id, attribute, value, bool_or(is_primary) AS is_primary, "
-        "list_sort(list(DISTINCT image_set_id)) AS image_set_ids, 'instance' AS source, "
-        "list_sort(list(SOPInstanceUID)) AS sop_instance_uids, NULL::VARCHAR[] AS object_ids "
+        f"list_sort(list(DISTINCT image_set_id)) AS image_set_ids, {text(source)} AS source, "
+        "list_sort(list(DISTINCT SOPInstanceUID)) AS sop_instance_uids, NULL::VARCHAR[] AS object_ids "
         f"FROM ({known}) UNPIVOT (value FOR attribute IN ({', '.join(map(quoted, own))})) "
         "WHERE list_contains(mixed_attrs, attribute) GROUP BY ALL"
-    )
-    side = ", ".join(f"{text(name)}: {name}" for name in SIDE)
-    # As numbers where they are numbers.
-    place = "{'number': TRY_CAST(value AS DOUBLE), 'words': value}"
-    ends = ", ".join(f"{end}({{{side}}}, {place})" for end in ("arg_min", "arg_max"))
-    return (
-        "SELECT datastore_id, 'series' AS entity, entity_id, attribute, "
-        f"unnest([{ends}], recursive := true) FROM ({found}) GROUP BY datastore_id, entity_id, attribute"
     )

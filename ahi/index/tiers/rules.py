@@ -265,7 +265,7 @@ def _text(table: Table, column: Column, policy: Policy) -> Rule | None:
         return coded
     reviewed = policy.reviewed.get(column.name, frozenset())
     if column.name in _PRIVATE:
-        return Rule(_PRIVATE[column.name], reviewed)
+        return Rule(_PRIVATE[column.name], reviewed) if column.tier is Tier.DEIDENTIFIED else None
     terms = _terms(table).get(column.name, frozenset()) | reviewed
     return Rule(How.TERMS, terms) if terms and column.tier is Tier.DEIDENTIFIED else None
 

@@ -24,6 +24,7 @@ def indexed(index: Index):
         headers: dict[str, dict[str, object]],
         instances: dict[str, dict[str, object]] | None = None,
         *,
+        frames: dict[str, list[dict[str, object]]] | None = None,
         series_uid: str = SERIES,
         is_primary: bool = True,
         **series: object,
@@ -40,6 +41,13 @@ def indexed(index: Index):
                 batch_id=batch_id,
             ),
         ]
+        if frames:
+            shown = [
+                base | {"SOPInstanceUID": f"{series_uid}.{one}", "frame_number": number} | values
+                for one, found in frames.items()
+                for number, values in enumerate(found, 1)
+            ]
+            files.append(index.write("frames_functional", shown, batch_id=batch_id))
         objects = [
             uids | {"object_id": f"o{series_uid}.{one}", "SOPInstanceUID": f"{series_uid}.{one}"} for one in headers
         ]
@@ -82,6 +90,7 @@ def test_another_person_and_body_part_inside_a_series(index: Index, indexed) -> 
         StudyDescription="x",
         Modality="CT",
     )
+    # Also what is of the patient: headers contradict it within the study.
     assert sides(index) == {
         ("study", "PatientName"): [("A", "document", []), ("B", "header", ["2"])],
         ("series", "BodyPartExamined"): [("CHEST", "document", []), ("HEAD", "header", ["2"])],
@@ -115,6 +124,24 @@ def test_what_a_series_calls_mixed_is_shown_with_its_ends(index: Index, indexed)
         ("series", "SliceThickness"): [("100.0", "instance", ["3"]), ("9.0", "instance", ["1", "4"])],
         ("series", "PixelSpacing"): [("[10.0, 10.0]", "instance", ["2"]), ("[9.0, 9.0]", "instance", ["1", "4"])],
         ("series", "BodyPartExamined"): [("CHEST", "header", ["1"]), ("HEAD", "header", ["2"])],
+    }
+
+
+def test_what_only_frames_of_enhanced_objects_differ_in(index: Index, indexed) -> None:
+    """Their instances say none of it themselves; where instances and frames do, the ends are of both."""
+    thick = [{"SliceThickness": depth, "PixelSpacing": [1.0, 1.0], "KVP": depth} for depth in (10.0, 9.0, 9.0)]
+    frames = {"1": thick, "2": [{"SpacingBetweenSlices": 3.0}]}
+    instances: dict[str, dict[str, object]] = {
+        "1": {},
+        "2": {},
+        "3": {"SpacingBetweenSlices": 1.0},
+        "4": {"SpacingBetweenSlices": 2.0},
+    }
+    indexed({}, instances, frames=frames, mixed_attrs=["SliceThickness", "SpacingBetweenSlices"])
+    indexed({}, {"1": {}}, frames={"1": thick}, series_uid="1.2.8")
+    assert sides(index) == {
+        ("series", "SliceThickness"): [("10.0", "frame", ["1"]), ("9.0", "frame", ["1"])],
+        ("series", "SpacingBetweenSlices"): [("1.0", "instance", ["3"]), ("3.0", "frame", ["2"])],
     }
 
 

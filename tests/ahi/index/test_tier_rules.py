@@ -182,6 +182,14 @@ def test_what_names_a_device_or_a_step_is_a_hash_in_the_limited_tier(name: str) 
     assert rule.how is How.HASH
 
 
+@pytest.mark.parametrize("name", ["creator", "decoded_name"])
+def test_lists_of_private_elements_open_no_column_that_the_registry_keeps_back(name: str) -> None:
+    table, policy = TABLES["private_elements"], Policy(reviewed={name: frozenset({"OURS"})})
+    assert rule_for(table, NAMED[name], Tier.DEIDENTIFIED, policy) is not None
+    assert rule_for(table, replace(NAMED[name], tier=Tier.LIMITED), Tier.DEIDENTIFIED, policy) is None
+    assert rule_for(table, replace(NAMED[name], tier=Tier.LIMITED), Tier.LIMITED, policy) is not None
+
+
 def test_a_reviewed_value_crosses_besides_a_list_of_the_standard() -> None:
     policy = Policy(reviewed={"creator": frozenset({"OURS"}), "Modality": frozenset({"ZZ"})})
     table = TABLES["private_elements"]

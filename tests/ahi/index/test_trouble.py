@@ -186,12 +186,31 @@ def test_four_writers_killed_in_their_commits_beside_a_keeper_and_a_reader(
     assert crowd.killed == Counter(points(kills))
     assert crowd.heard <= set(committed)
     assert sorted(committed) == sorted(batches)
-    pairs = {f"{batch_id}{end}": 1 for batch_id in batches for end in PAIR}
+    pairs = {f"{batch_id}{end}": 1 for batch_id in batches for end in PAIR.values()}
     assert {name: version for name, version, gone in heads if not gone} == pairs | dict.fromkeys(
         story.expected(), story.versions
     )
-    assert index.query("SELECT count(*) FROM series WHERE contains(image_set_id, '/')").rows == [(len(pairs),)]
+    for table, end in PAIR.items():
+        ends = index.query(f"SELECT image_set_id FROM {table} WHERE contains(image_set_id, '/')").rows
+        assert sorted(ends) == sorted((f"{batch_id}{end}",) for batch_id in batches)
     assert_nothing_is_left(index, story)
+
+
+@pytest.mark.parametrize("table", PAIR)
+@pytest.mark.parametrize(("deliveries", "seen"), [([], "half a batch: "), ([("7", 2)], "image set 7: ")])
+def test_the_reader_sees_half_a_batch(
+    tmp_path: Path, template: Path, catalog_url: str, table: str, deliveries: list[tuple[str, int]], seen: str
+) -> None:
+    """The stories prove nothing unless a half would be told: here one is made on purpose."""
+    index = open_index(tmp_path / "index", catalog_url)
+    shutil.copy(template, index.root)
+    tell(index, "whole", [("1", 1), *deliveries])
+    index.publish()
+    assert read(index.root) == ""
+    newer = [(name, version + 1) for name, version in deliveries]
+    tell(index, "half", newer, tables=[table])
+    index.publish()
+    assert read(index.root).startswith(seen)
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.drill)])

@@ -1,8 +1,8 @@
 """One process of the trouble tests, started by them: a writer, the upkeep or a reader. Not a test itself.
 
 A story is a list of deliveries about shared image sets, the same for every writer; each tells it in an order of its
-own, with repeats, as queues deliver. Each batch also brings a pair of image sets of its own, by which a reader tells
-half a batch from a whole one.
+own, with repeats, as queues deliver. Each batch also brings a pair of image sets of its own, one in each of its files,
+by which a reader tells half a batch from a whole one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ahi.index.query import IndexNotPublishedError, query
 from ahi.index.store import AlreadyCommitted, Head, Index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from multiprocessing.connection import Connection
     from pathlib import Path
 
@@ -37,7 +37,8 @@ WRONG = "wrong: "
 Delivery = tuple[str, int]
 Pause = tuple[str, int]
 """A point, and from which batch on to stay there until killed."""
-PAIR = ("/left", "/right")
+PAIR = {"series": "/left", "instances": "/right"}
+"""The image set that only this table has: a file is live or not as a whole, so both in one would tell nothing."""
 
 
 @dataclass(frozen=True)
@@ -116,20 +117,26 @@ def write(say: Callable[[str], None], index: Index, story: Story, seed: int, pau
 
 
 def tell(
-    index: Index, batch_id: str, deliveries: list[Delivery], pass_by: Callable[[str], None] = lambda _: None
+    index: Index,
+    batch_id: str,
+    deliveries: list[Delivery],
+    pass_by: Callable[[str], None] = lambda _: None,
+    tables: Collection[str] = tuple(PAIR),
 ) -> None:
-    """Commit one batch, as the pipeline does: the highest version of an image set in it, and deletions."""
+    """Commit one batch, as the pipeline does: the highest version of an image set in it, and deletions.
+
+    With fewer `tables` only half of it, which nothing but a broken commit could leave.
+    """
     versions = [delivery for delivery in deliveries if delivery[1] > 0]
     highest = {name: max(v for other, v in versions if other == name) for name, _ in versions}
-    highest |= {f"{batch_id}{end}": 1 for end in PAIR}
-    series = [row(name, version) for name, version in highest.items()]
-    instances = [
-        {key: value for key, value in row(name, version).items() if key != "Modality"}
-        | {"SOPInstanceUID": f"{name}.{number}", "InstanceNumber": number}
-        for name, version in highest.items()
-        for number in range(version)
+    rows = {"series": [row(name, version) for name, version in highest.items()]}
+    rows["instances"] = [
+        instance_row(name, version, number) for name, version in highest.items() for number in range(version)
     ]
-    files = [index.write("series", series, batch_id=batch_id), index.write("instances", instances, batch_id=batch_id)]
+    for table, end in PAIR.items():
+        highest[f"{batch_id}{end}"] = 1
+        rows[table].append(row(batch_id + end, 1) if table == "series" else instance_row(batch_id + end, 1, 0))
+    files = [index.write(table, rows[table], batch_id=batch_id) for table in tables]
     try:
         with index.commit(batch_id=batch_id, kind="test", files=files) as commit:
             pass_by(INSIDE[0])
@@ -156,6 +163,11 @@ def row(name: str, version: int) -> dict[str, object]:
     }
 
 
+def instance_row(name: str, version: int, number: int) -> dict[str, object]:
+    own = {"SOPInstanceUID": f"{name}.{number}", "InstanceNumber": number}
+    return {key: value for key, value in row(name, version).items() if key != "Modality"} | own
+
+
 def keep(say: Callable[[str], None], index: Index, grace_seconds: float) -> None:
     """Compact, publish and expire for ever."""
     index.grace_seconds = grace_seconds
@@ -177,17 +189,21 @@ def watch(say: Callable[[str], None], index: Index) -> None:
 
 
 HALVES = """
-    SELECT batch_id, list(image_set_id) FROM series WHERE contains(image_set_id, '/') GROUP BY ALL HAVING count(*) <> 2
+    SELECT batch_id, s.image_set_id, i.image_set_id
+    FROM (SELECT batch_id, image_set_id FROM series WHERE contains(image_set_id, '/')) s
+    FULL JOIN (SELECT batch_id, image_set_id FROM instances WHERE contains(image_set_id, '/')) i USING (batch_id)
+    WHERE s.image_set_id IS NULL OR i.image_set_id IS NULL
 """
 
 
 def read(root: Path) -> str:
     """Look once; a sentence if what is shown cannot be."""
     sql = """
-        SELECT s.image_set_id, s.image_set_version, count(*) OVER (PARTITION BY s.image_set_id), i.n, i.version
-        FROM series s LEFT JOIN (
+        SELECT image_set_id, s.image_set_version, count(*) OVER (PARTITION BY image_set_id), i.n, i.version
+        FROM series s FULL JOIN (
             SELECT image_set_id, count(*) AS n, max(image_set_version) AS version FROM instances GROUP BY ALL
         ) i USING (image_set_id)
+        WHERE NOT contains(image_set_id, '/')
     """
     try:
         rows = query(root / "index.duckdb", sql).rows
