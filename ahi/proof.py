@@ -25,7 +25,7 @@ from ahi.index.tiers.rules import LOWER
 from ahi.index.tiers.transform import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import duckdb
 
@@ -60,6 +60,7 @@ class Place:
         n: Rows, or objects of the lake.
         note: What the place is, where its name does not say.
         counts: Whether anything there means that the UID is not erased.
+        unreadable: It could not be read, so that none found is no proof.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Place:
     n: int
     note: str = ""
     counts: bool = True
+    unreadable: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,25 @@ class Sought:
             return rf"(^|[^0-9.]){one}($|[^0-9.]|\.$|\.[^0-9])"
         return rf"(^|[^0-9A-Za-z.]){one}($|[^0-9A-Za-z.])"
 
-    def words(self, path: Path) -> list[tuple[str, str]]:
-        """Words to find in a file, by its path in the index, each with the pattern of it as a whole."""
-        tier = path.parts[1] if path.parts[0] == "tiers" else ""
+    def words(self, tier: str) -> list[tuple[str, str]]:
+        """Words to find in a file of a tier, each with the pattern of it as a whole."""
         stand_in = self.stand_ins.get(tier)
         return [(self.uid, self.pattern), *([(stand_in, stand_in)] if stand_in else [])]
 
 
-def prove(index: Index, uid: str, *, secret: bytes, pipeline: Pipeline | None = None) -> list[Place]:
+@dataclass(frozen=True)
+class Stored:
+    """A file to look into: its name in the proof, its tier, and the table whose rows it holds, where a folder says."""
+
+    path: Path
+    name: str
+    tier: str
+    table: str
+
+
+def prove(
+    index: Index, uid: str, *, secret: bytes, pipeline: Pipeline | None = None, copies: Sequence[Path] = ()
+) -> list[Place]:
     """Look for a UID (study, series, SOP instance) or image set id everywhere.
 
     Args:
@@ -105,10 +118,16 @@ def prove(index: Index, uid: str, *, secret: bytes, pipeline: Pipeline | None = 
         uid: What to look for; nothing longer that it is a part of is found.
         secret: The secret behind `patient_key`, by which the tiers name things too. Empty: none was ever made.
         pipeline: With it, the lake bucket is read too, every object of it.
+        copies: Folders of copies, `<tier>/...` below each, whose files are read as those of the index are.
     """
     sought = Sought(uid, {tier.value: Keys(secret, tier).name(uid) for tier in LOWER} if secret else {})
     pattern = re.compile(sought.pattern)
-    found = [*_catalog(index, uid, pattern), *_published(index, sought), *_files(index, sought)]
+    # The second looks into what is there by then: upkeep may have written anew what the first found.
+    found = [
+        *_catalog(index, uid, pattern),
+        *_published(index, _all(index, copies), sought),
+        *_files(index, _all(index, copies), sought),
+    ]
     return [*found, *_lake(pipeline, pattern)] if pipeline else found
 
 
@@ -130,23 +149,37 @@ def _catalog(index: Index, uid: str, pattern: re.Pattern[str]) -> Iterator[Place
                 yield Place("catalog", table.name, kept, "the id of the image set, kept for late events", counts=False)
 
 
-def _published(index: Index, sought: Sought) -> Iterator[Place]:
+def _published(index: Index, files: Iterable[Stored], sought: Sought) -> Iterator[Place]:
     """Tables inside the published files, and every table of the index with its history as analysts see it."""
     import duckdb
 
-    for path in (path for path in _stored(index.root) if path.name == PUBLISHED):
-        name, words = path.relative_to(index.root), sought.words(path.relative_to(index.root))
+    for file in (file for file in files if file.path.name == PUBLISHED):
+        words = sought.words(file.tier)
         try:
-            n_rows = _count_inside(path, words)
+            n_rows = _count_inside(file.path, words)
         except duckdb.Error as error:
-            yield from _unreadable(path, name, words, error)
+            yield from _unreadable(file, words, error)
             continue
-        yield Place("file", name.as_posix(), n_rows, "tables in it")
-        if path == index.path:
-            with duckdb.connect(str(path), read_only=True) as connection:
-                for table in index.tables:
-                    view = f"{table}_history"
+        yield Place("file", file.name, n_rows, "tables in it")
+        if file.path == index.path:
+            yield from _history(index, words)
+
+
+def _history(index: Index, words: Sequence[tuple[str, str]]) -> Iterator[Place]:
+    """Every table of the index with its history; one with a file that is torn or gone cannot be read."""
+    import duckdb
+
+    try:
+        with duckdb.connect(str(index.path), read_only=True) as connection:
+            for table in index.tables:
+                view = f"{table}_history"
+                try:
                     yield Place("table", view, _count(connection, f"main.{quoted(view)}", words))
+                except duckdb.Error as error:
+                    _refuse_other(error)
+                    yield Place("table", view, 0, "unreadable", unreadable=True)
+    except duckdb.IOException:
+        yield Place("table", "*_history", 0, "unreadable", unreadable=True)
 
 
 def _count_inside(path: Path, words: Sequence[tuple[str, str]]) -> int:
@@ -165,26 +198,37 @@ def _count_inside(path: Path, words: Sequence[tuple[str, str]]) -> int:
         )
 
 
-def _files(index: Index, sought: Sought) -> Iterator[Place]:
-    """Every other file below the index, live, retired, left over or of a tier, read by itself."""
+def _files(index: Index, files: Iterable[Stored], sought: Sought) -> Iterator[Place]:
+    """Every other file, live, retired, left over, of a tier or of a copy, read by itself."""
     import duckdb
 
     database = index.engine.url.database if index.engine.dialect.name == "sqlite" else None
     catalog = {f"{Path(database).resolve()}{end}" for end in ("", "-wal", "-shm", "-journal")} if database else set()
     with duckdb.connect() as connection:
-        for path in _stored(index.root):
-            name = path.relative_to(index.root)
-            words = sought.words(name)
+        for file in files:
+            path, words = file.path, sought.words(file.tier)
             if path.name == PUBLISHED or path.suffix == SUFFIX or str(path) in catalog:
                 continue
             if path.suffix == ".parquet":
-                rows = _rest(f"read_parquet({text(literal_path(path))})", path.parts[-3])
+                rows = _rest(f"read_parquet({text(literal_path(path))})", file.table)
                 try:
-                    yield Place("file", name.as_posix(), _count(connection, rows, words))
+                    yield Place("file", file.name, _count(connection, rows, words))
                 except duckdb.Error as error:
-                    yield from _unreadable(path, name, words, error)
-            elif (found := _bytes_hold(path, words)) is not None:
-                yield Place("file", name.as_posix(), int(found), LEFT_OVER)
+                    yield from _unreadable(file, words, error)
+            else:
+                yield from _as_bytes(file, words, LEFT_OVER)
+
+
+def _all(index: Index, copies: Sequence[Path]) -> Iterator[Stored]:
+    """Files of the index and of its copies."""
+    for path in _stored(index.root):
+        name = path.relative_to(index.root)
+        tier = name.parts[1] if name.parts[0] == "tiers" else ""
+        yield Stored(path, name.as_posix(), tier, path.parts[-3])
+    for folder in copies:
+        for path in _stored(folder):
+            # No column of a copy is kept on purpose, whatever its folder is called.
+            yield Stored(path, str(path), path.relative_to(folder).parts[0], table="")
 
 
 def _stored(root: Path) -> list[Path]:
@@ -198,14 +242,28 @@ def _stored(root: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def _unreadable(path: Path, name: Path, words: Sequence[tuple[str, str]], error: duckdb.Error) -> Iterator[Place]:
+def _unreadable(file: Stored, words: Sequence[tuple[str, str]], error: duckdb.Error) -> Iterator[Place]:
     """The place of a file that DuckDB cannot read, as a killed writer leaves it; none when the file is gone."""
+    _refuse_other(error)
+    yield from _as_bytes(file, words, UNREADABLE)
+
+
+def _as_bytes(file: Stored, words: Sequence[tuple[str, str]], note: str) -> Iterator[Place]:
+    try:
+        found = _bytes_hold(file.path, words)
+    except OSError as error:
+        yield Place("file", file.name, 0, f"unreadable: {error.strerror}", unreadable=True)
+        return
+    if found is not None:
+        yield Place("file", file.name, int(found), note, unreadable=note == UNREADABLE)
+
+
+def _refuse_other(error: duckdb.Error) -> None:
+    """Raise an error that says nothing of the file."""
     import duckdb
 
     if isinstance(error, (duckdb.OutOfMemoryException, duckdb.InterruptException)):
-        raise error  # which says nothing of the file
-    if (found := _bytes_hold(path, words)) is not None:
-        yield Place("file", name.as_posix(), int(found), UNREADABLE)
+        raise error
 
 
 def _bytes_hold(path: Path, words: Sequence[tuple[str, str]]) -> bool | None:

@@ -3,15 +3,21 @@
 Belongs here: where each copy stands, which is the latest, which go. Does not belong here: what a copy is (`export`).
 
 `<destination>/<tier>/<time>-<digest>/` holds a copy whole: plain Parquet with checksums, `index.duckdb`, README.txt.
-`latest.json` beside it names the newest one and its files; in a folder, the link `current` leads to it, too. Both are
-swapped after the copy is complete, so that a reader finds the old one or the new one and never a part.
+`latest.json` beside it names the newest one, its tables and their rows; in a folder, the link `current` leads to it,
+too. Both are swapped after the copy is complete, so that a reader finds the old one or the new one and never a part.
+
+**Erasure.** A copy shows what was erased from the index since. In a folder, every run removes the copies that a newer
+one has followed, and what killed exports left; in a bucket, a lifecycle rule of the bucket does.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
+import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +26,8 @@ from botocore.exceptions import ClientError
 
 from ahi.aws import GONE, error_code
 from ahi.clock import now
-from ahi.index.export import S3, export
+from ahi.index.export import S3, ExportError, export
+from ahi.index.leftovers import remove_exports
 from ahi.index.tiers.build import tier_root
 
 if TYPE_CHECKING:
@@ -31,8 +38,11 @@ if TYPE_CHECKING:
     from ahi.index.columns import Tier
 
 LATEST, CURRENT = "latest.json", "current"
-# Whoever has opened the one before the newest may read on.
-KEPT = 2
+# In the name of a copy, before its digest.
+MOMENT = "%Y%m%dT%H%M%S%fZ"
+# Half of what lies between two runs: what a run finds of the one before goes, and one that is begun by hand beside it
+# takes nothing from whoever reads.
+KEPT_FOR = dt.timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -46,44 +56,67 @@ class Copy:
 
 
 def refresh_copies(root: Path, tiers: Sequence[Tier], destination: str, *, s3: S3Client | None = None) -> list[Copy]:
-    """Copy each tier that was published and has changed since its newest copy.
+    """Copy each tier that was published and has changed since its newest copy, and remove old copies from a folder.
 
     Args:
         root: Folder of the index.
         tiers: Tiers to copy; one that was never published is passed over.
-        destination: A folder, or `s3://bucket/prefix`. Copies in a bucket stay: a lifecycle rule removes them.
+        destination: A folder that exists and has the mode that the copies are to have, or `s3://bucket/prefix`. Copies
+            in a bucket stay: a lifecycle rule removes them.
         s3: Client for such a one.
 
     Raises:
-        ExportError: The destination is not reachable.
+        ExportError: The destination is not there, or not reachable.
     """
+    if not destination.startswith(S3) and not Path(destination).is_dir():
+        # A process whose umask closes what it makes must not guess who is to read here.
+        raise ExportError(f"{destination} is not a folder: make it first, with the mode that its readers need.")
     found = [(tier, tier_root(root, tier) / "index.duckdb") for tier in tiers]
-    return [
-        _refresh(source, tier, f"{destination.rstrip('/')}/{tier}", s3) for tier, source in found if source.exists()
-    ]
+    return [_refresh(source, tier, destination.rstrip("/"), s3) for tier, source in found if source.exists()]
 
 
 def _refresh(source: Path, tier: Tier, destination: str, s3: S3Client | None) -> Copy:
     # Of what is there now: a copy that shows more than that is made anew next time, one that shows less would stay.
     digest = _digest(source)
-    before = _read(f"{destination}/{LATEST}", s3)
-    if before and before["source_sha256"] == digest:
-        return Copy(tier, f"{destination}/{before['folder']}", before["rows"], is_new=False)
-    moment = now()
-    name = f"{moment:%Y%m%dT%H%M%S%f}Z-{digest[:8]}"
-    tables = export(source, tier, f"{destination}/{name}", s3=s3)
-    rows = {table.name: table.n_rows for table in tables}
-    about = {"folder": name, "tier": tier.value, "made_at": moment.isoformat(), "source_sha256": digest, "rows": rows}
-    _write(f"{destination}/{LATEST}", json.dumps(about, indent=1), s3)
-    if not destination.startswith(S3):
-        _point(Path(destination), name)
-        _remove(Path(destination), name)
-    return Copy(tier, f"{destination}/{name}", rows, is_new=True)
+    above = None if destination.startswith(S3) else Path(destination)
+    place = f"{destination}/{tier}"
+    about = _read(f"{place}/{LATEST}", s3)
+    if about and (about["source_sha256"] != digest or not _exists(f"{place}/{about['folder']}/index.duckdb", s3)):
+        about = None
+    is_new = about is None
+    if about is None:
+        moment = now()
+        name = f"{moment:{MOMENT}}-{digest[:8]}"
+        rows = {table.name: table.n_rows for table in export(source, tier, f"{place}/{name}", s3=s3)}
+        about = {"folder": name, "tier": tier.value, "made_at": moment.isoformat()}
+        about |= {"source_sha256": digest, "rows": rows}
+    if above:
+        _open(above, Path(place), about["folder"])
+    if is_new:
+        _write(f"{place}/{LATEST}", json.dumps(about, indent=1), s3)
+    if above:
+        _point(Path(place), about["folder"])
+        _remove(Path(place), about["folder"])
+    return Copy(tier, f"{place}/{about['folder']}", about["rows"], is_new)
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _open(above: Path, folder: Path, name: str) -> None:
+    """Give a copy and the folder of its tier the mode of the folder above: the pipeline's umask would close them."""
+    mode = stat.S_IMODE(above.stat().st_mode)
+    copy = folder / name
+    for path in (*copy.rglob("*"), copy, folder):
+        wanted = mode if path.is_dir() else _of_file(mode)
+        if stat.S_IMODE(path.stat().st_mode) != wanted:
+            path.chmod(wanted)
+
+
+def _of_file(mode: int) -> int:
+    return mode & 0o666
 
 
 def _point(folder: Path, name: str) -> None:
@@ -94,27 +127,56 @@ def _point(folder: Path, name: str) -> None:
 
 
 def _remove(folder: Path, newest: str) -> None:
-    """Remove all copies but the newest ones. What was deleted from the index leaves its copies with them."""
-    others = sorted(path for path in folder.glob("*Z-*") if path.is_dir() and path.name != newest)
-    for path in others[: max(0, len(others) - KEPT + 1)]:
-        shutil.rmtree(path)
+    """Remove old copies but the newest, and what killed exports left. What was deleted from the index goes with them.
+
+    A system that holds files open keeps what a reader of a removed copy has open.
+    """
+    before = now() - KEPT_FOR
+    for path in folder.glob("*Z-*"):
+        if path.is_dir() and path.name != newest and (made := _made_at(path.name)) and made < before:
+            shutil.rmtree(path)
+    remove_exports(folder, before.timestamp())
+
+
+def _made_at(name: str) -> dt.datetime | None:
+    try:
+        return dt.datetime.strptime(name.rpartition("-")[0], MOMENT).replace(tzinfo=dt.UTC)
+    except ValueError:
+        return None  # none of ours
+
+
+def _exists(place: str, s3: S3Client | None) -> bool:
+    if s3 is None or not place.startswith(S3):
+        return Path(place).is_file()
+    bucket, _, key = place.removeprefix(S3).partition("/")
+    try:
+        s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error_code(error) not in GONE:
+            raise
+        return False
+    return True
 
 
 def _read(place: str, s3: S3Client | None) -> dict[str, Any] | None:
+    """What `latest.json` says; None: there is none, or none that was written whole."""
     try:
         if s3 is None or not place.startswith(S3):
-            text = Path(place).read_text("utf-8")
+            text = Path(place).read_bytes()
         else:
             bucket, _, key = place.removeprefix(S3).partition("/")
-            text = s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+            text = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
     except FileNotFoundError:
         return None
     except ClientError as error:
         if error_code(error) not in GONE:
             raise
         return None
-    found: dict[str, Any] = json.loads(text)
-    return found
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and {"folder", "source_sha256", "rows"} <= found.keys() else None
 
 
 def _write(place: str, text: str, s3: S3Client | None) -> None:
@@ -124,5 +186,10 @@ def _write(place: str, text: str, s3: S3Client | None) -> None:
         return
     path = Path(place)
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, "utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        # Else a crash of the machine may leave the new name with nothing in it.
+        os.fsync(file.fileno())
+    temporary.chmod(_of_file(path.parent.stat().st_mode))
     temporary.replace(path)

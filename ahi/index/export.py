@@ -95,9 +95,15 @@ def export(source: Path, tier: Tier, destination: str, *, s3: S3Client | None = 
             raise ExportError("No client of S3 was given.")
         _refuse_taken(s3, destination)
         # Below the index, where upkeep finds it when this process is killed: it is a whole copy, with names in it.
-        with export_folder(source.parent) as folder:
-            tables = _write(source, tier, folder)
-            _upload(s3, folder, destination)
+        # For nobody else, whatever the umask of the person who asked.
+        try:
+            with export_folder(source.parent, 0o700) as folder:
+                tables = _write(source, tier, folder)
+                _upload(s3, folder, destination)
+        except OSError as error:
+            raise ExportError(
+                f"{source.parent} cannot be written: run it as the user of the pipeline, or export to a folder."
+            ) from error
         return tables
     target = Path(destination).resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -21,14 +21,14 @@ EXPORT = ".export-"
 
 
 @contextmanager
-def export_folder(parent: Path) -> Iterator[Path]:
-    """A new folder to build an export in, removed at the end if it is still there.
+def export_folder(parent: Path, mode: int = 0o777) -> Iterator[Path]:
+    """A new folder to build an export in, of a mode less the umask, removed at the end if it is still there.
 
     It is locked as long: an upload can take hours in which nothing in it changes, and upkeep must not take it for one
     that was left. The system frees the lock when the process ends, killed or not.
     """
     folder = parent / f"{EXPORT}{uuid.uuid4().hex}"
-    folder.mkdir()
+    folder.mkdir(mode)
     with _opened(folder) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         try:
@@ -49,13 +49,19 @@ def remove_leftovers(root: Path, before: float) -> int:
     """
     n_bytes = 0
     for folder in (root, *root.glob("tiers/*")):
-        n_bytes += _remove_old(folder / SPILL, before)
-        for left in folder.glob(f"{EXPORT}*"):
-            with suppress(FileNotFoundError, NotADirectoryError, BlockingIOError), _opened(left) as handle:
-                if left.stat().st_mtime < before:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    n_bytes += sum(file.stat().st_size for file in left.rglob("*") if file.is_file())
-                    shutil.rmtree(left)
+        n_bytes += _remove_old(folder / SPILL, before) + remove_exports(folder, before)
+    return n_bytes
+
+
+def remove_exports(folder: Path, before: float) -> int:
+    """Remove what killed exports left in a folder and was changed before a time; gives its bytes."""
+    n_bytes = 0
+    for left in folder.glob(f"{EXPORT}*"):
+        with suppress(FileNotFoundError, NotADirectoryError, BlockingIOError), _opened(left) as handle:
+            if left.stat().st_mtime < before:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                n_bytes += sum(file.stat().st_size for file in left.rglob("*") if file.is_file())
+                shutil.rmtree(left)
     return n_bytes
 
 

@@ -6,7 +6,7 @@ Does not belong here: writing files (`writer`) and the views that analysts see (
 from __future__ import annotations
 
 import uuid
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ahi.index.leftovers import SPILL
@@ -30,14 +30,22 @@ def spilling(root: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection of one thread whose memory is bounded, with room on the index's disk for the rest."""
     folder = f"SET temp_directory = {text(str(root / SPILL))}"
     spare = _SPARE.pop() if _SPARE else None
-    if spare is not None and not _takes(spare, folder):
-        spare.close()
-        spare = _connect()
-    with _connect() if spare is None else nullcontext(spare) as connection:
+    if spare is not None and _takes(spare, folder):
+        connection = spare
+    else:
+        if spare is not None:
+            spare.close()
+        connection = _connect()
         connection.execute(folder)
+    try:
         yield connection
-    if spare is not None:
-        _SPARE.append(spare)  # unless the work failed: then something may still be attached
+    except BaseException:
+        connection.close()  # something may still be attached
+        raise
+    if spare is None:
+        connection.close()
+    else:
+        _SPARE.append(connection)
 
 
 def _takes(spare: duckdb.DuckDBPyConnection, folder: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import shutil
+import stat
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ import pytest
 
 from ahi.clock import now
 from ahi.index import export as module
+from ahi.index import parquet
 from ahi.index.columns import Tier
 from ahi.index.export import ExportError, export
 from ahi.index.query import IndexNotPublishedError
@@ -142,3 +145,40 @@ def test_a_place_that_is_taken_is_left_alone(full: Index, tmp_path: Path) -> Non
     with pytest.raises(ExportError, match="bucket"):
         export(full.path, Tier.IDENTIFIED, "s3:///", s3=object())  # type: ignore[arg-type]
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.txt"]
+
+
+def test_a_copy_for_a_bucket_is_built_for_no_other_eyes(full: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[int] = []
+    monkeypatch.setattr(module, "_refuse_taken", lambda *_: None)
+    monkeypatch.setattr(module, "_upload", lambda _, folder, __: modes.append(stat.S_IMODE(folder.stat().st_mode)))
+    before = os.umask(0)
+    try:
+        export(full.path, Tier.IDENTIFIED, "s3://copies/x", s3=object())  # type: ignore[arg-type]
+    finally:
+        os.umask(before)
+    assert modes == [0o700]
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("export_folder", "_write"):
+        with monkeypatch.context() as broken:
+            broken.setattr(module, name, refused)
+            with pytest.raises(ExportError, match="cannot be written: run it as the user of the pipeline"):
+                export(full.path, Tier.IDENTIFIED, "s3://copies/x", s3=object())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_connection_whose_work_fails_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: bool) -> None:
+    monkeypatch.setattr(parquet, "_SPARE", [])
+    parquet.keep_spare()
+    (spare,) = parquet._SPARE
+    if not takes:
+        monkeypatch.setattr(parquet, "_takes", lambda *_: False)
+    with pytest.raises(duckdb.Error), parquet.spilling(tmp_path) as connection:
+        connection.execute("SELECT broken")
+    assert (connection is spare) == takes
+    for one in (spare, connection):
+        with pytest.raises(duckdb.ConnectionException):
+            one.execute("SELECT 1")
+    assert parquet._SPARE == []

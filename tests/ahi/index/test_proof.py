@@ -10,6 +10,7 @@ import pytest
 
 from ahi import proof
 from ahi.index.columns import Tier
+from ahi.index.copies import refresh_copies
 from ahi.index.tiers.build import build_tier, tier_root
 from ahi.index.tiers.transform import Keys
 from ahi.proof import prove
@@ -125,3 +126,47 @@ def test_the_catalog_and_sidecars_are_not_searched_as_bytes(full: Index) -> None
     names = {place.name for place in prove(full, "a", secret=KEY) if place.kind == "file"}
     assert not [name for name in names if name.startswith("catalog.sqlite") or name.endswith(".sha256")]
     assert "index.duckdb" in names
+
+
+def test_copies_are_searched_as_the_index_is(full: Index, put, tmp_path: Path) -> None:
+    put("two", {"b": 1}, StudyInstanceUID=UID)
+    full.publish()
+    build_tier(full, Tier.DEIDENTIFIED, KEY)
+    out = tmp_path / "heads"
+    out.mkdir()
+    made = refresh_copies(full.root, (Tier.IDENTIFIED, Tier.DEIDENTIFIED), str(out))
+    found = {place.name: place for place in prove(full, UID, secret=KEY, copies=[out]) if place.n}
+    assert {f"{copy.place}/{name}" for copy in made for name in ("index.duckdb", "series.parquet")} < found.keys()
+    assert not any(str(out) in name for name in left(full))
+    torn = out / "identified" / ".export-0f" / "series.parquet"
+    torn.parent.mkdir()
+    torn.write_bytes(b"PAR1 torn")
+    (place,) = [place for place in prove(full, UID, secret=KEY, copies=[out]) if place.name == str(torn)]
+    assert (place.n, place.unreadable) == (0, True)
+
+
+def test_an_index_that_cannot_be_read_is_a_place(full: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable() -> set[str]:
+        return {place.name for place in prove(full, UID, secret=KEY) if place.unreadable}
+
+    assert unreadable() == set()
+    with monkeypatch.context() as refused:
+
+        def hold(path: Path, _: object) -> bool:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        refused.setattr(proof, "_bytes_hold", hold)
+        (full.root / ".left").write_text("x")
+        assert ".left" in unreadable()
+    with monkeypatch.context() as torn:
+        count = proof._count
+
+        def counted(connection: duckdb.DuckDBPyConnection, rows: str, words: list[tuple[str, str]]) -> int:
+            if "series_history" in rows:
+                raise duckdb.IOException("a file of it is gone")
+            return count(connection, rows, words)
+
+        torn.setattr(proof, "_count", counted)
+        assert "series_history" in unreadable()
+    full.path.write_bytes(full.path.read_bytes()[:5000])
+    assert unreadable() == {"index.duckdb"}
