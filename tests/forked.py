@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from multiprocessing import connection, context, forkserver, reduction
+from multiprocessing import connection, context, forkserver, popen_forkserver, reduction
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,20 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+class _Passed:
+    """Descriptors that a process inherits, such as an end of a pipe among its arguments."""
+
+    DupFd = popen_forkserver.Popen.DupFd
+
+    def __init__(self) -> None:
+        self.descriptors: list[int] = []
+
+    def duplicate_for_child(self, descriptor: int) -> int:
+        """Called by whatever is pickled with a descriptor in it."""
+        self.descriptors.append(descriptor)
+        return len(self.descriptors) - 1
+
+
 class ForkServer:
     """Imports modules once, when the first process is asked for, and forks processes that have them."""
 
@@ -69,14 +83,14 @@ class ForkServer:
 
     def start(self, target: Callable[..., object], *arguments: object) -> Forked:
         """Call a function in a process of its own."""
-        order = io.BytesIO()
-        context.set_spawning_popen(self)  # type: ignore[attr-defined]
+        order, passed = io.BytesIO(), _Passed()
+        context.set_spawning_popen(passed)  # type: ignore[attr-defined]
         try:
             reduction.dump({"sys_path": sys.path}, order)
             reduction.dump(multiprocessing.Process(target=target, args=arguments), order)
         finally:
             context.set_spawning_popen(None)  # type: ignore[attr-defined]
-        end, ear = self._server.connect_to_new_process([])
+        end, ear = self._server.connect_to_new_process(passed.descriptors)
         with open(ear, "wb") as told:  # noqa: PTH123 - a descriptor
             told.write(order.getbuffer())
         return Forked(forkserver.read_signed(end), end)

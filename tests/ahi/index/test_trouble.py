@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from ahi.index import catalog as c
 from tests.ahi.index.worker import INSIDE, PAIR, PAUSED, SYNCED, WRONG, Story, open_index, read, run, tell
+from tests.forked import ForkServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from ahi.index.store import Index
 
 # Forks of a process that is begun for this and never makes an index: they inherit none, and start as fast as forks.
-FORK = multiprocessing.get_context("forkserver")
-PRELOADED = ["ahi.index.columnar", "ahi.index.compaction", "ahi.index.publish", "arro3.io", "duckdb", "psycopg2"]
-FORK.set_forkserver_preload(["tests.ahi.index.worker", "pyarrow.parquet", *PRELOADED])
+SERVER = ForkServer(
+    *("tests.ahi.index.worker", "ahi.index.columnar", "ahi.index.compaction", "ahi.index.publish"),
+    *("arro3.io", "duckdb", "psycopg2", "pyarrow.parquet"),
+)
 WRITERS = 4
 SECONDS = 120.0
 SHORT = Story()
@@ -46,9 +48,8 @@ class Child:
     """Where it will be killed."""
 
     def __init__(self, *what: object) -> None:
-        self.told, say = FORK.Pipe(duplex=False)
-        self.process = FORK.Process(target=run, args=(say, *what), daemon=True)
-        self.process.start()
+        self.told, say = multiprocessing.Pipe(duplex=False)
+        self.process = SERVER.start(run, say, *what)
         say.close()
 
     def line(self) -> str:
@@ -61,9 +62,8 @@ class Child:
 
     def kill(self) -> list[str]:
         """End it as the system would; gives what it had said and nobody had heard yet."""
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join()
+        self.process.kill()
+        self.process.wait(SECONDS)
         said = []
         while word := self.line():
             said.append(word)
@@ -77,7 +77,7 @@ def child(*what: object) -> Iterator[Child]:
         yield started
     finally:
         started.process.kill()
-        started.process.join()
+        started.process.wait(SECONDS)
 
 
 @dataclass
@@ -112,8 +112,7 @@ class Crowd:
                 elif word:
                     self.heard.add(word)
                 else:
-                    writer.process.join()
-                    assert writer.process.exitcode == 0
+                    assert writer.process.wait(SECONDS) == 0
                     writers.remove(writer)
                     if writer.point:
                         self.to_kill.append(writer.point)
