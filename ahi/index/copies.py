@@ -13,7 +13,6 @@ one has followed, and what killed exports left; in a bucket, a lifecycle rule of
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from ahi.aws import GONE, error_code
 from ahi.clock import now
 from ahi.index.export import S3, ExportError, export
 from ahi.index.leftovers import remove_exports
+from ahi.index.sidecar import digest_of
 from ahi.index.tiers.build import tier_root
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def refresh_copies(root: Path, tiers: Sequence[Tier], destination: str, *, s3: S
 
 def _refresh(source: Path, tier: Tier, destination: str, s3: S3Client | None) -> Copy:
     # Of what is there now: a copy that shows more than that is made anew next time, one that shows less would stay.
-    digest = _digest(source)
+    digest = digest_of(source)
     above = None if destination.startswith(S3) else Path(destination)
     place = f"{destination}/{tier}"
     about = _read(f"{place}/{LATEST}", s3)
@@ -91,7 +91,7 @@ def _refresh(source: Path, tier: Tier, destination: str, s3: S3Client | None) ->
         about = {"folder": name, "tier": tier.value, "made_at": moment.isoformat()}
         about |= {"source_sha256": digest, "rows": rows}
     if above:
-        _open(above, Path(place), about["folder"])
+        _open_to_readers(above, Path(place), about["folder"])
     if is_new:
         _write(f"{place}/{LATEST}", json.dumps(about, indent=1), s3)
     if above:
@@ -100,12 +100,7 @@ def _refresh(source: Path, tier: Tier, destination: str, s3: S3Client | None) ->
     return Copy(tier, f"{place}/{about['folder']}", about["rows"], is_new)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _open(above: Path, folder: Path, name: str) -> None:
+def _open_to_readers(above: Path, folder: Path, name: str) -> None:
     """Give a copy and the folder of its tier the mode of the folder above: the pipeline's umask would close them."""
     mode = stat.S_IMODE(above.stat().st_mode)
     copy = folder / name
@@ -145,10 +140,16 @@ def _made_at(name: str) -> dt.datetime | None:
         return None  # none of ours
 
 
+def _object_at(place: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`."""
+    bucket, _, key = place.removeprefix(S3).partition("/")
+    return bucket, key
+
+
 def _exists(place: str, s3: S3Client | None) -> bool:
     if s3 is None or not place.startswith(S3):
         return Path(place).is_file()
-    bucket, _, key = place.removeprefix(S3).partition("/")
+    bucket, key = _object_at(place)
     try:
         s3.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
@@ -164,7 +165,7 @@ def _read(place: str, s3: S3Client | None) -> dict[str, Any] | None:
         if s3 is None or not place.startswith(S3):
             text = Path(place).read_bytes()
         else:
-            bucket, _, key = place.removeprefix(S3).partition("/")
+            bucket, key = _object_at(place)
             text = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
     except FileNotFoundError:
         return None
@@ -181,7 +182,7 @@ def _read(place: str, s3: S3Client | None) -> dict[str, Any] | None:
 
 def _write(place: str, text: str, s3: S3Client | None) -> None:
     if s3 is not None and place.startswith(S3):
-        bucket, _, key = place.removeprefix(S3).partition("/")
+        bucket, key = _object_at(place)
         s3.put_object(Bucket=bucket, Key=key, Body=text.encode(), ContentType="application/json")
         return
     path = Path(place)

@@ -20,7 +20,6 @@ from anywhere; larger tables are views on the files beside it, found in the work
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import shutil
 from dataclasses import dataclass
 from itertools import chain
@@ -35,7 +34,7 @@ from ahi.index.parquet import spilling
 from ahi.index.publish import STORAGE
 from ahi.index.query import IndexNotPublishedError
 from ahi.index.registry import SCHEMA_VERSION, TABLES
-from ahi.index.sidecar import SUFFIX, write_sidecar
+from ahi.index.sidecar import SUFFIX, digest_of, write_sidecar
 from ahi.index.sql import quoted, text
 from ahi.index.writer import group_rows
 
@@ -128,7 +127,7 @@ def _write(source: Path, tier: Tier, folder: Path) -> list[Exported]:
         connection.execute("DETACH source")
     shutil.rmtree(folder / SPILL, ignore_errors=True)
     (folder / "README.txt").write_text(_readme(tables, about), "utf-8")
-    write_sidecar(folder / "index.duckdb", _digest(folder / "index.duckdb"))
+    write_sidecar(folder / "index.duckdb", digest_of(folder / "index.duckdb"))
     return tables
 
 
@@ -174,7 +173,7 @@ def _copy(connection: duckdb.DuckDBPyConnection, name: str, folder: Path, about:
             f"(FORMAT parquet, KV_METADATA {{{pairs}}}, COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, "
             f"ROW_GROUP_SIZE {group_rows(name)})"
         )
-    write_sidecar(path, _digest(path))
+    write_sidecar(path, digest_of(path))
     n_bytes = path.stat().st_size
     return Exported(name, n_rows, n_bytes, n_bytes <= INSIDE_BYTES)
 
@@ -223,11 +222,6 @@ def _index(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Sequence
     connection.execute("COMMIT")
     connection.execute("USE source")
     connection.execute("DETACH copy")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 _README = """\

@@ -1,6 +1,7 @@
 """The SHA-256 beside each Parquet file, so that anybody can check a copy: `sha256sum -c *.sha256`.
 
-Belongs here: writing, removing and mending these small files. Does not belong here: computing digests (`writer`).
+Belongs here: a file's digest, and writing, removing and mending these small files. Does not belong here: digests of
+what is still in memory (`writer`).
 
 A sidecar is not synced by itself, which would double the disk's work of a small commit: the catalog has the digest too,
 and upkeep writes a sidecar anew that a loss of power cut short, or that an older version of this code never wrote.
@@ -8,6 +9,7 @@ and upkeep writes a sidecar anew that a loss of power cut short, or that an olde
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +22,12 @@ SUFFIX = ".sha256"
 def sidecar_of(path: Path) -> Path:
     """Where the digest of a file stands."""
     return path.with_name(path.name + SUFFIX)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_sidecar(path: Path, sha256: str) -> None:
