@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, object]
 
-_WAITING_ROWS = 10_000
+_WAITING_ROWS = 20_000
 
 
 class Rows(Sequence[Row]):
