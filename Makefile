@@ -22,8 +22,9 @@ demo: $(READY) ## See real DICOM files arrive, go through HealthImaging and come
 demo-fhir: $(READY) ## The same for HealthLake: FHIR of synthetic patients and of the DICOM samples, imported and searched
 	@$(BIN)/python -m dagster_project.demo_fhir
 
+# A file stays on one worker, with what its tests share; one worker more than cores, as tests also wait.
 test: lint ## All checks and tests
-	$(BIN)/pytest -q -n auto --dist loadgroup -m "not drill"
+	$(BIN)/pytest -q -n $$(( $$(nproc) + 1 )) --dist loadfile -m "not drill"
 
 up: $(READY) ## Start everything in the background, Dagster UI on 127.0.0.1:3000 (AHI_HOME, AHI_UI_PORT, AHI_AWS_PORT)
 	@$(BIN)/python -m dagster_project.stack up

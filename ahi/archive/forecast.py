@@ -29,6 +29,9 @@ IDLE_SECONDS = 12 * SAMPLE_SECONDS
 RECENT = 60
 """Samples that the present rate is taken over, at least; of a long import the last quarter of its time."""
 
+FEW_LUMPS = 4
+"""Of results, too few for a rate."""
+
 MOST = 600
 """Samples kept of an archive. Beyond, every second goes but the first and the newest, so the oldest are the fewest."""
 
@@ -116,7 +119,8 @@ def remaining(points: Sequence[Sample], n_objects: int) -> float | None:
     """Seconds of active time until all objects are through; None while nothing is.
 
     What is through comes in lumps, what enters the ledger in small steps: the time until the last object has entered,
-    and then as long as objects took from there of late. Once all have entered, by the rate of what is through.
+    and then as long as objects took from there of late. Once all have entered, by the rate of what is through; two or
+    three lumps have none to speak of.
 
     Args:
         points: Samples, oldest first.
@@ -130,9 +134,14 @@ def remaining(points: Sequence[Sample], n_objects: int) -> float | None:
     begun = _recent(points)
     entering = _slope(begun, [point.n_entered for point in begun])
     # Samples of older versions do not count what was known as entered.
-    if not entering or last.n_entered >= n_objects or any(point.n_entered < point.n_final for point in line):
+    if not entering or any(point.n_entered < point.n_final for point in line):
         return (n_objects - last.n_final) / rate
-    return (n_objects - last.n_entered) / entering + _taken(points, since=line[0].active_seconds)
+    taken = _taken(points, since=line[0].active_seconds)
+    if last.n_entered < n_objects:
+        return (n_objects - last.n_entered) / entering + taken
+    left = _entered_at(points, n_objects) + taken - last.active_seconds
+    n_lumps = sum(after.n_final > before.n_final for before, after in pairwise(points))
+    return left if n_lumps < FEW_LUMPS and left > 0 else (n_objects - last.n_final) / rate
 
 
 def _taken(points: Sequence[Sample], *, since: float) -> float:

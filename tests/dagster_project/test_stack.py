@@ -12,9 +12,6 @@ from dagster_project.demo import free_port
 from dagster_project.stack import HEALTH, REPOSITORY, Stack, StackError, ask_dagster, down, is_taken, unhealthy, up
 from tests.conftest import wait_for
 
-pytestmark = pytest.mark.xdist_group("stack")
-"""On one worker: a stack is four programs, and every worker would start one of its own."""
-
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:

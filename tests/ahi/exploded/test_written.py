@@ -47,11 +47,12 @@ def written(tmp_path_factory):
 @pytest.mark.parametrize("table", [table.name for table in EXPLODED if table.name != "dose_events"])
 def test_rows_are_read_back(written, table):
     tables, files = written
-    found = duckdb.sql(f"SELECT * FROM read_parquet('{files[table]}')")
-    assert len(found.fetchall()) == tables[table].n_rows > 0
-    names = [column.name for column in TABLES[table].columns]
-    assert found.columns == names
-    assert {"1"} == {row[0] for row in found.project("StudyInstanceUID").fetchall()}
+    with duckdb.connect() as connection:
+        found = connection.sql(f"SELECT * FROM read_parquet('{files[table]}')")
+        assert len(found.fetchall()) == tables[table].n_rows > 0
+        names = [column.name for column in TABLES[table].columns]
+        assert found.columns == names
+        assert {"1"} == {row[0] for row in found.project("StudyInstanceUID").fetchall()}
 
 
 def test_questions_are_answered(written):
@@ -60,7 +61,8 @@ def test_questions_are_answered(written):
     def ask(sql: str) -> list[tuple]:
         for table in ("segments", "measurements", "rt_rois", "series_geometry", "rt_plans"):
             sql = sql.replace(f"FROM {table}", f"FROM read_parquet('{files[table]}')")
-        return duckdb.sql(sql).fetchall()
+        with duckdb.connect() as connection:
+            return connection.sql(sql).fetchall()
 
     assert ask("SELECT SegmentedPropertyTypeCodeSequence[1].meaning FROM segments ORDER BY SegmentNumber") == [
         ("Bone",),
