@@ -4,7 +4,7 @@ Rows are made as Arrow tables, put in order and written by the writer in commits
 as a batch's rows are; then they are published, compacted and exported, and each form is opened and asked. Wall-clock
 time and CPU of one DuckDB thread. A lookup is every column of the series of one study; p95 of 60 studies, in a
 connection that has the file open. 1 M series with 3 M instances take about five minutes of CPU; the de-identified tier
-two more.
+of 1 M series and 1 M instances one more.
 """
 
 from __future__ import annotations

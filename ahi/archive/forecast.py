@@ -133,15 +133,15 @@ def remaining(points: Sequence[Sample], n_objects: int) -> float | None:
     # Objects enter from the first moment, whatever is through: the first quarter has few enough samples as it is.
     begun = _recent(points)
     entering = _slope(begun, [point.n_entered for point in begun])
+    by_rate = (n_objects - last.n_final) / rate
     # Samples of older versions do not count what was known as entered.
     if not entering or any(point.n_entered < point.n_final for point in line):
-        return (n_objects - last.n_final) / rate
+        return by_rate
     taken = _taken(points, since=line[0].active_seconds)
     if last.n_entered < n_objects:
         return (n_objects - last.n_entered) / entering + taken
     left = _entered_at(points, n_objects) + taken - last.active_seconds
-    n_lumps = sum(after.n_final > before.n_final for before, after in pairwise(points))
-    return left if n_lumps < FEW_LUMPS and left > 0 else (n_objects - last.n_final) / rate
+    return left if len(_lumps(points)) < FEW_LUMPS and left > 0 else by_rate
 
 
 def _taken(points: Sequence[Sample], *, since: float) -> float:
@@ -149,9 +149,13 @@ def _taken(points: Sequence[Sample], *, since: float) -> float:
 
     Samples between two lumps say nothing: the objects of the last lump only seem to take longer and longer.
     """
-    rose = [after for before, after in pairwise(points) if after.n_final > before.n_final]
-    taken = [p.active_seconds - _entered_at(points, p.n_final) for p in rose if p.active_seconds >= since]
-    return sum(taken) / len(taken)
+    lumps = [point for point in _lumps(points) if point.active_seconds >= since]
+    return sum(point.active_seconds - _entered_at(points, point.n_final) for point in lumps) / len(lumps)
+
+
+def _lumps(points: Sequence[Sample]) -> list[Sample]:
+    """The samples that first show results."""
+    return [after for before, after in pairwise(points) if after.n_final > before.n_final]
 
 
 def _entered_at(points: Sequence[Sample], number: int) -> float:

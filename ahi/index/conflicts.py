@@ -42,16 +42,18 @@ BESIDE = (
 
 def conflicts(tables: Mapping[str, Table]) -> View:
     """The view `conflicts`: a row for each attribute that has two values or more where one was expected."""
-    told = []
-    if {"headers", "instances"} <= tables.keys():
-        told = [*(_of_headers(*entity) for entity in HEADER_ENTITIES), _of_instances(tables)]
-    sides = [_of_image_sets(tables["series"], *entity, told=bool(told)) for entity in ENTITIES]
+    is_told = {"headers", "instances"} <= tables.keys()
+    sides = [_of_image_sets(tables["series"], *entity, is_told=is_told) for entity in ENTITIES]
+    named = ""
+    if is_told:
+        told = UNION.join([*(_of_headers(*entity) for entity in HEADER_ENTITIES), _of_instances(tables)])
+        named = f"WITH beside AS MATERIALIZED ({BESIDE}), told AS MATERIALIZED ({told}) "
+        sides.append("FROM told")
     packed = ", ".join(f"{text(name)}: {name}" for name in SIDE)
     return View(
         "conflicts",
-        f"{f'WITH beside AS MATERIALIZED ({BESIDE}), told AS MATERIALIZED ({UNION.join(told)}) ' if told else ''}"
-        f"SELECT datastore_id, entity, entity_id, attribute, list({{{packed}}} ORDER BY value, source) AS sides "
-        f"FROM ({UNION.join([*sides, *(['FROM told'] if told else [])])}) GROUP BY ALL HAVING min(value) <> max(value)",
+        f"{named}SELECT datastore_id, entity, entity_id, attribute, list({{{packed}}} ORDER BY value, source) AS sides "
+        f"FROM ({UNION.join(sides)}) GROUP BY ALL HAVING min(value) <> max(value)",
         "One row for each attribute of a patient, study or series on which its current image sets, primary or not, the "
         "headers of its objects, or the instances or frames of one image set differ. Nulls do not count as a "
         "difference. What headers alone say differently of a patient stands under the study.",
@@ -69,7 +71,7 @@ def conflicts(tables: Mapping[str, Table]) -> View:
     )
 
 
-def _of_image_sets(series: Table, entity: str, key: str, levels: tuple[str, ...], *, told: bool) -> str:
+def _of_image_sets(series: Table, entity: str, key: str, levels: tuple[str, ...], *, is_told: bool) -> str:
     """What image sets show, each value once, of what may be in conflict: few patients, studies and series.
 
     Those are found by one number for each image set. Every value of every image set as a row of its own took 190 s and
@@ -89,7 +91,7 @@ def _of_image_sets(series: Table, entity: str, key: str, levels: tuple[str, ...]
         f"SELECT datastore_id, {key} AS entity_id FROM internal.series_rows WHERE {key} IS NOT NULL GROUP BY ALL "
         f"HAVING min({number}) <> max({number})"
     )
-    if told:
+    if is_told:
         suspected += f" UNION SELECT datastore_id, entity_id FROM told WHERE entity = {text(entity)}"
     known = (
         f"SELECT r.datastore_id, entity_id, image_set_id, is_primary, {shown} FROM internal.series_rows r "
