@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ahi.documents_form import DocumentError, mapping, parsed, string
 from ahi.documents_instances import (
@@ -23,26 +23,33 @@ from ahi.documents_instances import (
 )
 from ahi.documents_series import add_of_frames, metadata_row, series_row
 from ahi.documents_side import side_row
+from ahi.documents_together import rows_together, single_of
 from ahi.exploded import explode_level, explode_series
 from ahi.exploded.volume import geometry
 from ahi.index.columnar import Rows
 from ahi.index.registry import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ahi.documents_instances import Source
     from ahi.documents_series import PatientKey
+    from ahi.documents_together import Shape, Single
 
 Row = dict[str, object]
 
 # Rises when the same document may give other rows.
 PARSER_VERSION = "documents-5"
 
+# Documents of one shape that become rows together, which bounds what waits for the others.
+_TOGETHER = 200
+# Compressed; a larger document is no burden alone.
+_SMALL_BYTES = 32 * 2**10
+
 
 @dataclass(frozen=True)
-class DocumentRows:
-    """Rows of one version of an image set, and what its head needs."""
+class DocumentHead:
+    """What the head of an image set needs of one version of its document."""
 
     datastore_id: str
     image_set_id: str
@@ -50,13 +57,46 @@ class DocumentRows:
     series_uid: str
     n_instances: int
     patient_key: str | None
-    sop_instance_uids: frozenset[str]
+
+
+@dataclass(frozen=True)
+class DocumentRows(DocumentHead):
+    """The same, with the rows of the document."""
+
     tables: Mapping[str, Rows]
     """Rows by table of the registry; tables without rows are left out."""
 
     def rows(self, table: str) -> list[Row]:
         """Rows of one table as dicts."""
         return list(self.tables.get(table, ()))
+
+
+class Known(Protocol):
+    """What is known of a document before it is read."""
+
+    @property
+    def version(self) -> int:
+        """Version of the image set that the document is of."""
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether HealthImaging holds the image set as primary."""
+
+
+K = TypeVar("K", bound=Known)
+
+
+@dataclass(frozen=True)
+class Flat(Generic[K]):
+    """Documents that became rows together, and those rows.
+
+    Attributes:
+        documents: Each with its head, or with why it has no rows.
+        parts: Rows by table of the registry, in one or several parts; tables without rows are left out.
+    """
+
+    documents: Sequence[tuple[K, DocumentHead | DocumentError]]
+    parts: Sequence[Mapping[str, Rows]]
 
 
 def patient_key_function(secret: bytes) -> PatientKey:
@@ -107,7 +147,37 @@ def flatten(
     study_level = mapping(top, "Study")
     study = mapping(study_level, "DICOM")
     study_uid = string(study, "StudyInstanceUID")
-    base: Row = {
+    base = _base(version, is_primary, datastore_id, image_set_id, study_uid, stamp)
+    tables: dict[str, Rows] = {}
+    first: Row | None = None
+    n_instances = 0
+    series_map = mapping(study_level, "Series")
+    for series_uid in series_map:
+        series = mapping(series_map, series_uid, "a series")
+        levels = (patient, study, mapping(series, "DICOM"))
+        inherited = {**patient, **study, **levels[2]}
+        source = take_apart({**base, "SeriesInstanceUID": series_uid}, inherited, series)
+        row = _add_series(tables, source, levels, patient_key)
+        first = first or row
+        n_instances += len(source.uids)
+    if first is None:
+        raise DocumentError("The document has no series.")
+    return DocumentRows(
+        datastore_id=datastore_id,
+        image_set_id=image_set_id,
+        study_uid=study_uid,
+        series_uid=str(first["SeriesInstanceUID"]),
+        n_instances=n_instances,
+        patient_key=key if isinstance(key := first["patient_key"], str) else None,
+        tables=tables,
+    )
+
+
+def _base(
+    version: int, is_primary: bool, datastore_id: str, image_set_id: str, study_uid: str, stamp: Mapping[str, object]
+) -> Row:
+    """Columns that every row of a document gets."""
+    return {
         **stamp,
         "datastore_id": datastore_id,
         "image_set_id": image_set_id,
@@ -117,30 +187,68 @@ def flatten(
         "parser_version": PARSER_VERSION,
         "StudyInstanceUID": study_uid,
     }
-    tables: dict[str, Rows] = {}
-    first: Row | None = None
-    uids: list[str] = []
-    series_map = mapping(study_level, "Series")
-    for series_uid in series_map:
-        series = mapping(series_map, series_uid, "a series")
-        levels = (patient, study, mapping(series, "DICOM"))
-        inherited = {**patient, **study, **levels[2]}
-        source = take_apart({**base, "SeriesInstanceUID": series_uid}, inherited, series)
-        row = _add_series(tables, source, levels, patient_key)
-        first = first or row
-        uids += source.uids
-    if first is None:
-        raise DocumentError("The document has no series.")
-    return DocumentRows(
-        datastore_id=datastore_id,
-        image_set_id=image_set_id,
-        study_uid=study_uid,
-        series_uid=str(first["SeriesInstanceUID"]),
-        n_instances=len(uids),
-        patient_key=key if isinstance(key := first["patient_key"], str) else None,
-        sop_instance_uids=frozenset(uids),
-        tables=tables,
+
+
+def flatten_all(
+    documents: Iterable[tuple[K, bytes]], *, patient_key: PatientKey, stamp: Mapping[str, object]
+) -> Iterator[Flat[K]]:
+    """Rows of documents, those of one instance each together where they are of one shape.
+
+    They come in another order than the documents, and are the same as those of `flatten`.
+
+    Args:
+        documents: What is known of each, and its JSON (gzip or plain).
+        patient_key: See `patient_key_function`.
+        stamp: Columns that every row gets, such as `indexed_at`.
+    """
+    waiting: dict[Shape, list[tuple[K, Single]]] = {}
+    for known, content in documents:
+        try:
+            top = parsed(content)
+        except DocumentError as error:
+            yield Flat([(known, error)], [])
+            continue
+        single = single_of(top) if len(content) <= _SMALL_BYTES else None
+        if single is None:
+            yield _alone(known, top, patient_key, stamp)
+            continue
+        alike = waiting.setdefault(single.shape, [])
+        alike.append((known, single))
+        if len(alike) == _TOGETHER:
+            yield from _together(waiting.pop(single.shape), patient_key, stamp)
+    for alike in waiting.values():
+        yield from _together(alike, patient_key, stamp)
+
+
+def _alone(known: K, top: Mapping[str, Any], patient_key: PatientKey, stamp: Mapping[str, object]) -> Flat[K]:
+    try:
+        rows = flatten(top, version=known.version, is_primary=known.is_primary, patient_key=patient_key, stamp=stamp)
+    except DocumentError as error:
+        return Flat([(known, error)], [])
+    return Flat([(known, rows)], [rows.tables])
+
+
+def _together(
+    alike: Sequence[tuple[K, Single]], patient_key: PatientKey, stamp: Mapping[str, object]
+) -> Iterator[Flat[K]]:
+    bases = [
+        {
+            **_base(known.version, known.is_primary, one.datastore_id, one.image_set_id, one.study_uid, stamp),
+            "SeriesInstanceUID": one.series_uid,
+        }
+        for known, one in alike
+    ]
+    try:
+        parts = rows_together([one for _, one in alike], bases, patient_key)
+    except DocumentError:
+        # Says which it is.
+        yield from (_alone(known, one.document, patient_key, stamp) for known, one in alike)
+        return
+    heads = (
+        DocumentHead(one.datastore_id, one.image_set_id, one.study_uid, one.series_uid, 1, key)
+        for (_, one), key in zip(alike, parts[0]["series"].values("patient_key"), strict=True)
     )
+    yield Flat([(known, head) for (known, _), head in zip(alike, heads, strict=True)], parts)
 
 
 def _add_series(

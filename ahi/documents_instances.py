@@ -24,7 +24,7 @@ from ahi.documents_form import (
     width,
 )
 from ahi.exploded.volume import normal_of
-from ahi.index.casting import RowCaster, caster
+from ahi.index.casting import caster
 from ahi.index.columnar import Rows
 from ahi.index.keywords_instance import INSTANCE
 from ahi.index.sop_classes import SOP_CLASSES
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ahi.index.casting import Caster, Failures
-    from ahi.index.values import CastFailure
 
 Row = dict[str, object]
 
@@ -50,7 +49,7 @@ _REFERENCES = {
     "referenced_series_uids": "referenced_series_uid",
 }
 _OWN = [column for column in INSTANCE if column.name != "SOPInstanceUID"]
-_CASTERS, _ROW = list(map(caster, _OWN)), RowCaster(_OWN)
+_CASTERS = list(map(caster, _OWN))
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,6 @@ class Source:
         columns: Values of each attribute, where all instances have the same attributes in the same order.
         told: The same of what the document has of each instance.
         vrs: VRs of the private attributes of each instance; empty when none has any.
-        only: Attributes of the instance and those that it inherits, where the series has one instance.
     """
 
     base: Row
@@ -81,7 +79,6 @@ class Source:
     columns: Mapping[str, Sequence[Any]]
     told: Mapping[str, Sequence[Any]]
     vrs: Sequence[Mapping[str, Any]]
-    only: Mapping[str, Any] | None
 
     def entry(self, key: str) -> Sequence[Any]:
         """What the document has of each instance under a key; None where it has not got it."""
@@ -133,46 +130,38 @@ def take_apart(base: Row, inherited: Mapping[str, Any], series: Mapping[str, Any
         offsets = list(map(parse_offset, columns[OFFSET]))
     elif OFFSET in keys:
         offsets = [parse_offset(one[OFFSET]) if OFFSET in one else offset for one in attributes]
+    vrs = vrs_of(told, entries)
+    return Source(base, inherited, list(instances), entries, attributes, keys, offsets, columns, told, vrs)
+
+
+def vrs_of(told: Mapping[str, Sequence[Any]], entries: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """VRs of the private attributes of each instance; empty when none has any."""
     vrs: Sequence[Any] = told.get("DICOMVRs") or [entry.get("DICOMVRs") for entry in entries]
-    vrs = [one if isinstance(one, dict) else {} for one in vrs] if any(vrs) else []
-    only = {**inherited, **attributes[0]} if len(attributes) == 1 else None
-    return Source(base, inherited, list(instances), entries, attributes, keys, offsets, columns, told, vrs, only)
+    return [one if isinstance(one, dict) else {} for one in vrs] if any(vrs) else []
 
 
 def instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
     """Rows of `instances`; `frames` are the frames of each."""
     rows = Rows(len(source.uids), dict(source.base))
     failures: Failures = {}
-    if source.only is not None:
-        rows.constants |= _only_row(source.only, failures, source.offsets[0])
-    else:
-        present = source.keys | source.inherited.keys()
-        for one in _CASTERS:
-            if one.name in present and (cells := source.typed(one, failures)) is not None:
-                rows.put(one.name, cells)
+    present = source.keys | source.inherited.keys()
+    for one in _CASTERS:
+        if one.name in present and (cells := source.typed(one, failures)) is not None:
+            rows.put(one.name, cells)
     rows.columns |= {
         "SOPInstanceUID": list(source.uids),
         "has_pixel_data": [bool(one) for one in frames],
         "n_frames": [len(one) for one in frames],
         "slice_position_mm": _slice_positions(rows),
     }
-    rows.put("n_elements", (True, len(source.columns)) if source.columns else _same(list(map(len, source.attributes))))
-    rows.put("n_private_elements", _same(list(map(len, source.vrs))) if source.vrs else (True, 0))
+    rows.put("n_elements", same(list(map(len, source.attributes))))
+    rows.put("n_private_elements", same(list(map(len, source.vrs))) if source.vrs else (True, 0))
     rows.put("cast_failures", _failed(failures, rows.n_rows))
-    rows.put("stored_transfer_syntax_uid", _same(texts(source.entry("StoredTransferSyntaxUID"))))
-    rows.put("checksum_type", _same(texts(source.entry("ChecksumType"))))
+    rows.put("stored_transfer_syntax_uid", same(texts(source.entry("StoredTransferSyntaxUID"))))
+    rows.put("checksum_type", same(texts(source.entry("ChecksumType"))))
     classes = rows.columns.get("SOPClassUID") or [rows.constants.get("SOPClassUID")]
-    rows.put("sop_class_name", _same([SOP_CLASSES.get(uid) for uid in classes]))
+    rows.put("sop_class_name", same([SOP_CLASSES.get(uid) for uid in classes]))
     return rows
-
-
-def _only_row(only: Mapping[str, Any], failures: Failures, offset: dt.timezone | None) -> Row:
-    """Typed values of the one instance of a series."""
-    found: list[CastFailure] = []
-    row = _ROW.row(only, found, offset)
-    if found:
-        failures[0] = found
-    return row
 
 
 def _failed(failures: Failures, n_rows: int) -> tuple[bool, Any]:
@@ -258,10 +247,11 @@ def add_references(instances: Rows, references: Sequence[Row]) -> None:
             instances.columns[name] = [sorted(found[uid]) if uid in found else None for uid in uids]
 
 
-def _same(values: list[Any]) -> tuple[bool, Any]:
+def same(values: Sequence[Any]) -> tuple[bool, Any]:
+    """The values as `Rows.put` takes them: the one that all are, or a list."""
     if values and values.count(values[0]) == len(values):
         return True, values[0]
-    return False, values
+    return False, list(values)
 
 
 def _slice_positions(rows: Rows) -> list[float | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ahi.documents_form import as_json, text
 from ahi.documents_instances import OFFSET
-from ahi.index.casting import RowCaster
+from ahi.index.casting import caster
 from ahi.index.keywords_patient import PATIENT
 from ahi.index.keywords_series import SERIES
 from ahi.index.keywords_study import STUDY
@@ -33,42 +33,58 @@ _FIRST_INSTANCE = "ImageType"
 # Every row of a document has these two from its place in it.
 _KEYS = ("StudyInstanceUID", "SeriesInstanceUID")
 _LEVELS = [column for column in (*PATIENT, *STUDY, *SERIES) if column.name not in _KEYS]
-_ROW = RowCaster(_LEVELS)
+CASTERS = [caster(column) for column in _LEVELS]
 _NAMES = frozenset(column.name for column in _LEVELS)
-_EMPTY: Row = dict.fromkeys((*_KEYS, *(column.name for column in _LEVELS)))
-_AGREED = [name for name in SERIES_SUMMARY if name != _FIRST_INSTANCE]
+EMPTY: Row = dict.fromkeys((*_KEYS, *(column.name for column in _LEVELS)))
+AGREED = [name for name in SERIES_SUMMARY if name != _FIRST_INSTANCE]
+# What `derived` and `counted` need.
+DERIVED_FROM = (
+    *("IssuerOfPatientID", "PatientID", "PatientName", "StudyDate", "StudyTime", "TimezoneOffsetFromUTC"),
+    *("PatientAge", "PatientBirthDate", "BodyPartExamined", "Manufacturer"),
+)
+FROM_INSTANCES = ("ImageType", "InstanceNumber", "SOPClassUID", "TransferSyntaxUID", "stored_transfer_syntax_uid")
+LEVELS_JSON = ("patient_json", "study_json", "series_json")
 _PAIR = 2
 _OF_FRAMES = ("SliceThickness", "SpacingBetweenSlices")
 
 
 def series_row(source: Source, instances: Rows, patient_key: PatientKey) -> Row:
     """The series: attributes of its levels, those on which its instances agree, and what is counted from them."""
-    row = _EMPTY | source.base
+    row = EMPTY | source.base
     failures: list[CastFailure] = []
     mixed: list[str] = []
     offset = parse_offset(source.inherited.get(OFFSET))
-    if source.only is not None:
-        row |= _ROW.row(source.only, failures, offset, source.inherited)
-    else:
-        row |= _ROW.row(_above(source, mixed), failures, offset)
-    for name in _AGREED:
+    above = _above(source, mixed)
+    row |= {one.name: one.one(above[one.name], failures, offset) for one in CASTERS if one.name in above}
+    for name in AGREED:
         row[name] = _agreed_value(name, instances, mixed)
-    row["patient_key"] = patient_key(text(row["IssuerOfPatientID"]), text(row["PatientID"]))
-    row["PatientName_parts"] = name_parts(row["PatientName"])
-    row["study_datetime_utc"] = start_utc(row, "StudyDate", "StudyTime")
-    row["patient_age_years"] = age_years(row["PatientAge"], row["PatientBirthDate"], row["StudyDate"])
-    row["body_part_normalised"] = body_part(row["BodyPartExamined"])
-    row["manufacturer_normalised"] = manufacturer(row["Manufacturer"])
+    row |= derived(row, patient_key)
     row["source_aet"] = _agreed_value("SourceApplicationEntityTitle", instances, [])
-    row.update(_counted(instances))
+    row |= counted(instances)
     spacing = _agreed_value("PixelSpacing", instances, mixed)
     if spacing is None and "PixelSpacing" not in mixed:
         spacing = _agreed_value("ImagerPixelSpacing", instances, mixed)
-    if isinstance(spacing, list) and len(spacing) == _PAIR:
-        row["pixel_spacing_row_mm"], row["pixel_spacing_col_mm"] = spacing
+    row["pixel_spacing_row_mm"], row["pixel_spacing_col_mm"] = pair(spacing)
     row["mixed_attrs"] = sorted(mixed) or None
     row["cast_failures"] = [failure.as_row() for failure in sorted(failures, key=lambda one: one.keyword)] or None
     return row
+
+
+def derived(row: Mapping[str, object], patient_key: PatientKey) -> Row:
+    """Columns of a series that come from its typed attributes, `DERIVED_FROM`."""
+    return {
+        "patient_key": patient_key(text(row["IssuerOfPatientID"]), text(row["PatientID"])),
+        "PatientName_parts": name_parts(row["PatientName"]),
+        "study_datetime_utc": start_utc(row, "StudyDate", "StudyTime"),
+        "patient_age_years": age_years(row["PatientAge"], row["PatientBirthDate"], row["StudyDate"]),
+        "body_part_normalised": body_part(row["BodyPartExamined"]),
+        "manufacturer_normalised": manufacturer(row["Manufacturer"]),
+    }
+
+
+def pair(spacing: object) -> tuple[object, object]:
+    """Spacing of rows and of columns; None for both when there are not two of them."""
+    return (spacing[0], spacing[1]) if isinstance(spacing, list) and len(spacing) == _PAIR else (None, None)
 
 
 def _above(source: Source, mixed: list[str]) -> Mapping[str, object]:
@@ -94,15 +110,13 @@ def add_of_frames(row: Row, frames: Sequence[Row]) -> None:
         own = [frame.get("PixelSpacing") for frame in frames]
         spacing = _agreed("PixelSpacing", [None if None in known else known, *own], mixed)
         if spacing is not None or "PixelSpacing" in mixed:
-            both = spacing if isinstance(spacing, list) and len(spacing) == _PAIR else [None, None]
-            row["pixel_spacing_row_mm"], row["pixel_spacing_col_mm"] = both
+            row["pixel_spacing_row_mm"], row["pixel_spacing_col_mm"] = pair(spacing)
     row["mixed_attrs"] = sorted(mixed) or None
 
 
 def metadata_row(source: Source, levels: Sequence[Mapping[str, Any]]) -> Row:
     """The row of `series_metadata`; `levels` are the attributes of patient, study and series."""
-    names = ("patient_json", "study_json", "series_json")
-    return {**source.base, **{name: as_json(level) for name, level in zip(names, levels, strict=True)}}
+    return {**source.base, **{name: as_json(level) for name, level in zip(LEVELS_JSON, levels, strict=True)}}
 
 
 def _agreed(name: str, values: Sequence[object], mixed: list[str]) -> object:
@@ -143,7 +157,7 @@ def _first_type(instances: Rows) -> list[Any] | None:
     return min(order, key=lambda one: one[:2])[2] if order else None
 
 
-def _counted(instances: Rows) -> Row:
+def counted(instances: Rows) -> Row:
     """Columns of a series that are counted or gathered from its instances, in order of InstanceNumber."""
     types = instances.columns.get("ImageType") or [instances.constants.get("ImageType")]
     types = [kind for kind in types if kind] if instances.n_rows else []

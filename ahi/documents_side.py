@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ahi.index.casting import RowCaster, caster
+from ahi.index.casting import caster
 from ahi.index.keywords_side import DISTINCT, RANGE, SIDES, TABLE_OF_MODALITY
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ahi.documents_instances import Source
     from ahi.index.casting import Caster, Failures
@@ -29,10 +29,9 @@ CONTAINERS = frozenset(
     )
 )
 _MAX_DEPTH = 4
-_PLANS: dict[str, list[tuple[Side, Caster]]] = {
+PLANS: dict[str, list[tuple[Side, Caster]]] = {
     table: [(side, caster(side.attribute)) for side in sides] for table, sides in SIDES.items()
 }
-_ROWS = {table: RowCaster(side.attribute for side in sides) for table, sides in SIDES.items()}
 _WANTED = {
     table: frozenset(name for side in sides for name in (side.attribute.name, side.also) if name)
     for table, sides in SIDES.items()
@@ -47,31 +46,18 @@ def side_row(source: Source, modality: object) -> tuple[str, Row] | None:
     inside = _inside(source, _WANTED[table])
     row, mixed = dict(source.base), list[str]()
     failures: dict[tuple[str, str], CastFailure] = {}
-    present: Container[str] = source.only or source.keys | source.inherited.keys()
-    own = {} if source.only is None else _own(table, source, failures)
-    for side, one in _PLANS[table]:
-        values: list[Any] = []
-        if source.only is not None:
-            values = [own[one.name]] if own.get(one.name) is not None else []
-        elif one.name in present:
-            values = _values(source, one, failures)
+    present = source.keys | source.inherited.keys()
+    for side, one in PLANS[table]:
+        values = _values(source, one, failures) if one.name in present else []
         if not values and one.name in inside:
             values = _found(inside[one.name], one, source, failures)
         if not values and side.also and (side.also in present or side.also in inside):
             values = _found([*_also(source, side.also), *inside.get(side.also, ())], one, source, failures)
         if values:
-            _show(side, values, row, mixed)
+            show(side, values, row, mixed)
     row["mixed_attrs"] = sorted(mixed) or None
     row["cast_failures"] = [failure.as_row() for failure in failures.values()] or None
     return table, row
-
-
-def _own(table: str, source: Source, failures: dict[tuple[str, str], CastFailure]) -> Row:
-    """Typed values of the attributes of the one instance of a series."""
-    found: list[CastFailure] = []
-    row = _ROWS[table].row(source.only or {}, found, source.offsets[0])
-    failures |= {(failure.keyword, failure.raw): failure for failure in found}
-    return row
 
 
 def _values(source: Source, one: Caster, failures: dict[tuple[str, str], CastFailure]) -> list[Any]:
@@ -102,7 +88,7 @@ def _found(
     return [value for value in typed if value is not None]
 
 
-def _show(side: Side, values: list[Any], row: Row, mixed: list[str]) -> None:
+def show(side: Side, values: list[Any], row: Row, mixed: list[str]) -> None:
     """Set the columns of one attribute."""
     name = side.attribute.name
     if side.rule is RANGE:

@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from more_itertools import chunked, constrained_batches
 from ahi import inbox, quarantine
 from ahi.clock import now
 from ahi.collector import collector_paused
-from ahi.documents import DocumentRows, flatten
+from ahi.documents import DocumentHead, Flat, flatten_all
 from ahi.documents_form import DocumentError
 from ahi.index import catalog
 from ahi.index.catalog import ObjectState
@@ -174,16 +175,16 @@ def index_documents(
     stamp = {"indexed_at": now(), "dagster_run_id": pipeline.run_id}
     writer = TableWriter(pipeline.index.root, pipeline.index.tables, batch_id=batch_id)
     with collector_paused():
-        for kept, blob in zip(chunk, blobs, strict=True):
-            try:
-                rows = flatten(blob, version=kept.version, is_primary=kept.is_primary, patient_key=key_of, stamp=stamp)
-            except DocumentError as error:
-                bad.append(quarantine.Item("documents", Reason.DOCUMENT_NOT_UNDERSTOOD, str(error), kept.object_key))
-                continue
-            good.append(kept)
-            heads.append(_head(kept, rows))
-            writer.add(rows.tables)
-            _count(report, rows)
+        for flat in flatten_all(zip(chunk, blobs, strict=True), patient_key=key_of, stamp=stamp):
+            for kept, head in flat.documents:
+                if isinstance(head, DocumentError):
+                    bad.append(quarantine.Item("documents", Reason.DOCUMENT_NOT_UNDERSTOOD, str(head), kept.object_key))
+                    continue
+                good.append(kept)
+                heads.append(_head(kept, head))
+            for part in flat.parts:
+                writer.add(part)
+            _count(report, flat)
         files = writer.files()
     with pipeline.index.commit(batch_id=batch_id, kind="index", run_id=pipeline.run_id, files=files) as commit:
         won = {head.image_set_id for head in commit.raise_heads(heads, replace=replace)}
@@ -194,17 +195,17 @@ def index_documents(
         _caught_up(commit, [kept for kept in chunk if kept.image_set_id not in known], unreadable=True)
 
 
-def _count(report: IndexReport, document: DocumentRows) -> None:
-    report.documents += 1
-    for table, rows in document.tables.items():
+def _count(report: IndexReport, flat: Flat[Kept]) -> None:
+    report.documents += sum(isinstance(head, DocumentHead) for _, head in flat.documents)
+    for table, rows in chain.from_iterable(part.items() for part in flat.parts):
         report.rows[table] += rows.n_rows
-    for modality in document.tables["series"].values("Modality"):
-        report.modalities[str(modality)] += 1
-    if "instances" in document.tables:
-        report.cast_failures += sum(map(bool, document.tables["instances"].values("cast_failures")))
+        if table == "series":
+            report.modalities.update(map(str, rows.values("Modality")))
+        elif table == "instances":
+            report.cast_failures += sum(map(bool, rows.values("cast_failures")))
 
 
-def _head(kept: Kept, document: DocumentRows) -> Head:
+def _head(kept: Kept, document: DocumentHead) -> Head:
     return Head(
         datastore_id=kept.datastore_id,
         image_set_id=kept.image_set_id,

@@ -27,7 +27,7 @@ from typing import Any
 
 from ahi import indexing
 from ahi.clock import now
-from ahi.documents import flatten, patient_key_function
+from ahi.documents import flatten_all, patient_key_function
 from ahi.index import catalog
 from ahi.index.store import Index
 from local_aws.healthimaging import levels
@@ -154,8 +154,8 @@ def index_all(blobs: list[bytes]) -> tuple[float, float, float]:
         indexing.index_documents(pipeline, kept, blobs, indexing.IndexReport())
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         start = time.process_time()
-        for blob in blobs:
-            flatten(blob, version=1, is_primary=True, patient_key=KEY_OF, stamp={"indexed_at": now()})
+        for _ in flatten_all(zip(kept, blobs, strict=True), patient_key=KEY_OF, stamp={"indexed_at": now()}):
+            pass
         return cpu, wall, time.process_time() - start
     finally:
         shutil.rmtree(root)

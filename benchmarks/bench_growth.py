@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from filling import FILE_SETS, PER_SET, STORE, fill, template
 
 from ahi import indexing
 from ahi.clock import now
-from ahi.documents import flatten, patient_key_function
+from ahi.documents import DocumentHead, flatten_all, patient_key_function
 from ahi.index import catalog
 from ahi.index.columnar import TableWriter
 from ahi.index.query import open_index
@@ -41,7 +42,7 @@ from ahi.index.writer import sync_files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ahi.documents import DocumentRows
+    from ahi.documents import Flat
     from ahi.index.writer import DataFile
 
 KINDS = {"one set of 100": (1, 100), "100 sets of one": (100, 1)}
@@ -65,48 +66,47 @@ class Subject:
         return done
 
 
-def write(index: Index, batch_id: str, flat: list[DocumentRows]) -> list[DataFile]:
+def write(index: Index, batch_id: str, flat: list[Flat[Any]]) -> list[DataFile]:
     """The files of a batch, as `ahi.indexing` writes them."""
     writer = TableWriter(index.root, index.tables, batch_id=batch_id)
-    for rows in flat:
-        writer.add(rows.tables)
+    for part in chain.from_iterable(one.parts for one in flat):
+        writer.add(part)
     return writer.files()
 
 
-def files_alone(index: Index, batch_id: str, flat: list[DocumentRows]) -> list[DataFile]:
+def files_alone(index: Index, batch_id: str, flat: list[Flat[Any]]) -> list[DataFile]:
     """The floor: written and synced, but no part of the index."""
     files = write(index, batch_id, flat)
     sync_files(index.root, [file.path for file in files])
     return files
 
 
-def commit(subject: Subject, batch_id: str, flat: list[DocumentRows], kept: list[Any]) -> None:
+def commit(subject: Subject, batch_id: str, flat: list[Flat[Any]], kept: list[Any]) -> None:
     """Make the batch true."""
     files = write(subject.index, batch_id, flat)
     with subject.index.commit(batch_id=batch_id, kind="index", files=files) as opened:
         heads = [
-            Head(STORE, one.image_set_id, one.version, True, rows.study_uid, rows.series_uid, rows.n_instances)
-            for one, rows in zip(kept, flat, strict=True)
+            Head(STORE, one.image_set_id, one.version, True, head.study_uid, head.series_uid, head.n_instances)
+            for one, head in chain.from_iterable(one.documents for one in flat)
+            if isinstance(head, DocumentHead)
         ]
+        assert len(heads) == len(kept)
         opened.raise_heads(heads)
         indexing._shown(opened, kept)  # noqa: SLF001 - the rest of what the pipeline does
 
 
-def batch(parts: Any, number: int, version: int, n_sets: int, n_instances: int) -> tuple[list[Any], list[Any]]:
+def batch(
+    parts: Any, number: int, version: int, n_sets: int, n_instances: int
+) -> tuple[list[Flat[Any]], list[SimpleNamespace]]:
     """Rows of documents never seen before, or of their next version; and what is known of them."""
     key_of = patient_key_function(b"bench")
     numbers = [10**12 + number * 1_000 + n for n in range(n_sets)]
-    flat = [
-        flatten(
-            document(parts, n, n_instances),
-            version=version,
-            is_primary=True,
-            patient_key=key_of,
-            stamp={"indexed_at": now(), "dagster_run_id": "bench"},
-        )
-        for n in numbers
+    kept = [
+        SimpleNamespace(datastore_id=STORE, image_set_id=f"{n:032x}", version=version, is_primary=True) for n in numbers
     ]
-    return flat, [SimpleNamespace(datastore_id=STORE, image_set_id=f"{n:032x}", version=version) for n in numbers]
+    blobs = [document(parts, n, n_instances) for n in numbers]
+    stamp = {"indexed_at": now(), "dagster_run_id": "bench"}
+    return list(flatten_all(zip(kept, blobs, strict=True), patient_key=key_of, stamp=stamp)), kept
 
 
 def announce(subject: Subject, kept: list[Any], n_instances: int) -> None:

@@ -48,7 +48,7 @@ CHECKS = (
 )
 _OF_OBJECT = ("SOPInstanceUID", "Rows", "Columns", "FrameOfReferenceUID")
 _OF_FRAME = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
-_NEEDED = (*_OF_OBJECT, *_OF_FRAME)
+NEEDED = (*_OF_OBJECT, *_OF_FRAME)
 _PLANES = ("sagittal", "coronal", "axial")
 
 
@@ -101,14 +101,18 @@ def geometry(instances: Rows, frames: Sequence[Row] = (), frame_of_reference: ob
         frame_of_reference: FrameOfReferenceUID of the series; an instance's own counts more.
     """
     slices = _slices(instances, frames)
-    n_slices = len(slices["SOPInstanceUID"])
-    if not n_slices:
-        return {}
+    return geometry_of(slices, frame_of_reference) if len(slices["Rows"]) else {}
+
+
+def geometry_of(slices: Mapping[str, Sequence[Any]], frame_of_reference: object = None) -> Row:
+    """Row of `series_geometry`, as `geometry` makes it, of at least one slice: `NEEDED` by column."""
     row: Row = dict.fromkeys(CHECKS)
-    row |= {"n_slices": n_slices}
+    row |= {"n_slices": len(slices["Rows"])}
     shapes = set(zip(slices["Rows"], slices["Columns"], strict=True))
     row["one_matrix"] = len(shapes) == 1 and None not in next(iter(shapes))
-    references = {one or frame_of_reference for one in set(slices["FrameOfReferenceUID"])}
+    # A document may have anything in its place.
+    of_series = frame_of_reference if isinstance(frame_of_reference, str) else None
+    references = {one or of_series for one in set(slices["FrameOfReferenceUID"])}
     row["one_frame_of_reference"] = len(references) == 1 and None not in references
     _spacing(row, slices["PixelSpacing"])
     planes = _vectors(slices["ImageOrientationPatient"], 6)
@@ -125,7 +129,7 @@ def geometry(instances: Rows, frames: Sequence[Row] = (), frame_of_reference: ob
 
 def _slices(instances: Rows, frames: Sequence[Row]) -> dict[str, Sequence[Any]]:
     """What has a place, by column: frames of enhanced objects, and other instances with pixels."""
-    cells = {name: instances.values(name) for name in _NEEDED}
+    cells = {name: instances.values(name) for name in NEEDED}
     uids, rows = cells["SOPInstanceUID"], cells["Rows"]
     enhanced = {frame.get("SOPInstanceUID") for frame in frames}
     if not frames and None not in rows:
@@ -192,6 +196,11 @@ def _unit_normal(plane: tuple[float, ...]) -> Vector | None:
 
 def _along(row: Row, normal: Vector, points: Sequence[list[float]]) -> None:
     """Places along the normal: how many, how often, how far apart, how far beside the line."""
+    if len(points) == 1:
+        # Alone it is at one place, once, and beside no line.
+        row |= {"origin": list(points[0]), "n_positions": 1, "n_per_position": 1, "unique_positions": True}
+        row |= {"is_4d": False, "enough_slices": False, "aligned_positions": True}
+        return
     start = points[0]
     # Written out, as most of the time of this module was here.
     (sx, sy, sz), (nx, ny, nz) = start, normal

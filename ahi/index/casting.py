@@ -14,7 +14,7 @@ from ahi.index.values import PADDING, RANGES, CastFailure, cast
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from ahi.index.columns import Column
 
@@ -28,7 +28,6 @@ _INTEGER_CHARACTERS = "0123456789+- "
 _TEXT, _WHOLE = {str}, {int}
 # Values remembered of a column; through a series and a site most are the same.
 _REMEMBERED = 8192
-_REMEMBERED_PLANS = 512
 
 
 class Caster:
@@ -158,61 +157,6 @@ class Caster:
             self.remembered.clear()
         self.remembered[key] = typed = found[0] if found else typed
         return typed
-
-
-class RowCaster:
-    """Casts of all columns of a level, for one object at a time.
-
-    Objects of an archive have few different sets of attributes: which casts one needs is looked up once for each set.
-    """
-
-    __slots__ = ("_casters", "_plans")
-
-    def __init__(self, columns: Iterable[Column]) -> None:
-        self._casters = [(column.name, caster(column)) for column in columns]
-        self._plans: dict[tuple[str, ...], list[tuple[str, Caster, Callable[[object], object]]]] = {}
-
-    def row(
-        self,
-        values: Mapping[str, object],
-        failures: list[CastFailure],
-        offset: dt.timezone | None,
-        first: Mapping[str, object] | None = None,
-    ) -> dict[str, object]:
-        """Typed values by name, of the attributes that have a column and a value.
-
-        Args:
-            values: The object's attributes.
-            failures: Takes what does not fit.
-            offset: Its offset from UTC.
-            first: Attributes of the same names whose values count more, unless they are null.
-        """
-        keys = tuple(values)
-        row: dict[str, object] = {}
-        plan = self._plans.get(keys)
-        for name, one, recalled in self._plan(keys) if plan is None else plan:
-            value = values[name]
-            if first is not None:
-                above = first.get(name)
-                value = value if above is None else above
-            if value is None:
-                continue
-            # Most values are text that was cast before: a call of `one` for each took half of a single image's row.
-            typed = recalled(value) if value.__class__ is str else None
-            if typed is None or typed.__class__ is CastFailure:
-                typed = one.one(value, failures, offset)
-            row[name] = typed
-        return row
-
-    def _plan(self, keys: tuple[str, ...]) -> list[tuple[str, Caster, Callable[[object], object]]]:
-        if len(self._plans) >= _REMEMBERED_PLANS:
-            self._plans.clear()
-        there = frozenset(keys)
-        plan: list[tuple[str, Caster, Callable[[object], object]]] = [
-            (name, one, one.remembered.get) for name, one in self._casters if name in there
-        ]
-        self._plans[keys] = plan
-        return plan
 
 
 @cache

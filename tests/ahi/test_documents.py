@@ -80,7 +80,7 @@ def test_a_series_of_two():
     rows = rows_of(document(instance(1), instance(4), TimezoneOffsetFromUTC="+0100"))
     (series,) = rows.rows("series")
     assert (rows.study_uid, rows.series_uid, rows.n_instances) == ("1.2.3", "1.2.4", 2)
-    assert rows.sop_instance_uids == {"1.2.3.1", "1.2.3.4"}
+    assert [row["SOPInstanceUID"] for row in rows.rows("instances")] == ["1.2.3.1", "1.2.3.4"]
     assert (series["Modality"], series["SeriesNumber"], series["PatientID"]) == ("CT", 2, "P1")
     assert (series["Rows"], series["SliceThickness"], series["pixel_spacing_col_mm"]) == (512, 2.5, 0.5)
     assert (series["n_instances"], series["n_frames"], series["instance_number_gaps"]) == (2, 2, 2)

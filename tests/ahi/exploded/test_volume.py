@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -84,6 +85,8 @@ def test_frames_of_reference():
     assert shape(slices, frame_of_reference=None)["reason_not_regular"] == "one_frame_of_reference"
     assert shape([slice_(0, FrameOfReferenceUID="1.9"), slice_(1)])["reason_not_regular"] == "one_frame_of_reference"
     assert shape([slice_(z, FrameOfReferenceUID="1.9") for z in (0, 1)], frame_of_reference=None)["is_regular"]
+    odd: Any = ["1.9"]
+    assert shape([slice_(0), slice_(1)], frame_of_reference=odd)["reason_not_regular"] == "one_frame_of_reference"
 
 
 def test_where_gaps_begin():
