@@ -1,13 +1,15 @@
 """Whether commits and queries stay as they are while an index grows: `bench_growth.py [--instances N N ...]`.
 
-One index for each size, filled with image sets of 100 instances and their ledger, then the same turns on each of them,
-one after the other so that the machine's moods fall on all alike. A turn is
+One index for each size, filled with image sets of 100 instances and their ledger and then compacted. UIDs of studies,
+series and instances are in no order, as those of several senders. Then the same turns on each of them, one after the
+other so that the machine's moods fall on all alike. A turn is
 
 - the files alone: every Parquet file that the rows of 100 instances make, written and synced, and nothing else;
 - a commit of them, as `ahi.indexing` does it: the same files, heads, sightings, and objects of the ledger indexed;
 - a publication;
-- three queries of it: one study's instances and one patient's series, opening the file included as `ahi query` does,
-  and the study again in a connection that has it open.
+- queries of it: one study's instances and one patient's series, opening the file included as `ahi query` does; then,
+  in a connection that has it open, the study again, all and four columns of it, one series, one instance, and the
+  study in a copy (`ahi export`).
 
 Every other commit replaces image sets of the turn before. CPU is the mean, wall-clock time the median of all turns;
 `ratio` is to the files alone.
@@ -26,15 +28,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import sqlalchemy as sa
 from bench_documents import SLICE, document, taken_apart
-from filling import FILE_SETS, PER_SET, STORE, fill, template
+from filling import FILE_SETS, PER_SET, STORE, fill, study_uids, template
 
 from ahi import indexing
 from ahi.clock import now
 from ahi.documents import DocumentHead, flatten_all, patient_key_function
 from ahi.index import catalog
 from ahi.index.columnar import TableWriter
+from ahi.index.columns import Tier
+from ahi.index.export import export
 from ahi.index.query import open_index
 from ahi.index.store import Head, Index
 from ahi.index.writer import sync_files
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
     from ahi.documents import Flat
     from ahi.index.writer import DataFile
 
+FOUR = "SOPInstanceUID, InstanceNumber, Rows, Columns"
 KINDS = {"one set of 100": (1, 100), "100 sets of one": (100, 1)}
 
 
@@ -54,6 +60,7 @@ class Subject:
 
     size: int
     index: Index
+    copy: Path
     turn: int = 0
     times: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
@@ -165,15 +172,30 @@ def turn(subject: Subject, parts: Any) -> None:
         batch_id = f"bench-{number}-{n_sets}"
         subject.time(f"commit, {kind}", lambda b=batch_id, f=flat, k=kept: commit(subject, b, f, k))
     subject.time("publication", index.publish)
-    some = 100_000_000 + subject.size // PER_SET * (number % 7) // 8
-    study = f"SELECT * FROM instances WHERE StudyInstanceUID = '1.2.826.0.1.{some}'"
-    found = subject.time("one study's 100 instances", lambda: index.query(study))
+    some = subject.size // PER_SET * (number % 7) // 8
+    of_study = f"FROM instances WHERE StudyInstanceUID = '{study_uids([some])[0]}'"
+    found = subject.time("one study's 100 instances", lambda: index.query(f"SELECT * {of_study}"))
     assert len(found.rows) == PER_SET, len(found.rows)
-    with open_index(index.path) as connection:
-        connection.execute(study).fetchall()
-        subject.time("the same, file open", lambda: connection.execute(study).fetchall())
-    patient = f"SELECT * FROM series WHERE PatientID = 'P{some}'"
+    patient = f"SELECT * FROM series WHERE PatientID = 'P{100_000_000 + some}'"
     assert len(subject.time("one patient's series", lambda: index.query(patient)).rows) == 1
+    with open_index(index.path) as connection:
+        first = f"SELECT SeriesInstanceUID, SOPInstanceUID {of_study} LIMIT 1"
+        series_uid, uid = connection.execute(first).fetchall()[0]
+        ask(subject, connection, "file open: the study", f"SELECT * {of_study}", PER_SET)
+        ask(subject, connection, "file open: four columns of it", f"SELECT {FOUR} {of_study}", PER_SET)
+        series = f"SELECT * FROM instances WHERE SeriesInstanceUID = '{series_uid}'"
+        ask(subject, connection, "file open: one series", series, PER_SET)
+        one = f"SELECT * FROM instances WHERE SOPInstanceUID = '{uid}'"
+        ask(subject, connection, "file open: one instance", one, 1)
+    with duckdb.connect(str(subject.copy / "index.duckdb"), read_only=True) as connection:
+        ask(subject, connection, "copy open: the study", f"SELECT * {of_study}", PER_SET)
+        ask(subject, connection, "copy open: four columns of it", f"SELECT {FOUR} {of_study}", PER_SET)
+
+
+def ask(subject: Subject, connection: duckdb.DuckDBPyConnection, what: str, sql: str, n_rows: int) -> None:
+    """A question, the second time that it is asked."""
+    connection.execute(sql).fetchall()
+    assert len(subject.time(what, lambda: connection.execute(sql).fetchall())) == n_rows, what
 
 
 def show(subjects: list[Subject]) -> None:
@@ -202,13 +224,19 @@ def subject_of(size: int, folder: Path, parts: Any) -> Subject:
     """An index of a size, filled unless the folder has it."""
     root, start = folder / str(size), time.perf_counter()
     is_new = not root.exists()
-    subject = Subject(size, Index(root, f"sqlite:///{root / 'catalog.sqlite'}", grace_seconds=0))
+    index = Index(root, f"sqlite:///{root / 'catalog.sqlite'}", grace_seconds=0)
+    subject = Subject(size, index, folder / f"{size}-copy")
     if is_new:
         files = files_alone(subject.index, "fill", batch(parts, 0, 1, 1, PER_SET)[0])
         rows = [template(subject.index, files, table) for table in ("instances", "series")]
         shutil.rmtree(root / "data")
-        fill(subject.index, size // PER_SET // FILE_SETS * FILE_SETS, rows[0], rows[1])
-        subject.index.publish()
+        fill(index, size // PER_SET // FILE_SETS * FILE_SETS, rows[0], rows[1])
+        # Rows made by column take an eighth of the bytes that real ones do.
+        index.small_file_bytes = min(path.stat().st_size for path in root.glob("data/instances/*/*.parquet"))
+        index.compact()
+        index.publish()
+        index.expire()
+        export(index.path, Tier.IDENTIFIED, str(subject.copy))
     with subject.index.snapshot() as connection:
         # A run before this one may have left its batches in the folder.
         subject.turn = 2 * (connection.scalar(sa.select(sa.func.count()).select_from(catalog.commits)) or 0)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from synthetic_series import uids
 
 from ahi.clock import now
 from ahi.index import catalog as c
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 STORE = "d" * 32
 DAY = "2026-11-21"
 FILE_SETS = 2_500
-"""Image sets in one file of instances, which then has the size of a compacted one."""
+"""Image sets in one file of instances, which has as many rows as one that compaction no longer calls small."""
 PER_SET = 100
 
 
@@ -45,7 +46,10 @@ def fill(index: Index, n_sets: int, instances: pa.Table, series: pa.Table) -> No
         seq = commit.seq
     files = []
     for start in range(0, n_sets, FILE_SETS):
-        sets = pa.array(range(start, start + FILE_SETS), pa.int64())
+        unsorted = list(range(start, start + FILE_SETS))
+        sets = pa.array(
+            sorted(unsorted, key=dict(zip(unsorted, study_uids(unsorted), strict=True)).__getitem__), pa.int64()
+        )
         numbers = sets.take(pa.array([n // PER_SET for n in range(FILE_SETS * PER_SET)]))
         rows = instances.take(pa.array([n % PER_SET for n in range(FILE_SETS * PER_SET)]))
         files.append(_written(index, index.tables["instances"], rows, numbers))
@@ -60,13 +64,19 @@ def fill(index: Index, n_sets: int, instances: pa.Table, series: pa.Table) -> No
             put_state(connection, mirror.floor_name, str(seq))
 
 
+def study_uids(numbers: Sequence[int]) -> list[str]:
+    """UID of the study of each image set; in no order, nor is that of its series."""
+    return uids(np.array(numbers), 2)
+
+
 def _written(index: Index, table: Table, rows: pa.Table, numbers: pa.Array) -> DataFile:
     """One file of rows, each with the ids of its image set."""
     padded = pc.add(numbers, 100_000_000).cast(pa.string())
-    series_uid = pc.binary_join_element_wise("1.2.826.0.1", padded, "1", ".")
+    sets = numbers.dictionary_encode()
+    series_uid = pa.array(uids(sets.dictionary.to_numpy(), 1)).take(sets.indices)
     values: dict[str, object] = {
         "image_set_id": pc.utf8_lpad(numbers.cast(pa.string()), 32, "0"),
-        "StudyInstanceUID": pc.binary_join_element_wise("1.2.826.0.1", padded, "."),
+        "StudyInstanceUID": pa.array(study_uids(sets.dictionary.to_numpy())).take(sets.indices),
         "SeriesInstanceUID": series_uid,
         "batch_id": pa.array(["fill"] * len(rows)),
     }
@@ -75,7 +85,7 @@ def _written(index: Index, table: Table, rows: pa.Table, numbers: pa.Array) -> D
     if "SOPInstanceUID" in rows.column_names:
         # UIDs that do not compress, as a scanner's.
         within = pa.array(np.random.default_rng(0).integers(10**15, 10**16, len(rows)).astype(str))
-        values["SOPInstanceUID"] = pc.binary_join_element_wise(series_uid, within, ".")
+        values["SOPInstanceUID"] = pc.binary_join_element_wise(pc.utf8_slice_codeunits(series_uid, 0, 45), within, ".")
     for name, value in values.items():
         rows = rows.set_column(rows.column_names.index(name), name, value)
     columns = [(column.name, column.duckdb_type) for column in table.columns]

@@ -154,5 +154,9 @@ def derived(name: str, duckdb_type: str, tier: Tier, description: str, *, since:
 
 
 def image_set_table(name: str, description: str, columns: tuple[Column, ...], sort_by: tuple[str, ...]) -> Table:
-    """A table whose rows are replaced with their image set. The registry adds the columns that all of these carry."""
-    return Table(name, description, columns, "image_set_id", sort_by)
+    """A table whose rows are replaced with their image set. The registry adds the columns that all of these carry.
+
+    Rows stand by study, then as `sort_by` says: a look at one study then reads one row group of a file. The UID of a
+    series is its scanner's and that of a study often the archive's, so by series a study was all over the file.
+    """
+    return Table(name, description, columns, "image_set_id", ("StudyInstanceUID", *sort_by))

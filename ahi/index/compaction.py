@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 # Bytes that one merge takes in, so that its memory and its output stay bounded: 16 files of the small size.
 MERGE_FILES = 16
+# Files below this many times the small size are merged with each other, too, once there are this many: each file costs
+# whoever opens the index. So a row is written once more in its life, and 50 M instances have 40 files and not 280.
+MEDIUM = 8
 # Keys that a view may have to leave out: reading them costs each publication about 20 ms, and each query a join.
 DEAD_KEYS = 20_000
 
@@ -99,6 +102,8 @@ class Inputs:
 def compact(index: Index) -> CompactionResult:
     """Merge the small files of each table that has at least `index.compact_files` of them, and fold mirrors' slices.
 
+    What comes of that is merged again, `MEDIUM` files at a time, until it is that many times as large as a small file.
+
     Where more than `DEAD_KEYS` rows have to be left out at each reading, large files are written again without them.
 
     Rows that no longer count go into a history file, and the rest is sorted as the registry says. A commit that happens
@@ -108,7 +113,7 @@ def compact(index: Index) -> CompactionResult:
     with locked(index.root / ".compact.lock"):
         for table in index.tables.values():
             for one in (table, history_table(table)):
-                while inputs := _small(index, one):
+                while inputs := _mergeable(index, one):
                     result += merge(index, one, inputs)
             rewritten: set[str] = set()
             while inputs := _burdened(index, table, rewritten):
@@ -121,24 +126,36 @@ def compact(index: Index) -> CompactionResult:
     return result
 
 
-def _small(index: Index, table: Table) -> Inputs | None:
-    """Small files and dead keys of a table, read in one transaction: apart, a commit between could be lost."""
+def _mergeable(index: Index, table: Table) -> Inputs | None:
+    """Files of a table that are to be one, small ones first, and dead keys.
+
+    Read in one transaction: apart, a commit between could be lost.
+    """
+    small, files = index.small_file_bytes, c.files.c
     with index.snapshot() as connection:
-        live = sa.select(c.files).where(c.files.c.table_name == table.name, c.files.c.retired_seq.is_(None))
-        small = connection.execute(
-            live.where(c.files.c.n_bytes < index.small_file_bytes).order_by(c.files.c.first_seq, c.files.c.path)
-        ).fetchall()
-        if len(small) < index.compact_files:
-            return None
-        budget = MERGE_FILES * index.small_file_bytes
-        picked: list[sa.Row[Any]] = []
-        for row in small:
-            budget -= row.n_bytes
-            if budget < 0 and len(picked) > 1:
-                break
-            picked.append(row)
-        seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
-        return Inputs(seq, picked, read_dead(connection, [table.name])[table.name])
+        for least, most, enough in ((0, small, index.compact_files), (small, MEDIUM * small, MEDIUM)):
+            of_size = sa.and_(files.n_bytes >= least, files.n_bytes < most)
+            found = connection.execute(
+                sa.select(c.files)
+                .where(files.table_name == table.name, files.retired_seq.is_(None), of_size)
+                .order_by(files.first_seq, files.path)
+            ).fetchall()
+            if len(found) >= enough:
+                seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
+                picked = _within(found, MERGE_FILES * small)
+                return Inputs(seq, picked, read_dead(connection, [table.name])[table.name])
+    return None
+
+
+def _within(files: Sequence[sa.Row[Any]], n_bytes: int) -> list[sa.Row[Any]]:
+    """The first of some files that have so many bytes together, and two at least."""
+    picked: list[sa.Row[Any]] = []
+    for row in files:
+        n_bytes -= row.n_bytes
+        if n_bytes < 0 and len(picked) > 1:
+            break
+        picked.append(row)
+    return picked
 
 
 def _burdened(index: Index, table: Table, rewritten: set[str]) -> Inputs | None:

@@ -36,7 +36,7 @@ from ahi.index.query import IndexNotPublishedError
 from ahi.index.registry import SCHEMA_VERSION, TABLES
 from ahi.index.sidecar import SUFFIX, digest_of, write_sidecar
 from ahi.index.sql import quoted, text
-from ahi.index.writer import group_rows
+from ahi.index.writer import bloom_filters, group_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -50,10 +50,12 @@ if TYPE_CHECKING:
 ZSTD_LEVEL = 3
 INSIDE_BYTES = 256 * 2**20
 FOLDER_VARIABLE = "index_folder"
-# Tables of which single rows are looked up, and by what.
+# What is looked up in a table; of the others it is their study. DuckDB's own account of where values are compares their
+# first eight bytes, and UIDs of a scanner have these in common: of 10 M instances one study took 130 ms instead of 20.
+_INDEXED = ("StudyInstanceUID",)
 INDEXED = {"patients": ("patient_key",), "studies": ("StudyInstanceUID",)} | {
     "series": ("StudyInstanceUID", "SeriesInstanceUID"),
-    "instances": ("SeriesInstanceUID",),
+    "instances": ("StudyInstanceUID", "SeriesInstanceUID"),
 }
 S3 = "s3://"
 
@@ -183,7 +185,12 @@ def _write_groups(path: Path, groups: Iterator[pa.Table], metadata: Mapping[str,
 
     first = next(groups)
     with pq.ParquetWriter(
-        path, first.schema, compression="zstd", compression_level=ZSTD_LEVEL, store_schema=False
+        path,
+        first.schema,
+        compression="zstd",
+        compression_level=ZSTD_LEVEL,
+        store_schema=False,
+        bloom_filter_options=bloom_filters(first),
     ) as writer:
         for group in chain([first], groups):
             writer.write_table(group, row_group_size=len(group))
@@ -209,7 +216,7 @@ def _index(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Sequence
         name, file = f"main.{quoted(table.name)}", f"{table.name}.parquet"
         if table.is_inside:
             connection.execute(f"CREATE TABLE {name} AS FROM read_parquet({text(str(folder / file))})")
-            for column in INDEXED.get(table.name, ()):
+            for column in INDEXED.get(table.name, _INDEXED):
                 connection.execute(f"CREATE INDEX {quoted(f'{table.name}_by_{column}')} ON {name} ({quoted(column)})")
         else:
             path = f"coalesce(getvariable('{FOLDER_VARIABLE}'), '.') || {text(f'/{file}')}"

@@ -227,7 +227,7 @@ def side_tables(keys: tuple[Column, ...]) -> tuple[Table, ...]:
             name,
             f"One row for each version of an image set of {_WHAT[name]}: what its instances say of the acquisition.",
             (*keys, *(column for side in sides for column in side.columns), _MIXED),
-            ("StudyInstanceUID", "SeriesInstanceUID"),
+            ("SeriesInstanceUID",),
         )
         for name, sides in SIDES.items()
     )

@@ -174,8 +174,7 @@ _OWN = (
             *(COLUMNS[name] for name in SERIES_SUMMARY),
             *_SERIES_DERIVED,
         ),
-        # By study: a look at one study then reads one row group, and equal UIDs side by side halve the file.
-        ("StudyInstanceUID", "SeriesInstanceUID"),
+        ("SeriesInstanceUID",),
     ),
     image_set_table(
         "instances",
@@ -208,7 +207,7 @@ _OWN = (
             derived("study_json", "VARCHAR", Tier.IDENTIFIED, "Attributes of the study as JSON, untouched."),
             derived("series_json", "VARCHAR", Tier.IDENTIFIED, "Attributes of the series as JSON, untouched."),
         ),
-        ("StudyInstanceUID", "SeriesInstanceUID"),
+        ("SeriesInstanceUID",),
     ),
 )
 

@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from more_itertools import spy
+
 from ahi.clock import day_of
 from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.sidecar import write_sidecar
@@ -178,14 +180,16 @@ def write_parts(
     path, n_rows, empty = new_path(root, folder), 0, set(schema.names)
     with (root / path).open("x+b") as handle:
         # Arrow's own copy of the schema, with every column's description, would be half of a small file.
+        first, some = spy(parts, 1)
         with pq.ParquetWriter(
             handle,
             schema,
             compression="zstd",
             compression_level=ZSTD_LEVEL,
             store_schema=False,
+            bloom_filter_options=bloom_filters(first[0]) if first else None,
         ) as writer:
-            for part in parts:
+            for part in some:
                 writer.write_table(part, row_group_size=group_rows(table))
                 n_rows += part.num_rows
                 empty -= {name for name in empty if part[name].null_count < part.num_rows}
@@ -206,6 +210,26 @@ def write_parts(
         batch_id=batch_id,
         empty=frozenset(empty),
     )
+
+
+# Columns that people look for one value of.
+LOOKED_UP = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "patient_key")
+FALSE_POSITIVES = 0.01
+
+
+def bloom_filters(part: pa.Table) -> dict[str, dict[str, float]]:
+    """Options of pyarrow's writer for a filter of each row group by which readers know that a value is not in it.
+
+    Least and largest value tell that of the column that rows are sorted by; without these filters one series of 10 M
+    instances took six times as long as one study.
+
+    Args:
+        part: Rows of the first row group, which tell how many values to expect in the next ones.
+    """
+    import pyarrow.compute as pc
+
+    names = [name for name in LOOKED_UP if name in part.column_names and part[name].null_count < part.num_rows]
+    return {name: {"ndv": 2 * pc.count_distinct(part[name]).as_py(), "fpp": FALSE_POSITIVES} for name in names}
 
 
 def copied_file(

@@ -61,6 +61,14 @@ def test_a_copy_holds_the_current_rows_sorted_by_study(full: Index, tmp_path: Pa
     assert f"It shows seq {told[0]}.\n" in readme
 
 
+def test_every_table_inside_a_copy_finds_a_study_without_reading_all(full: Index, tmp_path: Path) -> None:
+    tables = {table.name for table in export(full.path, Tier.IDENTIFIED, str(tmp_path / "copy")) if table.is_inside}
+    with duckdb.connect(str(tmp_path / "copy" / "index.duckdb"), read_only=True) as connection:
+        found = connection.execute("SELECT table_name FROM duckdb_indexes() WHERE sql LIKE '%(StudyInstanceUID)%'")
+        # A patient has several.
+        assert {str(row[0]) for row in found.fetchall()} == tables - {"patients"}
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_moved_copy_opens_with_what_analysts_have(
     full: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool

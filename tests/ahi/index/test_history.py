@@ -287,6 +287,7 @@ def test_touched_names_every_table_with_a_difference(index: Index, explode) -> N
 def test_keys_are_columns_of_their_tables() -> None:
     for name, table in TABLES.items():
         assert {*key_of(table)} <= {column.name for column in table.columns}, name
+        assert "StudyInstanceUID" not in key_of(table), "an image set whose study was changed is the same"
     assert KEYS.keys() <= TABLES.keys()
 
 

@@ -42,6 +42,7 @@ def test_table_is_documented_and_consistent(table):
     assert len({name.lower() for name in names}) == len(names), "DuckDB names ignore case"
     assert table.row_key in names
     assert set(table.sort_by) <= set(names)
+    assert table.sort_by[0] == "StudyInstanceUID", "a study reads one row group of a file"
     assert table.description.endswith(".")
     for column in table.columns:
         assert column.description.endswith("."), column.name

@@ -6,6 +6,8 @@ import os
 import resource
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
@@ -13,7 +15,7 @@ import sqlalchemy as sa
 from ahi.index import catalog as c
 from ahi.index.registry import SCHEMA_VERSION, TABLES, arrow_schema
 from ahi.index.store import Index, IndexWriteError
-from ahi.index.writer import table_hash
+from ahi.index.writer import table_hash, write_parts
 
 
 def test_rows_come_back_typed_sorted_and_stamped(index: Index, series_row) -> None:
@@ -132,6 +134,25 @@ def test_columns_with_much_in_them_are_zstd_and_the_others_cost_little(index: In
     assert len(nested) > len(("SoftwareVersions", "PatientName_parts"))
     assert with_dictionary.isdisjoint({"Modality", *nested})
     assert all(one.statistics is not None for name, one in found.items() if name in ("StudyInstanceUID", "PatientID"))
+
+
+def test_a_large_file_tells_which_values_are_in_no_row_group_of_it(index: Index) -> None:
+    table = index.tables["instances"]
+    rows = [{"StudyInstanceUID": f"1.{n}", "SeriesInstanceUID": f"2.{n % 7}", "Rows": 512} for n in range(500)]
+    part = pa.Table.from_pylist(rows, schema=arrow_schema(table))
+    columns = [(column.name, column.duckdb_type) for column in table.columns]
+    file = write_parts(index.root, "instances/day", iter([part, part]), part.schema, table="instances", columns=columns)
+    assert file.n_rows == 1_000
+    path = str(index.root / file.path)
+    with duckdb.connect() as connection:
+        filtered = "SELECT DISTINCT path_in_schema FROM parquet_metadata(?) WHERE bloom_filter_offset IS NOT NULL"
+        assert set(connection.execute(filtered, [path]).fetchall()) == {("StudyInstanceUID",), ("SeriesInstanceUID",)}
+        # DuckDB's probe looks at another column where a nested one stands before it; here none does.
+        excluded = "SELECT bool_and(bloom_filter_excludes) FROM parquet_bloom_probe(?, 'SeriesInstanceUID', ?)"
+        there, absent = [f"2.{n}" for n in range(7)], [f"3.{n}" for n in range(200)]
+        answers = {uid: connection.execute(excluded, [path, uid]).fetchone() for uid in (*there, *absent)}
+    assert {answers[uid] for uid in there} == {(False,)}
+    assert sum(answers[uid] == (True,) for uid in absent) > 180, "some look like one that is there"
 
 
 def test_a_batchs_file_is_read_with_the_types_and_the_account_it_was_written_with(index: Index, series_row) -> None:
