@@ -220,8 +220,8 @@ FALSE_POSITIVES = 0.01
 def bloom_filters(part: pa.Table) -> dict[str, dict[str, float]]:
     """Options of pyarrow's writer for a filter of each row group by which readers know that a value is not in it.
 
-    Least and largest value tell that of the column that rows are sorted by; without these filters one series of 10 M
-    instances took six times as long as one study.
+    Least and largest value tell that of the column that rows are sorted by; one series of 10 M instances took 165 ms of
+    CPU without these filters, and 28 with them.
 
     Args:
         part: Rows of the first row group, which tell how many values to expect in the next ones.
