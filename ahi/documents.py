@@ -12,19 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ahi.documents_form import DocumentError, mapping, parsed, string
-from ahi.documents_instances import (
-    add_hashes,
-    add_references,
-    frame_rows,
-    frames_of,
-    instance_rows,
-    metadata_rows,
-    take_apart,
-)
+from ahi.documents_instances import add_references, instance_tables, take_apart
 from ahi.documents_series import add_of_frames, metadata_row, series_row
 from ahi.documents_side import side_row
 from ahi.documents_together import rows_together, single_of
-from ahi.exploded import explode_level, explode_series
+from ahi.exploded import add_levels, explode_series
 from ahi.exploded.volume import geometry
 from ahi.index.columnar import Rows
 from ahi.index.registry import SCHEMA_VERSION
@@ -41,9 +33,9 @@ Row = dict[str, object]
 # Rises when the same document may give other rows.
 PARSER_VERSION = "documents-5"
 
-# Documents of one shape that become rows together, which bounds what waits for the others.
+# Documents of one shape that become rows together.
 _TOGETHER = 200
-# Compressed; a larger document is no burden alone.
+# Compressed. A larger document gains little, and its objects would wait in memory for others like it.
 _SMALL_BYTES = 32 * 2**10
 
 
@@ -87,7 +79,7 @@ K = TypeVar("K", bound=Known)
 
 
 @dataclass(frozen=True)
-class Flat(Generic[K]):
+class Flattened(Generic[K]):
     """Documents that became rows together, and those rows.
 
     Attributes:
@@ -191,10 +183,11 @@ def _base(
 
 def flatten_all(
     documents: Iterable[tuple[K, bytes]], *, patient_key: PatientKey, stamp: Mapping[str, object]
-) -> Iterator[Flat[K]]:
+) -> Iterator[Flattened[K]]:
     """Rows of documents, those of one instance each together where they are of one shape.
 
-    They come in another order than the documents, and are the same as those of `flatten`.
+    They come in another order than the documents, and are the same as those of `flatten`. Small documents wait for
+    others of their shape, at most until the last one.
 
     Args:
         documents: What is known of each, and its JSON (gzip or plain).
@@ -206,7 +199,7 @@ def flatten_all(
         try:
             top = parsed(content)
         except DocumentError as error:
-            yield Flat([(known, error)], [])
+            yield Flattened([(known, error)], [])
             continue
         single = single_of(top) if len(content) <= _SMALL_BYTES else None
         if single is None:
@@ -220,17 +213,17 @@ def flatten_all(
         yield from _together(alike, patient_key, stamp)
 
 
-def _alone(known: K, top: Mapping[str, Any], patient_key: PatientKey, stamp: Mapping[str, object]) -> Flat[K]:
+def _alone(known: K, top: Mapping[str, Any], patient_key: PatientKey, stamp: Mapping[str, object]) -> Flattened[K]:
     try:
         rows = flatten(top, version=known.version, is_primary=known.is_primary, patient_key=patient_key, stamp=stamp)
     except DocumentError as error:
-        return Flat([(known, error)], [])
-    return Flat([(known, rows)], [rows.tables])
+        return Flattened([(known, error)], [])
+    return Flattened([(known, rows)], [rows.tables])
 
 
 def _together(
     alike: Sequence[tuple[K, Single]], patient_key: PatientKey, stamp: Mapping[str, object]
-) -> Iterator[Flat[K]]:
+) -> Iterator[Flattened[K]]:
     bases = [
         {
             **_base(known.version, known.is_primary, one.datastore_id, one.image_set_id, one.study_uid, stamp),
@@ -248,31 +241,22 @@ def _together(
         DocumentHead(one.datastore_id, one.image_set_id, one.study_uid, one.series_uid, 1, key)
         for (_, one), key in zip(alike, parts[0]["series"].values("patient_key"), strict=True)
     )
-    yield Flat([(known, head) for (known, _), head in zip(alike, heads, strict=True)], parts)
+    yield Flattened([(known, head) for (known, _), head in zip(alike, heads, strict=True)], parts)
 
 
 def _add_series(
     tables: dict[str, Rows], source: Source, levels: Sequence[Mapping[str, Any]], patient_key: PatientKey
 ) -> Row:
     """Add the rows of one series and all below it; returns the series' own."""
-    frames = frames_of(source)
-    instances = instance_rows(source, frames)
+    found = instance_tables(source)
+    instances = found["instances"]
     row = series_row(source, instances, patient_key)
-    found = {
-        "series": Rows(1, row),
-        "instances": instances,
-        "frames": frame_rows(source, frames),
-        "series_metadata": Rows(1, metadata_row(source, levels)),
-        "instance_metadata": metadata_rows(source),
-    }
+    found |= {"series": Rows(1, row), "series_metadata": Rows(1, metadata_row(source, levels))}
     side = side_row(source, row["Modality"])
     if side is not None:
         found[side[0]] = Rows(1, side[1])
     exploded = explode_series(source.uids, source.attributes, source.vrs, source.keys, source.offsets, source.columns)
-    for name, level in zip(("patient", "study", "series"), levels, strict=True):
-        for table, rows in explode_level(name, level).items():
-            exploded.setdefault(table, []).extend(rows)
-    add_hashes(instances, found["instance_metadata"])
+    add_levels(exploded, levels)
     add_references(instances, exploded.get("object_references", ()))
     functional = exploded.get("frames_functional", ())
     if functional:

@@ -140,7 +140,7 @@ def vrs_of(told: Mapping[str, Sequence[Any]], entries: Sequence[Mapping[str, Any
     return [one if isinstance(one, dict) else {} for one in vrs] if any(vrs) else []
 
 
-def instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
+def _instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
     """Rows of `instances`; `frames` are the frames of each."""
     rows = Rows(len(source.uids), dict(source.base))
     failures: Failures = {}
@@ -156,7 +156,7 @@ def instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
     }
     rows.put("n_elements", same(list(map(len, source.attributes))))
     rows.put("n_private_elements", same(list(map(len, source.vrs))) if source.vrs else (True, 0))
-    rows.put("cast_failures", _failed(failures, rows.n_rows))
+    rows.put("cast_failures", failed(failures, rows.n_rows))
     rows.put("stored_transfer_syntax_uid", same(texts(source.entry("StoredTransferSyntaxUID"))))
     rows.put("checksum_type", same(texts(source.entry("ChecksumType"))))
     classes = rows.columns.get("SOPClassUID") or [rows.constants.get("SOPClassUID")]
@@ -164,13 +164,22 @@ def instance_rows(source: Source, frames: Sequence[Sequence[Any]]) -> Rows:
     return rows
 
 
-def _failed(failures: Failures, n_rows: int) -> tuple[bool, Any]:
+def instance_tables(source: Source) -> dict[str, Rows]:
+    """Rows of `instances`, `instance_metadata` and `frames`."""
+    frames = _frames_of(source)
+    instances, metadata = _instance_rows(source, frames), _metadata_rows(source)
+    _add_hashes(instances, metadata)
+    return {"instances": instances, "instance_metadata": metadata, "frames": _frame_rows(source, frames)}
+
+
+def failed(failures: Failures, n_rows: int) -> tuple[bool, Any]:
+    """Column `cast_failures`, as `Rows.put` takes it."""
     if not failures:
         return True, None
     return False, [[failure.as_row() for failure in failures[n]] if n in failures else None for n in range(n_rows)]
 
 
-def frames_of(source: Source) -> list[list[Any]]:
+def _frames_of(source: Source) -> list[list[Any]]:
     """The frames of each instance, checked for their form."""
     frames = list(source.entry("ImageFrames"))
     if set(map(type, frames)) != {list}:
@@ -180,7 +189,7 @@ def frames_of(source: Source) -> list[list[Any]]:
     return frames
 
 
-def frame_rows(source: Source, frames: Sequence[Sequence[Mapping[str, Any]]]) -> Rows:
+def _frame_rows(source: Source, frames: Sequence[Sequence[Mapping[str, Any]]]) -> Rows:
     """Rows of `frames`."""
     every = list(chain.from_iterable(frames))
     told = transposed(every)[1]
@@ -215,7 +224,7 @@ def frame_rows(source: Source, frames: Sequence[Sequence[Mapping[str, Any]]]) ->
     )
 
 
-def metadata_rows(source: Source) -> Rows:
+def _metadata_rows(source: Source) -> Rows:
     """Rows of `instance_metadata`."""
     rows = Rows(
         len(source.uids),
@@ -227,7 +236,7 @@ def metadata_rows(source: Source) -> Rows:
     return rows
 
 
-def add_hashes(instances: Rows, metadata: Rows) -> None:
+def _add_hashes(instances: Rows, metadata: Rows) -> None:
     """Add `dataset_hash`: the document holds no file meta and no pixels, so its text of an instance is what counts."""
     own, vrs = metadata.columns["metadata_json"], metadata.columns.get("vrs_json")
     if vrs:

@@ -16,12 +16,9 @@ from ahi.documents_form import all_as_json, transposed
 from ahi.documents_instances import (
     OFFSET,
     Source,
-    add_hashes,
     add_references,
-    frame_rows,
-    frames_of,
-    instance_rows,
-    metadata_rows,
+    failed,
+    instance_tables,
     same,
     vrs_of,
 )
@@ -37,7 +34,7 @@ from ahi.documents_series import (
     pair,
 )
 from ahi.documents_side import CONTAINERS, PLANS, show
-from ahi.exploded import explode_level, explode_series
+from ahi.exploded import add_levels, explode_series
 from ahi.exploded.volume import NEEDED, geometry_of
 from ahi.index.columnar import Rows
 from ahi.index.keywords_side import SIDES, TABLE_OF_MODALITY
@@ -58,7 +55,6 @@ Shape = tuple["str | None", tuple[str, ...], tuple[str, ...], tuple[str, ...], t
 
 # With these, values of the acquisition are looked for elsewhere than at the levels themselves.
 _UNUSUAL = CONTAINERS | {side.also for sides in SIDES.values() for side in sides if side.also}
-_LEVELS = ("patient", "study", "series")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,32 +109,24 @@ def rows_together(singles: Sequence[Single], bases: Sequence[Row], patient_key: 
     Raises:
         DocumentError: One of them has a form that no document has.
     """
-    levels = [transposed([one.levels[n] for one in singles])[1] for n in range(len(_LEVELS))]
+    levels = [transposed([one.levels[n] for one in singles])[1] for n in range(3)]
     above = levels[0] | levels[1] | levels[2]
     base = Rows(len(singles))
     for name, values in transposed(bases)[1].items():
         base.put(name, same(values))
     source, own = _source(singles, base.constants, above)
-    frames = frames_of(source)
-    tables = {
-        "instances": instance_rows(source, frames),
-        "instance_metadata": metadata_rows(source),
-        "series_metadata": Rows(
-            len(singles),
-            dict(base.constants),
-            {name: all_as_json([one.levels[n] for one in singles]) for n, name in enumerate(LEVELS_JSON)},
-        ),
-    }
-    instances = tables["instances"]
-    add_hashes(instances, tables["instance_metadata"])
+    tables = instance_tables(source)
+    instances, frames = tables["instances"], tables.pop("frames")
     tables["series"] = _series_rows(above, own, instances, base.constants, patient_key)
+    texts = {name: all_as_json([one.levels[n] for one in singles]) for n, name in enumerate(LEVELS_JSON)}
+    tables["series_metadata"] = Rows(len(singles), dict(base.constants), texts)
     if side := _side_rows(tables["series"].values("Modality")[0], source):
         tables[side[0]] = side[1]
     for part in tables.values():
         part.columns |= base.columns
-    tables["frames"] = frame_rows(source, frames)
-    sizes = list(map(len, frames))
-    tables["frames"].columns |= {name: _repeated(values, sizes) for name, values in base.columns.items()}
+    n_frames = instances.columns["n_frames"]
+    frames.columns |= {name: _repeated(values, n_frames) for name, values in base.columns.items()}
+    tables["frames"] = frames
     exploded = _exploded(singles, source, bases, instances)
     if shapes := _geometries(instances, above.get("FrameOfReferenceUID"), bases):
         tables["series_geometry"] = Rows.of(shapes, {})
@@ -167,10 +155,11 @@ def _series_rows(above: Columns, own: Columns, instances: Rows, base: Row, patie
     failures: Failures = {}
     offsets = list(map(parse_offset, above.get(OFFSET, repeat(None, n_rows))))
     for one in CASTERS:
-        values = above.get(one.name)
-        if values is None or (None in values and one.name in own):
-            mine = own.get(one.name)
-            values = mine if values is None else _first_known(values, mine or ())
+        values, mine = above.get(one.name), own.get(one.name)
+        if values is None:
+            values = mine
+        elif mine is not None and None in values:
+            values = [other if value is None else value for value, other in zip(values, mine, strict=True)]
         if values is not None:
             rows.put(one.name, one.all(values, failures, offsets))
     for name in AGREED:
@@ -184,12 +173,9 @@ def _series_rows(above: Columns, own: Columns, instances: Rows, base: Row, patie
     pairs = [pair(imager if spacing is None else spacing) for spacing, imager in spacings]
     rows.columns["pixel_spacing_row_mm"], rows.columns["pixel_spacing_col_mm"] = map(list, zip(*pairs, strict=True))
     rows.put("source_aet", _cells(instances, "SourceApplicationEntityTitle"))
-    rows.put("cast_failures", _failed(failures, n_rows))
+    by_name = {number: sorted(found, key=lambda one: one.keyword) for number, found in failures.items()}
+    rows.put("cast_failures", failed(by_name, n_rows))
     return rows
-
-
-def _first_known(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
-    return [other if value is None else value for value, other in zip(values, others, strict=True)]
 
 
 def _cells(rows: Rows, name: str) -> tuple[bool, Any]:
@@ -214,13 +200,6 @@ def _counted(instances: Rows) -> Iterable[Row]:
         yield row | {"n_frames": cells[-1]}
 
 
-def _failed(failures: Failures, n_rows: int) -> tuple[bool, Any]:
-    if not failures:
-        return True, None
-    found = [sorted(failures.get(n, ()), key=lambda one: one.keyword) for n in range(n_rows)]
-    return False, [[failure.as_row() for failure in some] or None for some in found]
-
-
 def _side_rows(modality: object, source: Source) -> tuple[str, Rows] | None:
     """Table and rows of series of a modality, as `ahi.documents_side.side_row` makes each; None if it has no table."""
     table = TABLE_OF_MODALITY.get(modality) if isinstance(modality, str) else None
@@ -237,7 +216,7 @@ def _side_rows(modality: object, source: Source) -> tuple[str, Rows] | None:
         for name in dict.fromkeys(chain.from_iterable(shown)):
             values = [row.get(name) for row in shown]
             rows.put(name, (True, values[0]) if is_constant else (False, values))
-    rows.put("cast_failures", _failed(failures, rows.n_rows))
+    rows.put("cast_failures", failed(failures, rows.n_rows))
     return table, rows
 
 
@@ -258,9 +237,7 @@ def _exploded(
     vrs: Sequence[Mapping[str, Any]] = source.vrs or [{}] * len(singles)
     for single, own_vrs, offset, base in zip(singles, vrs, source.offsets, bases, strict=True):
         found = explode_series([single.uid], [single.attributes], [own_vrs], single.attributes, [offset])
-        for name, level in zip(_LEVELS, single.levels, strict=True):
-            for table, rows in explode_level(name, level).items():
-                found.setdefault(table, []).extend(rows)
+        add_levels(found, single.levels)
         alone = Rows(1, {}, {"SOPInstanceUID": [single.uid]})
         add_references(alone, found.get("object_references", ()))
         references.append({name: cells[0] for name, cells in alone.columns.items() if name != "SOPInstanceUID"})

@@ -19,7 +19,7 @@ from more_itertools import chunked, constrained_batches
 from ahi import inbox, quarantine
 from ahi.clock import now
 from ahi.collector import collector_paused
-from ahi.documents import DocumentHead, Flat, flatten_all
+from ahi.documents import DocumentHead, Flattened, flatten_all
 from ahi.documents_form import DocumentError
 from ahi.index import catalog
 from ahi.index.catalog import ObjectState
@@ -195,7 +195,7 @@ def index_documents(
         _caught_up(commit, [kept for kept in chunk if kept.image_set_id not in known], unreadable=True)
 
 
-def _count(report: IndexReport, flat: Flat[Kept]) -> None:
+def _count(report: IndexReport, flat: Flattened[Kept]) -> None:
     report.documents += sum(isinstance(head, DocumentHead) for _, head in flat.documents)
     for table, rows in chain.from_iterable(part.items() for part in flat.parts):
         report.rows[table] += rows.n_rows

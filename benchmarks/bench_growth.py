@@ -47,7 +47,7 @@ from ahi.index.writer import sync_files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ahi.documents import Flat
+    from ahi.documents import Flattened
     from ahi.index.writer import DataFile
 
 FOUR = "SOPInstanceUID, InstanceNumber, Rows, Columns"
@@ -73,7 +73,7 @@ class Subject:
         return done
 
 
-def write(index: Index, batch_id: str, flat: list[Flat[Any]]) -> list[DataFile]:
+def write(index: Index, batch_id: str, flat: list[Flattened[Any]]) -> list[DataFile]:
     """The files of a batch, as `ahi.indexing` writes them."""
     writer = TableWriter(index.root, index.tables, batch_id=batch_id)
     for part in chain.from_iterable(one.parts for one in flat):
@@ -81,14 +81,14 @@ def write(index: Index, batch_id: str, flat: list[Flat[Any]]) -> list[DataFile]:
     return writer.files()
 
 
-def files_alone(index: Index, batch_id: str, flat: list[Flat[Any]]) -> list[DataFile]:
+def files_alone(index: Index, batch_id: str, flat: list[Flattened[Any]]) -> list[DataFile]:
     """The floor: written and synced, but no part of the index."""
     files = write(index, batch_id, flat)
     sync_files(index.root, [file.path for file in files])
     return files
 
 
-def commit(subject: Subject, batch_id: str, flat: list[Flat[Any]], kept: list[Any]) -> None:
+def commit(subject: Subject, batch_id: str, flat: list[Flattened[Any]], kept: list[Any]) -> None:
     """Make the batch true."""
     files = write(subject.index, batch_id, flat)
     with subject.index.commit(batch_id=batch_id, kind="index", files=files) as opened:
@@ -104,7 +104,7 @@ def commit(subject: Subject, batch_id: str, flat: list[Flat[Any]], kept: list[An
 
 def batch(
     parts: Any, number: int, version: int, n_sets: int, n_instances: int
-) -> tuple[list[Flat[Any]], list[SimpleNamespace]]:
+) -> tuple[list[Flattened[Any]], list[SimpleNamespace]]:
     """Rows of documents never seen before, or of their next version; and what is known of them."""
     key_of = patient_key_function(b"bench")
     numbers = [10**12 + number * 1_000 + n for n in range(n_sets)]
@@ -227,8 +227,8 @@ def subject_of(size: int, folder: Path, parts: Any) -> Subject:
     index = Index(root, f"sqlite:///{root / 'catalog.sqlite'}", grace_seconds=0)
     subject = Subject(size, index, folder / f"{size}-copy")
     if is_new:
-        files = files_alone(subject.index, "fill", batch(parts, 0, 1, 1, PER_SET)[0])
-        rows = [template(subject.index, files, table) for table in ("instances", "series")]
+        files = files_alone(index, "fill", batch(parts, 0, 1, 1, PER_SET)[0])
+        rows = [template(index, files, table) for table in ("instances", "series")]
         shutil.rmtree(root / "data")
         fill(index, size // PER_SET // FILE_SETS * FILE_SETS, rows[0], rows[1])
         # Rows made by column take an eighth of the bytes that real ones do.
@@ -237,7 +237,7 @@ def subject_of(size: int, folder: Path, parts: Any) -> Subject:
         index.publish()
         index.expire()
         export(index.path, Tier.IDENTIFIED, str(subject.copy))
-    with subject.index.snapshot() as connection:
+    with index.snapshot() as connection:
         # A run before this one may have left its batches in the folder.
         subject.turn = 2 * (connection.scalar(sa.select(sa.func.count()).select_from(catalog.commits)) or 0)
     print(f"{size:,} instances made in {time.perf_counter() - start:.0f} s", flush=True)

@@ -46,10 +46,9 @@ def fill(index: Index, n_sets: int, instances: pa.Table, series: pa.Table) -> No
         seq = commit.seq
     files = []
     for start in range(0, n_sets, FILE_SETS):
-        unsorted = list(range(start, start + FILE_SETS))
-        sets = pa.array(
-            sorted(unsorted, key=dict(zip(unsorted, study_uids(unsorted), strict=True)).__getitem__), pa.int64()
-        )
+        some = range(start, start + FILE_SETS)
+        # By study, as the files of the index are.
+        sets = pa.array([number for _, number in sorted(zip(study_uids(some), some, strict=True))], pa.int64())
         numbers = sets.take(pa.array([n // PER_SET for n in range(FILE_SETS * PER_SET)]))
         rows = instances.take(pa.array([n % PER_SET for n in range(FILE_SETS * PER_SET)]))
         files.append(_written(index, index.tables["instances"], rows, numbers))

@@ -54,6 +54,12 @@ def explode_level(level: str, attributes: Attributes) -> Tables:
     return tables
 
 
+def add_levels(tables: Tables, levels: Sequence[Attributes]) -> None:
+    """Add the rows of patient, study and series to those of their instances."""
+    for name, attributes in zip(("patient", "study", "series"), levels, strict=True):
+        _add(tables, explode_level(name, attributes), {})
+
+
 def explode_series(
     uids: Sequence[str],
     attributes: Sequence[Attributes],
@@ -68,7 +74,7 @@ def explode_series(
 
     Args:
         uids: SOP Instance UID of each instance.
-        attributes: Own attributes of each. Those that they inherit belong to `explode_level`.
+        attributes: Own attributes of each. Those that they inherit belong to `add_levels`.
         vrs: VRs of the private elements of each.
         keys: Attributes that at least one instance has.
         offsets: Offset from UTC of each, for moments that have none of their own.

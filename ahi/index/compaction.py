@@ -42,9 +42,10 @@ if TYPE_CHECKING:
 
 # Bytes that one merge takes in, so that its memory and its output stay bounded: 16 files of the small size.
 MERGE_FILES = 16
-# Files below this many times the small size are merged with each other, too, once there are this many: each file costs
-# whoever opens the index. So a row is written once more in its life, and 50 M instances have 40 files and not 280.
-MEDIUM = 8
+# Files below so many times the small size are merged with each other, too, once there are enough of them: each file
+# costs whoever opens the index. So a row is written once more in its life, and 50 M instances have 40 files, not 280.
+LARGE_TIMES = 8
+MEDIUM_FILES = 8
 # Keys that a view may have to leave out: reading them costs each publication about 20 ms, and each query a join.
 DEAD_KEYS = 20_000
 
@@ -102,7 +103,7 @@ class Inputs:
 def compact(index: Index) -> CompactionResult:
     """Merge the small files of each table that has at least `index.compact_files` of them, and fold mirrors' slices.
 
-    What comes of that is merged again, `MEDIUM` files at a time, until it is that many times as large as a small file.
+    What comes of that is merged again once there are `MEDIUM_FILES`, until files have `LARGE_TIMES` the small size.
 
     Where more than `DEAD_KEYS` rows have to be left out at each reading, large files are written again without them.
 
@@ -133,7 +134,7 @@ def _mergeable(index: Index, table: Table) -> Inputs | None:
     """
     small, files = index.small_file_bytes, c.files.c
     with index.snapshot() as connection:
-        for least, most, enough in ((0, small, index.compact_files), (small, MEDIUM * small, MEDIUM)):
+        for least, most, enough in ((0, small, index.compact_files), (small, LARGE_TIMES * small, MEDIUM_FILES)):
             of_size = sa.and_(files.n_bytes >= least, files.n_bytes < most)
             found = connection.execute(
                 sa.select(c.files)

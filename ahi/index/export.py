@@ -52,8 +52,8 @@ INSIDE_BYTES = 256 * 2**20
 FOLDER_VARIABLE = "index_folder"
 # What is looked up in a table; of the others it is their study. DuckDB's own account of where values are compares their
 # first eight bytes, and UIDs of a scanner have these in common: of 10 M instances one study took 130 ms instead of 20.
-_INDEXED = ("StudyInstanceUID",)
-INDEXED = {"patients": ("patient_key",), "studies": ("StudyInstanceUID",)} | {
+BY_STUDY = ("StudyInstanceUID",)
+INDEXED = {"patients": ("patient_key",), "studies": BY_STUDY} | {
     "series": ("StudyInstanceUID", "SeriesInstanceUID"),
     "instances": ("StudyInstanceUID", "SeriesInstanceUID"),
 }
@@ -216,7 +216,7 @@ def _index(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Sequence
         name, file = f"main.{quoted(table.name)}", f"{table.name}.parquet"
         if table.is_inside:
             connection.execute(f"CREATE TABLE {name} AS FROM read_parquet({text(str(folder / file))})")
-            for column in INDEXED.get(table.name, _INDEXED):
+            for column in INDEXED.get(table.name, BY_STUDY):
                 connection.execute(f"CREATE INDEX {quoted(f'{table.name}_by_{column}')} ON {name} ({quoted(column)})")
         else:
             path = f"coalesce(getvariable('{FOLDER_VARIABLE}'), '.') || {text(f'/{file}')}"

@@ -76,7 +76,7 @@ def key_of(table: Table) -> tuple[str, ...]:
     """Columns that name a row of a table at one moment."""
     columns = {column.name for column in table.columns}
     above = tuple(name for name in ("datastore_id", "image_set_id") if name in columns)
-    # A series is one's whatever study it is moved to.
+    # An image set whose study is changed has changed, and is not another one.
     own = KEYS.get(table.name, tuple(name for name in table.sort_by if name != "StudyInstanceUID"))
     return (*above, *(name for name in own if name not in above))
 

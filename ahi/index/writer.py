@@ -50,6 +50,9 @@ WORTH_ZSTD_BYTES = 32_768
 DIFFERENT = frozenset(
     ("SOPInstanceUID", "MediaStorageSOPInstanceUID", "dataset_hash", "metadata_json", "frame_id", "crc32", "object_id")
 )
+# Columns that people look for one value of, and how often a filter may be wrong about a row group.
+LOOKED_UP = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "patient_key")
+FALSE_POSITIVES = 0.01
 
 
 class IndexWriteError(ValueError):
@@ -179,8 +182,8 @@ def write_parts(
 
     path, n_rows, empty = new_path(root, folder), 0, set(schema.names)
     with (root / path).open("x+b") as handle:
-        # Arrow's own copy of the schema, with every column's description, would be half of a small file.
         first, some = spy(parts, 1)
+        # Arrow's own copy of the schema, with every column's description, would be half of a small file.
         with pq.ParquetWriter(
             handle,
             schema,
@@ -210,11 +213,6 @@ def write_parts(
         batch_id=batch_id,
         empty=frozenset(empty),
     )
-
-
-# Columns that people look for one value of.
-LOOKED_UP = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "patient_key")
-FALSE_POSITIVES = 0.01
 
 
 def bloom_filters(part: pa.Table) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from ahi.index import catalog as c
 from ahi.index import compaction, writer
-from ahi.index.compaction import MEDIUM, CompactionResult
+from ahi.index.compaction import LARGE_TIMES, MEDIUM_FILES, CompactionResult
 from ahi.index.leftovers import export_folder
 
 if TYPE_CHECKING:
@@ -164,16 +164,16 @@ def test_large_files_are_left_alone(eager: Index, put, shown) -> None:
 
 def test_files_of_a_middling_size_are_merged_once_there_are_enough(eager: Index, put, shown) -> None:
     """Sixteen times the small size is bounded; that size alone left a file for each 200,000 rows, for ever."""
-    for number in range(MEDIUM - 1):
+    for number in range(MEDIUM_FILES - 1):
         put(f"b{number}", {f"a{number}": 1, "again": number + 1})
     sizes = [path.stat().st_size for path in eager.root.glob("data/batches/*/*.parquet")]
     eager.small_file_bytes = min(sizes)
-    assert max(sizes) < MEDIUM * min(sizes), "none is small, and none is large"
+    assert max(sizes) < LARGE_TIMES * min(sizes), "none is small, and none is large"
     before = shown()
     assert eager.compact() == CompactionResult(), "one too few"
     put("last", {"a0": 2})
     result = eager.compact()
-    assert (result.files_in, result.files_out) == (2 * MEDIUM, 2), "series and instances"
+    assert (result.files_in, result.files_out) == (2 * MEDIUM_FILES, 2), "series and instances"
     assert len(live(eager)) == 1
     assert shown() == before | {"a0": (2, 2)}
     assert eager.compact() == CompactionResult()
