@@ -50,6 +50,21 @@ def test_groups_hold_every_row_once_in_order(
     assert [len(group) for group in groups[:-1]] == [32] * (n_rows // 32 - (not n_rows % 32 and n_rows > 0))
 
 
+@pytest.mark.parametrize("uid", ["'1.2'", "NULL", "CASE WHEN i % 10 = 0 THEN '1.' || i WHEN i % 7 > 0 THEN '1.2' END"])
+def test_rows_of_one_study_are_not_in_memory_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: str
+) -> None:
+    """A project may send all that it has under one study."""
+    monkeypatch.setattr(ordering, "FINE_ROWS", 20)
+    monkeypatch.setattr(ordering, "RANGE_BYTES", 1)
+    made = f"SELECT {uid} AS uid, i * 7919 % 1000 AS number, repeat('x', i % 9) AS text FROM range(1000) r(i)"
+    with spilling(tmp_path) as connection:
+        ranges = list(ordering._ranges(connection, made, KEYS))
+        expected = connection.execute(f"SELECT * FROM ({made}) ORDER BY uid NULLS LAST, number").fetchall()
+    assert [tuple(row.values()) for one in ranges for row in one.to_pylist()] == expected
+    assert max(map(len, ranges)) <= 6 * 20
+
+
 def test_a_group_of_large_rows_has_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ordering, "GROUP_BYTES", 10_000)
     with spilling(tmp_path) as connection:
