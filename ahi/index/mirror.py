@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ahi.index import catalog as c
-from ahi.index.parquet import files_select
+from ahi.index.parquet import files_relation
 from ahi.index.sql import quoted
 from ahi.index.writer import schema_hash
 
@@ -206,7 +206,7 @@ def put_state(connection: sa.Connection, name: str, value: str) -> None:
 def mirror_files(index: Index, mirror: Mirror, files: Sequence[sa.Row[Any] | DataFile]) -> str:
     """SELECT of a mirror's columns from some of its files."""
     written = [(row.path, row.schema_hash) for row in files]
-    return files_select(index.root, mirror.name, mirror.columns, mirror.digest, written)
+    return f"SELECT * FROM {files_relation(index.root, mirror.name, mirror.columns, mirror.digest, written)}"
 
 
 def newest_select(index: Index, mirror: Mirror, files: Sequence[sa.Row[Any]], delta: str = "") -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ahi.clock import now
 from ahi.index import catalog as c
 from ahi.index.mirror import SLICES, arrow_schema, floor_of, in_delta, put_state, read_parts
-from ahi.index.parquet import files_select, spilling
+from ahi.index.parquet import files_relation, spilling
 from ahi.index.sidecar import remove_with_sidecar
 from ahi.index.sql import quoted, text
 from ahi.index.writer import copied_file, write_parts
@@ -85,10 +85,10 @@ def slice_bulk(index: Index, mirror: Mirror, bulk: DataFile, ceiling: int, publi
         f"coalesce({stamp}, CASE WHEN {number} <= {ceiling} THEN {moment} END) AS {stamp}"
         for stamp, number in mirror.stamps
     )
-    rows = files_select(index.root, mirror.name, mirror.columns, mirror.digest, [(bulk.path, bulk.schema_hash)])
+    rows = files_relation(index.root, mirror.name, mirror.columns, mirror.digest, [(bulk.path, bulk.schema_hash)])
     # Rows without a number stay in the delta until a commit has given them one.
     picked = f"* REPLACE ({stamped})" if stamped else "*"
-    select = f"SELECT {picked} FROM ({rows}) WHERE {quoted(mirror.seq)} IS NOT NULL"
+    select = f"SELECT {picked} FROM {rows} WHERE {quoted(mirror.seq)} IS NOT NULL"
     with index.snapshot() as connection:
         floor = floor_of(connection, mirror)
     with spilling(index.root) as duck:

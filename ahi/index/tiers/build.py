@@ -26,10 +26,10 @@ from ahi.index.columns import Tier
 from ahi.index.engine import locked
 from ahi.index.parquet import spilling
 from ahi.index.registry import SCHEMA_VERSION, arrow_type
-from ahi.index.relations import read_dead
+from ahi.index.relations import empty_columns, read_dead
 from ahi.index.sidecar import remove_with_sidecar, write_sidecar
 from ahi.index.sql import quoted, text
-from ahi.index.tiers.rules import LOWER, ROW_VERSION, Policy, crosses, digest_of, tier_table
+from ahi.index.tiers.rules import LOWER, ROW_VERSION, Policy, crosses, digest_of, rules_of, tier_table
 from ahi.index.tiers.transform import Keys, Projection
 from ahi.index.tiers.views import Shown, built_marker, write_index
 from ahi.index.writer import ZSTD_LEVEL, group_rows, sync_folder
@@ -86,12 +86,12 @@ def tier_files(root: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Source:
-    """A live file of the index, and where its tier file is or will be."""
+    """A live file of the index, where its tier file is or will be, and what the catalog knows of it."""
 
     table: Table
     path: Path
     target: Path
-    n_rows: int
+    row: sa.Row[Any]
 
 
 def build_tier(index: Index, tier: Tier, secret: bytes, policy: Policy | None = None) -> TierReport:
@@ -120,9 +120,11 @@ def build_tier(index: Index, tier: Tier, secret: bytes, policy: Policy | None = 
             for source in missing:
                 projection = Projection(source.table, tier, keys, policy, partial(_patients, index))
                 _make(connection, source, projection, dead[source.table.name])
-        files = {table.name: [one.target for one in sources if one.table is table] for table in tables}
+        of_table = {table.name: [one for one in sources if one.table is table] for table in tables}
+        files = {name: [one.target for one in found] for name, found in of_table.items()}
         gone = {name: sorted(keys.version(*key) for key in found) for name, found in dead.items()}
-        shown = Shown(tier, policy, {t.name: tier_table(t, tier, policy) for t in tables}, files, gone)
+        empty = {t.name: _empty(t, tier, policy, [one.row for one in of_table[t.name]]) for t in tables}
+        shown = Shown(tier, policy, {t.name: tier_table(t, tier, policy) for t in tables}, files, gone, empty)
         marker = hashlib.sha256(repr((SCHEMA_VERSION, root, rules, files, gone)).encode()).hexdigest()
         is_new = built_marker(root) != marker
         if is_new:
@@ -130,7 +132,7 @@ def build_tier(index: Index, tier: Tier, secret: bytes, policy: Policy | None = 
         retired, removed = _retire(root, {source.target for source in sources}, index.grace_seconds)
         with index.snapshot() as connection:
             newest = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
-        rows = {table.name: sum(one.n_rows for one in sources if one.table is table) for table in tables}
+        rows = {name: sum(int(one.row.n_rows) for one in found) for name, found in of_table.items()}
         return TierReport(tier, seq, is_new, len(missing), retired, removed, rows, newest - seq)
 
 
@@ -144,15 +146,21 @@ def _sources(
     connection: sa.Connection, tables: Sequence[Table], root: Path, keys: Keys, rules: Mapping[str, str]
 ) -> list[_Source]:
     by_name = {table.name: table for table in tables}
-    live = sa.select(c.files.c.table_name, c.files.c.path, c.files.c.n_rows).where(
-        c.files.c.retired_seq.is_(None), c.files.c.table_name.in_(by_name)
-    )
-    found = []
-    for name, path, n_rows in connection.execute(live.order_by(c.files.c.live_seq, c.files.c.path)):
+    files, found = c.files.c, []
+    live = sa.select(c.files).where(files.retired_seq.is_(None), files.table_name.in_(by_name))
+    for row in connection.execute(live.order_by(files.live_seq, files.path)):
+        name, path = str(row.table_name), str(row.path)
         # The index of a tier lies two folders below that of the index.
         target = f"{keys.digest('file', f'{path} {rules[name]}').hex()[:32]}.parquet"
-        found.append(_Source(by_name[name], root.parents[1] / path, root / "data" / name / target, n_rows))
+        found.append(_Source(by_name[name], root.parents[1] / path, root / "data" / name / target, row))
     return found
+
+
+def _empty(table: Table, tier: Tier, policy: Policy, files: Sequence[sa.Row[Any]]) -> frozenset[str]:
+    """Columns that are null in every row that the tier has of a table, since they are in the index."""
+    empty = empty_columns(files)
+    # What is made of a code has nothing to do with what stood in the column.
+    return frozenset(name for name, rule in rules_of(table, tier, policy).items() if name in empty and not rule.code)
 
 
 def _dead(connection: sa.Connection, table: Table) -> frozenset[tuple[str, str]]:

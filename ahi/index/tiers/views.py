@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ahi.clock import now
-from ahi.index.parquet import empty_select, spilling
+from ahi.index.parquet import cells, empty_select, spilling
 from ahi.index.publish import STORAGE
 from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.sql import literal_path, quoted, text
@@ -57,13 +57,14 @@ _PATIENT = {
 
 @dataclass(frozen=True)
 class Shown:
-    """What a tier shows: its tables, their files, and the row versions in them that do not count any more."""
+    """What a tier shows: its tables, their files, row versions in them that do not count any more, columns all null."""
 
     tier: Tier
     policy: Policy
     tables: Mapping[str, Table]
     files: Mapping[str, Sequence[Path]]
     dead: Mapping[str, Sequence[str]]
+    empty: Mapping[str, frozenset[str]]
 
 
 def built_marker(root: Path) -> str | None:
@@ -124,7 +125,7 @@ def views_of(registry: Mapping[str, Table], tier: Tier) -> list[View]:
 def _empty(registry: Mapping[str, Table], tier: Tier) -> Shown:
     policy = Policy()
     tables = {name: tier_table(table, tier, policy) for name, table in registry.items() if crosses(table, tier, policy)}
-    return Shown(tier, policy, tables, {}, {})
+    return Shown(tier, policy, tables, {}, {}, {})
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, table: Table, shown: Shown) -> None:
@@ -136,7 +137,8 @@ def _rows(connection: duckdb.DuckDBPyConnection, table: Table, shown: Shown) -> 
     select = empty_select(columns)
     if files:
         paths = ", ".join(text(literal_path(path)) for path in files)
-        select = f"SELECT {names([name for name, _ in columns])} FROM read_parquet([{paths}])"
+        empty = shown.empty.get(table.name, frozenset())
+        select = f"SELECT {cells(columns, empty)} FROM read_parquet([{paths}])"
     if files and dead:
         gone = f"internal.{quoted(f'dead_{table.name}')}"
         connection.register("incoming", pa.table({ROW_VERSION: pa.array(dead, pa.string())}))

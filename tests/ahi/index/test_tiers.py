@@ -18,7 +18,7 @@ from ahi.index.dictionary import dictionary
 from ahi.index.query import query
 from ahi.index.registry import COLUMNS, TABLES
 from ahi.index.tiers.build import build_tier, tier_files, tier_root
-from ahi.index.tiers.rules import LOWER, Dates, Policy, crosses, rule_for
+from ahi.index.tiers.rules import LOWER, ROW_VERSION, Dates, Policy, crosses, rule_for
 from tests.ahi.index.tiers_canary import DATES, MARK, UID, canary_document, canary_row, traces
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DOCUMENT = Path(__file__).resolve().parents[2] / "data" / "healthimaging" / "usdoppler.json"
 SECRET = b"of the tests"
 HASHED = ("patient_key", "DeviceSerialNumber", "StationName", "PerformedProcedureStepID")
+CODE = {"code": "121322", "scheme": "DCM"}
 SETS = {name: table for name, table in TABLES.items() if crosses(table, Tier.DEIDENTIFIED)}
 
 
@@ -252,6 +253,33 @@ def test_what_a_killed_builder_left_is_removed(index: Index, put, monkeypatch: p
     assert build_tier(index, Tier.LIMITED, SECRET).made == 2
     assert not list(root.glob("data/*/.new-*"))
     assert ask(index, Tier.LIMITED, "SELECT count(*) FROM series") == [(2,)]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_the_views_leave_out_no_value_of_the_files(index: Index, kept: int) -> None:
+    """Columns without values in the index are constants in the views; a code tells its meaning where none was sent."""
+    files = []
+    for name, table in SETS.items():
+        filled = {column.name for number, column in enumerate(table.columns) if number % 2 == kept}
+        filled |= {table.row_key, "is_primary"} | {
+            column.name for column in table.columns if column.name.rpartition("_")[2] in CODE
+        }
+        row = {key: value for key, value in canary_row(table, "one").items() if key in filled}
+        row |= {key: CODE[key.rpartition("_")[2]] for key in row if key.rpartition("_")[2] in CODE}
+        files.append(index.write(name, [row], batch_id="b"))
+    with index.commit(batch_id="b", kind="test", files=files):
+        pass
+    n_values = 0
+    for tier in LOWER:
+        build_tier(index, tier, SECRET, Policy(Dates.SHIFT))
+        root = tier_root(index.root, tier)
+        for name in SETS:
+            shown = f"SELECT * FROM {name}_all"
+            stored = f"SELECT * EXCLUDE ({ROW_VERSION}) FROM read_parquet('{root}/data/{name}/*.parquet')"
+            assert ask(index, tier, f"({shown} EXCEPT ALL {stored}) UNION ALL ({stored} EXCEPT ALL {shown})") == []
+            n_values += sum(value is not None for value in ask(index, tier, shown)[0])
+    assert n_values > 200
+    assert ask(index, Tier.DEIDENTIFIED, "SELECT code, meaning IS NULL FROM codes") == [(CODE["code"], False)]
 
 
 def test_the_tier_opens_with_stock_duckdb_and_says_what_it_is(index: Index, put) -> None:
