@@ -24,6 +24,8 @@ def export(
     """
     from dataclasses import asdict
 
+    import duckdb
+
     from ahi.index.export import S3, ExportError
     from ahi.index.export import export as copy
     from ahi.index.query import IndexNotPublishedError
@@ -37,6 +39,8 @@ def export(
             tables = copy(source, tier, destination, s3=s3)
     except (ExportError, IndexNotPublishedError) as error:
         common.fail(str(error))
+    except duckdb.Error as error:
+        common.fail(f"The copy cannot be made, and nothing of it is left: {str(error).partition(chr(10))[0]}")
     if as_json:
         common.print_json([asdict(table) for table in tables])
         return

@@ -20,7 +20,8 @@ def proof(
 
     Looks into the catalog, the published index with its history, each Parquet file by itself (retired ones, tiers and
     the folder of AHI_COPIES_TO too), and the lake bucket: kept documents, inbox batches, job outputs. Ends with 1 when
-    something is left, or could not be read.
+    something is left, or could not be read. An image set id, which says nothing of a patient, stays in inbox batches
+    and job outputs until a lifecycle rule of the bucket removes them.
 
     Examples: `ahi proof 1.2.840.113619.2.55`, `ahi proof --no-lake --json 1.2.840.113619.2.55`
     """

@@ -359,6 +359,7 @@ files = sa.Table(
     sa.Column("live_seq", sa.Integer, nullable=False, comment="Commit that made the file part of the table"),
     sa.Column("retired_seq", sa.Integer, comment="Commit that took it out of the table; null: it is live"),
     sa.Column("retired_at", Instant, comment="When that was"),
+    sa.Column("clean_seq", sa.Integer, comment="It holds no row that a commit up to this one buried; null: not known"),
     sa.Column("empty_columns", sa.Text, comment="Columns that are null in all its rows, by commas; null: not known"),
     sa.Index("ix_files_live", "table_name", "retired_seq"),
 )

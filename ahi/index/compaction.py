@@ -48,6 +48,12 @@ LARGE_TIMES = 8
 MEDIUM_FILES = 8
 # Keys that a view may have to leave out: reading them costs each publication about 20 ms, and each query a join.
 DEAD_KEYS = 20_000
+# Whether a file may hold rows of a dead key. The commits of one file often lie between those of another: by them alone,
+# two such files kept each other's keys from being purged, and were written again at each run.
+_MAY_HOLD = sa.and_(
+    c.dead.c.rows_seq.between(c.files.c.first_seq, c.files.c.last_seq),
+    sa.func.coalesce(c.files.c.clean_seq, 0) < c.dead.c.seq,
+)
 
 
 @dataclass(frozen=True)
@@ -165,8 +171,7 @@ def _burdened(index: Index, table: Table, rewritten: set[str]) -> Inputs | None:
         of_table = sa.and_(c.dead.c.table_name == table.name, c.dead.c.purged_seq.is_(None))
         if (connection.scalar(sa.select(sa.func.count()).where(of_table)) or 0) <= DEAD_KEYS:
             return None
-        inside = c.dead.c.rows_seq.between(c.files.c.first_seq, c.files.c.last_seq)
-        n_dead = sa.select(sa.func.count()).select_from(c.dead).where(of_table, inside).scalar_subquery()
+        n_dead = sa.select(sa.func.count()).select_from(c.dead).where(of_table, _MAY_HOLD).scalar_subquery()
         worst = connection.execute(
             sa.select(c.files)
             .where(
@@ -214,8 +219,9 @@ def merge(index: Index, table: Table, inputs: Inputs, *, rewritten: set[str] | N
         )
         if new := [file for file in (output, past) if file]:
             first, last = (min(row.first_seq for row in inputs.files), max(row.last_seq for row in inputs.files))
-            connection.execute(c.files.insert(), [file_row(file, first, last, commit.seq) for file in new])
-        purged = _purge(connection, table.name, commit.seq, seen=inputs.seq, but=output.path if output else "")
+            rows = [file_row(file, first, last, commit.seq) | {"clean_seq": inputs.seq} for file in new]
+            connection.execute(c.files.insert(), rows)
+        purged = _purge(connection, table.name, commit.seq)
     if output and rewritten is not None:
         rewritten.add(output.path)
     return CompactionResult(
@@ -272,31 +278,17 @@ def _copy(connection: duckdb.DuckDBPyConnection, index: Index, table: Table, row
     return write_parts(index.root, folder, parts, schema, table=table.name, columns=columns)
 
 
-def _purge(connection: sa.Connection, table: str, seq: int, *, seen: int, but: str = "") -> int:
-    """Mark dead keys whose rows no live file holds any more.
-
-    Args:
-        connection: A write transaction.
-        table: Table of the keys.
-        seq: Commit that marks them.
-        seen: Only keys buried up to this commit: the merge did not leave out those of later ones.
-        but: The merge's output, which holds no row of a seen key.
-    """
+def _purge(connection: sa.Connection, table: str, seq: int) -> int:
+    """Mark dead keys whose rows no live file of a table holds any more. `seq` is the commit that marks them."""
     holds = (
         sa.select(c.files.c.path)
-        .where(
-            c.files.c.table_name == table,
-            c.files.c.retired_seq.is_(None),
-            c.files.c.path != but,
-            c.files.c.first_seq <= c.dead.c.rows_seq,
-            c.files.c.last_seq >= c.dead.c.rows_seq,
-        )
+        .where(c.files.c.table_name == table, c.files.c.retired_seq.is_(None), _MAY_HOLD)
         .correlate(c.dead)
         .exists()
     )
     marked = connection.execute(
         c.dead.update()
-        .where(c.dead.c.table_name == table, c.dead.c.purged_seq.is_(None), c.dead.c.seq <= seen, ~holds)
+        .where(c.dead.c.table_name == table, c.dead.c.purged_seq.is_(None), ~holds)
         .values(purged_seq=seq, purged_at=now())
     )
     return int(marked.rowcount)
@@ -322,7 +314,7 @@ def expire(index: Index) -> ExpiryResult:
         connection.execute(c.files.delete().where(old))
         seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
         for table in index.tables:
-            _purge(connection, table, seq, seen=seq)
+            _purge(connection, table, seq)
         dead = connection.execute(
             c.dead.delete().where(c.dead.c.purged_seq.is_not(None), c.dead.c.purged_at <= cutoff)
         ).rowcount

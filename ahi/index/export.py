@@ -88,9 +88,7 @@ def export(source: Path, tier: Tier, destination: str, *, s3: S3Client | None = 
         ExportError: The destination is not free, or not reachable.
     """
     if not source.exists():
-        raise IndexNotPublishedError(
-            f"There is no published index at {source}: start the pipeline and send data first."
-        )
+        raise IndexNotPublishedError(source)
     if destination.startswith(S3):
         if s3 is None:
             raise ExportError("No client of S3 was given.")
@@ -211,16 +209,12 @@ def _index(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Sequence
     ).fetchall()
     connection.execute("CREATE TABLE copy.main.index_info AS FROM source.main.index_info")
     connection.execute("USE copy")
-    connection.execute("BEGIN")
     for table in tables:
-        name, file = f"main.{quoted(table.name)}", f"{table.name}.parquet"
-        if table.is_inside:
-            connection.execute(f"CREATE TABLE {name} AS FROM read_parquet({text(str(folder / file))})")
-            for column in INDEXED.get(table.name, BY_STUDY):
-                connection.execute(f"CREATE INDEX {quoted(f'{table.name}_by_{column}')} ON {name} ({quoted(column)})")
-        else:
-            path = f"coalesce(getvariable('{FOLDER_VARIABLE}'), '.') || {text(f'/{file}')}"
-            connection.execute(f"CREATE VIEW {name} AS FROM read_parquet({path})")
+        # An index cannot spill before a checkpoint: those of 16 tables of a million rows were more than the memory.
+        for statement in _statements(table, folder):
+            connection.execute(statement)
+            connection.execute("CHECKPOINT copy")
+    connection.execute("BEGIN")
     kinds = {table.name: "TABLE" if table.is_inside else "VIEW" for table in tables} | {"index_info": "TABLE"}
     for name, comment in (row for row in about if row[0] in kinds):
         connection.execute(f"COMMENT ON {kinds[name]} main.{quoted(name)} IS {text(comment)}")
@@ -229,6 +223,18 @@ def _index(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Sequence
     connection.execute("COMMIT")
     connection.execute("USE source")
     connection.execute("DETACH copy")
+
+
+def _statements(table: Exported, folder: Path) -> Iterator[str]:
+    """SQL that makes a table of the copy, or a view of its file."""
+    name, file = f"main.{quoted(table.name)}", f"{table.name}.parquet"
+    if not table.is_inside:
+        path = f"coalesce(getvariable('{FOLDER_VARIABLE}'), '.') || {text(f'/{file}')}"
+        yield f"CREATE VIEW {name} AS FROM read_parquet({path})"
+        return
+    yield f"CREATE TABLE {name} AS FROM read_parquet({text(str(folder / file))})"
+    for column in INDEXED.get(table.name, BY_STUDY):
+        yield f"CREATE INDEX {quoted(f'{table.name}_by_{column}')} ON {name} ({quoted(column)})"
 
 
 _README = """\

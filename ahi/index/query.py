@@ -22,7 +22,13 @@ class IndexQueryError(Exception):
 
 
 class IndexNotPublishedError(IndexQueryError):
-    """There is no published index yet."""
+    """There is no published index at a path yet."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"There is no published index at {path}. Start the pipeline (make up) and send data; lower tiers follow "
+            "every ten minutes (asset published_tiers)."
+        )
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,7 @@ def open_index(path: Path) -> duckdb.DuckDBPyConnection:
     import duckdb
 
     if not path.exists():
-        raise IndexNotPublishedError(
-            f"There is no published index at {path}. Start the pipeline (make up) and send data; "
-            "tiers are built by the schedule of the asset published_tiers."
-        )
+        raise IndexNotPublishedError(path)
     connection = duckdb.connect(str(path), read_only=True)
     folder = path.parent / "data"
     # DuckDB compares a path as the view has it, which is with its wildcards made literal.

@@ -53,6 +53,8 @@ DIFFERENT = frozenset(
 # Columns that people look for one value of, and how often a filter may be wrong about a row group.
 LOOKED_UP = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "patient_key")
 FALSE_POSITIVES = 0.01
+# A first row group of few values may be followed by others of many. So many take 2 KB.
+LEAST_VALUES = 1_000
 
 
 class IndexWriteError(ValueError):
@@ -227,8 +229,9 @@ def bloom_filters(part: pa.Table) -> dict[str, dict[str, float]]:
     """
     import pyarrow.compute as pc
 
-    names = [name for name in LOOKED_UP if name in part.column_names and part[name].null_count < part.num_rows]
-    return {name: {"ndv": 2 * pc.count_distinct(part[name]).as_py(), "fpp": FALSE_POSITIVES} for name in names}
+    names = [name for name in LOOKED_UP if name in part.column_names]
+    n_values = {name: max(LEAST_VALUES, 2 * pc.count_distinct(part[name]).as_py()) for name in names}
+    return {name: {"ndv": n, "fpp": FALSE_POSITIVES} for name, n in n_values.items()}
 
 
 def copied_file(

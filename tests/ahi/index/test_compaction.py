@@ -199,6 +199,33 @@ def test_a_large_file_is_written_again_when_too_much_of_it_is_dead(
     assert shown() == before
 
 
+@pytest.mark.both_catalogs
+def test_keys_of_files_whose_commits_overlap_are_purged(
+    eager: Index, put, shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The merged small files hold commits before and after that of the large one, and none of its rows.
+
+    By their commits, each kept the other's dead keys from being purged; both were written again at each run.
+    """
+    put("first", {"a": 1})
+    put("archive", {f"x{number}": 1 for number in range(400)})
+    (_, archive) = live(eager)
+    # Of instances, the archive's file is small, too.
+    eager.small_file_bytes = (eager.root / archive).stat().st_size
+    for name in "bcd":
+        put(name, {name: 1})
+    assert eager.compact().files_in == 4 + 5
+    assert archive in live(eager)
+    put("corrected", {f"x{number}": 2 for number in range(8)})
+    before = shown()
+    monkeypatch.setattr(compaction, "DEAD_KEYS", 7)
+    result = eager.compact()
+    assert (result.files_in, result.files_out, result.keys_purged) == (3, 3, 16)
+    assert archive not in live(eager)
+    assert eager.compact() == CompactionResult()
+    assert shown() == before
+
+
 def test_merged_row_groups_are_bounded_in_bytes(eager: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group cannot spill: 100,000 rows of documents' JSON did not fit into the memory of a merge."""
     monkeypatch.setattr(writer, "ROW_GROUP_BYTES", "1MB")

@@ -19,7 +19,7 @@ from ahi.clock import now
 from ahi.index import export as module
 from ahi.index import parquet
 from ahi.index.columns import Tier
-from ahi.index.export import ExportError, export
+from ahi.index.export import Exported, ExportError, export
 from ahi.index.query import IndexNotPublishedError
 from ahi.index.tiers.build import build_tier, tier_root
 
@@ -67,6 +67,27 @@ def test_every_table_inside_a_copy_finds_a_study_without_reading_all(full: Index
         found = connection.execute("SELECT table_name FROM duckdb_indexes() WHERE sql LIKE '%(StudyInstanceUID)%'")
         # A patient has several.
         assert {str(row[0]) for row in found.fetchall()} == tables - {"patients"}
+
+
+def test_indexes_of_many_tables_are_not_in_memory_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made in one transaction, those of 16 tables of a million rows did not fit."""
+    monkeypatch.setattr(parquet, "MEMORY", "64MB")
+    monkeypatch.setattr(parquet, "_SPARE", [])
+    uid = "'1.2.840.113619.2.' || hash(i) || '.' || hash(i + 1)"
+    tables = [Exported(f"t{number}", 50_000, 1, is_inside=True) for number in range(16)]
+    with parquet.spilling(tmp_path) as connection:
+        connection.execute(f"ATTACH '{tmp_path}/source.duckdb' AS source")
+        connection.execute("CREATE TABLE source.main.index_info AS SELECT 1 AS seq")
+        rows = f"SELECT {uid} AS StudyInstanceUID FROM range(50_000) t(i) ORDER BY 1"
+        for table in tables:
+            connection.execute(f"COPY ({rows}) TO '{tmp_path}/{table.name}.parquet' (FORMAT parquet)")
+        module._index(connection, tmp_path, tables)
+    with duckdb.connect(str(tmp_path / "index.duckdb"), read_only=True) as connection:
+        assert connection.execute("SELECT count(*) FROM duckdb_indexes()").fetchone() == (16,)
+        found = connection.execute(
+            f"SELECT count(*) FROM t15 WHERE StudyInstanceUID IN (SELECT {uid} FROM range(9) t(i))"
+        )
+        assert found.fetchone() == (9,)
 
 
 @pytest.mark.parametrize("inside", [True, False])
