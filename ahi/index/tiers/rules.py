@@ -33,7 +33,8 @@ Dates:
   Option. Whoever knows the day of one event of a patient knows the shift, and if an event was on the same day for many
   (a batch of derived series), their shifts beside each other. Do not give out both kinds: the year narrows the shift.
 
-The folder of a tier also tells when files appear and which rows came together: give out copies (`ahi export --tier`).
+The folder of a tier also tells when files appear and which rows came together, and its views in which columns nobody
+has sent a value: give out copies (`ahi export --tier`).
 A copy has one file for each table, sorted by the hashes, and tells when the tier was built and when it was copied.
 """
 
