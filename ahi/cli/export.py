@@ -28,7 +28,7 @@ def export(
 
     from ahi.index.export import S3, ExportError
     from ahi.index.export import export as copy
-    from ahi.index.query import IndexNotPublishedError
+    from ahi.index.query import IndexNotPublishedError, own_words
     from ahi.index.tiers.build import tier_root
 
     settings = common.open_settings()
@@ -40,7 +40,7 @@ def export(
     except (ExportError, IndexNotPublishedError) as error:
         common.fail(str(error))
     except duckdb.Error as error:
-        common.fail(f"The copy cannot be made, and nothing of it is left: {str(error).partition(chr(10))[0]}")
+        common.fail(f"The copy cannot be made, and nothing of it is left: {own_words(error)}")
     if as_json:
         common.print_json([asdict(table) for table in tables])
         return

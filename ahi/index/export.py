@@ -7,10 +7,10 @@ source show at one moment: current rows of primary image sets, one Parquet file 
 CPU of one thread on a busy machine): six columns of one study cost 146 ms in the order of modality and date and 25 ms
 by study, and the file is 78 instead of 116 MB; counting by modality costs 20 ms either way. Row groups: see `writer`.
 
-**Inside.** From Parquet all columns of one study of 1 M series cost 80 ms, as each of 120 columns has its reader; from
-a table inside `index.duckdb` with an index on its UID 11 ms (p95 15 ms), counting by modality 9 ms. With 3 M instances
-the file has 771 bytes for each series, beside Parquet of 97 bytes a series and 51 an instance, and making the copy
-takes 140 s of CPU and 0.9 GB. So tables of up to `INSIDE_BYTES` are inside as well.
+**Inside.** From Parquet all 120 columns of one study of 1 M series take 21 ms (p95 27 ms), as each has its reader; from
+a table inside `index.duckdb` with an index on its UID 7 ms (p95 9 ms), counting by modality 9 ms. With 1 M instances
+the file has 575 bytes for each series, beside Parquet of 101 bytes a series and 79 an instance, and making the copy
+takes 88 s of CPU. So tables of up to `INSIDE_BYTES` are inside as well.
 
 **A folder that moves.** DuckDB takes a relative path from the working directory of whoever asks. What is inside opens
 from anywhere; larger tables are views on the files beside it, found in the working directory or where

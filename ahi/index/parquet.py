@@ -79,7 +79,7 @@ def empty_select(columns: Sequence[tuple[str, str]]) -> str:
     return f"SELECT {', '.join(f'NULL::{kind} AS {quoted(name)}' for name, kind in columns)} WHERE false"
 
 
-def cells(columns: Sequence[tuple[str, str]], empty: frozenset[str]) -> str:
+def select_list(columns: Sequence[tuple[str, str]], empty: frozenset[str]) -> str:
     """Columns for a SELECT, those that are null in all rows as constants: a Parquet file is not asked for these.
 
     A look at one of a million series then costs half: each column costs it the same, filled or not, a nested one

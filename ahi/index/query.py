@@ -102,16 +102,16 @@ def query(path: Path, sql: str, parameters: Sequence[object] = ()) -> QueryResul
             )
         except duckdb.IOException as error:
             advice = "A file of the index is gone, so this publication is too old: ask again."
-            raise IndexQueryError(f"{advice} ({_first(error)})") from None
+            raise IndexQueryError(f"{advice} ({own_words(error)})") from None
         except duckdb.CatalogException as error:
             shown = (str(row[0]) for row in connection.execute("SHOW TABLES").fetchall())
             names = ", ".join(name for name in shown if not name.endswith(("_all", "_history")))
-            raise IndexQueryError(f"{_first(error)} The index has: {names}; most also as ..._history.") from None
+            raise IndexQueryError(f"{own_words(error)} The index has: {names}; most also as ..._history.") from None
         except duckdb.Error as error:
-            raise IndexQueryError(f"The query cannot be run. {_first(error)}") from None
+            raise IndexQueryError(f"The query cannot be run. {own_words(error)}") from None
 
 
-def _first(error: Exception) -> str:
+def own_words(error: Exception) -> str:
     """DuckDB's own words without the picture of the statement below them."""
     text = str(error).split("\nLINE ")[0]
     return " ".join(text.split())

@@ -125,10 +125,10 @@ def build_tier(index: Index, tier: Tier, secret: bytes, policy: Policy | None = 
         of_table = {table.name: [one for one in sources if one.table is table] for table in tables}
         files = {name: [one.target for one in found] for name, found in of_table.items()}
         gone = {name: sorted(keys.version(*key) for key in found) for name, found in dead.items()}
-        empty = {t.name: _empty(t, tier, policy, [one.row for one in of_table[t.name]]) for t in tables}
+        empty = {t.name: _null_columns(t, tier, policy, [one.row for one in of_table[t.name]]) for t in tables}
         shown = Shown(tier, policy, {t.name: tier_table(t, tier, policy) for t in tables}, files, gone, empty)
-        told = {name: sorted(found) for name, found in empty.items()}
-        marker = hashlib.sha256(repr((VIEWS, SCHEMA_VERSION, root, rules, files, gone, told)).encode()).hexdigest()
+        made_of = (VIEWS, SCHEMA_VERSION, root, rules, files, gone, {name: sorted(x) for name, x in empty.items()})
+        marker = hashlib.sha256(repr(made_of).encode()).hexdigest()
         is_new = built_marker(root) != marker
         if is_new:
             write_index(root, shown, marker)
@@ -159,7 +159,7 @@ def _sources(
     return found
 
 
-def _empty(table: Table, tier: Tier, policy: Policy, files: Sequence[sa.Row[Any]]) -> frozenset[str]:
+def _null_columns(table: Table, tier: Tier, policy: Policy, files: Sequence[sa.Row[Any]]) -> frozenset[str]:
     """Columns that are null in every row that the tier has of a table, since they are in the index."""
     empty = empty_columns(files)
     # What is made of a code has nothing to do with what stood in the column.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ahi.clock import now
-from ahi.index.parquet import cells, empty_select, spilling
+from ahi.index.parquet import empty_select, select_list, spilling
 from ahi.index.publish import STORAGE
 from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.sql import literal_path, quoted, text
@@ -149,7 +149,8 @@ def _select(table: Table, shown: Shown) -> str:
     if not files:
         return f"SELECT * FROM ({empty_select(columns)})"
     gone = f" r ANTI JOIN {_dead(table)} d ON d.{ROW_VERSION} = r.{ROW_VERSION}" if shown.dead.get(table.name) else ""
-    return f"SELECT {cells(columns, shown.empty.get(table.name, frozenset()))} FROM read_parquet([{files}]){gone}"
+    picked = select_list(columns, shown.empty.get(table.name, frozenset()))
+    return f"SELECT {picked} FROM read_parquet([{files}]){gone}"
 
 
 def statements(view: View) -> Iterable[str]:
