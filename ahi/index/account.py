@@ -36,6 +36,15 @@ _COMPLETENESS = (
     "CASE WHEN expected_objects IS NULL THEN 'unknown' WHEN landed - set_aside < expected_objects THEN 'partial' "
     "WHEN landed - set_aside > expected_objects THEN 'over' ELSE 'complete' END AS completeness"
 )
+# What is stated of an association of one study is stated of the study; a manifest says no more. An object without a
+# readable header is counted in its association and in no study: the study is then partial.
+_EXPECTED = (
+    "SELECT StudyInstanceUID, sum(n_objects)::BIGINT AS n_objects, sum(stated)::BIGINT AS expected_objects FROM ("
+    "SELECT min(StudyInstanceUID) AS StudyInstanceUID, count(StudyInstanceUID) AS n_objects, "
+    "max(stated_objects) AS stated FROM main.objects WHERE association_prefix IS NOT NULL "
+    "GROUP BY bucket, association_prefix "
+    "HAVING stated IS NOT NULL AND min(StudyInstanceUID) = max(StudyInstanceUID)) GROUP BY StudyInstanceUID"
+)
 _VERDICT_COMMENT = "open: some are in flight. failed: all ended, some without an image set. closed: all others."
 
 
@@ -78,11 +87,13 @@ def _uploads() -> View:
 def _study_closure() -> View:
     return View(
         "study_closure",
-        f"SELECT *, {_CLOSES}, {_VERDICT} FROM (SELECT StudyInstanceUID, {_COUNTS}, "
+        f"SELECT s.*, {_CLOSES}, {_VERDICT}, expected_objects, {_COMPLETENESS} FROM ("
+        f"SELECT StudyInstanceUID, {_COUNTS}, "
         "count(*) FILTER (indexed_seq IS NOT NULL) AS indexed, "
         f"list_sort(list(DISTINCT SOPInstanceUID) FILTER (state = 'failed' OR {FLYING})) AS missing_uids, "
         "max(state_since) AS last_change_at "
-        "FROM main.objects WHERE StudyInstanceUID IS NOT NULL GROUP BY StudyInstanceUID)",
+        "FROM main.objects WHERE StudyInstanceUID IS NOT NULL GROUP BY StudyInstanceUID) s "
+        f"LEFT JOIN ({_EXPECTED}) e ON e.StudyInstanceUID = s.StudyInstanceUID AND e.n_objects = s.landed",
         "One row for each study that headers name: do its objects add up? Objects without a readable header are in no "
         "study; closure counts them.",
         {
@@ -92,5 +103,9 @@ def _study_closure() -> View:
             "missing_uids": "SOPInstanceUIDs of objects that failed or are in flight, sorted; null: none.",
             "last_change_at": "When the state of one of its objects changed last.",
             "verdict": _VERDICT_COMMENT,
+            "expected_objects": "Objects that the manifests of its associations state; null unless each of its objects "
+            "came in an association that has a statement and no object of another study.",
+            "completeness": "Objects that landed and were not set aside, beside those expected: complete, partial, "
+            "over; unknown without a statement.",
         },
     )

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ahi.index.columns import Column, Table, Tier
-from ahi.index.pending import ROW_SOURCE, SHOWN
+from ahi.index.pending import N_PENDING, ROW_SOURCE, SHOWN
 from ahi.index.sql import quoted, text
 from ahi.index.view import View, names
 
@@ -141,6 +141,7 @@ def _history(table: Table) -> str:
 def _as_of(table: Table) -> list[tuple[str, str, str]]:
     columns = {column.name for column in table.columns}
     source = f", 'document' AS {ROW_SOURCE}" if table.name in SHOWN else ""
+    source += f", NULL::BIGINT AS {N_PENDING}" if table.name == "series" else ""
     sql = (
         f"SELECT * EXCLUDE (valid_from, valid_to){source} FROM {_history(table)} "
         "WHERE valid_from <= moment::TIMESTAMPTZ AND (valid_to IS NULL OR valid_to > moment::TIMESTAMPTZ)"

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 SHOWN = ("instances", "series")
 ROW_SOURCE = "row_source"
 ROW_SOURCE_COMMENT = "document: from HealthImaging. header: from the uploaded object; its document has not come yet."
-# A column for it would have to be joined to the rows of all documents, and FHIR goes by what row_source says today.
-PARTLY_PENDING = (
-    "Where only some objects have come, a series is shown and counted as its document has it: see instances."
+# FHIR goes by what row_source says today, so a series that has a document is of that, whatever else was uploaded.
+N_PENDING = "n_pending"
+N_PENDING_COMMENT = (
+    "Instances uploaded since, whose document has not come: not in n_instances. 0 where row_source is header, since "
+    "all of those are counted."
 )
 # Reading so many keys costs a publication about 0.2 s; of a larger backlog the newest are shown, `headers` has all.
 LIMIT = 50_000
@@ -117,6 +119,8 @@ def holding(files: Sequence[Any], commits: Sequence[int]) -> list[Any]:
 def keys_select(objects: str, heads: str, documents: str) -> str:
     """SELECT of the keys: one object for each instance, the newest, unless a document has the instance.
 
+    With the series of each, and whether that is shown by headers (`in_series`).
+
     Args:
         objects: Relation of `Pending.objects`.
         heads: Relation of `Pending.heads`.
@@ -124,7 +128,8 @@ def keys_select(objects: str, heads: str, documents: str) -> str:
     """
     uids = "StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID"
     return (
-        f"SELECT p.object_id, p.batch_id, h.SeriesInstanceUID IS NULL AS in_series FROM ("
+        "SELECT p.object_id, p.batch_id, p.StudyInstanceUID AS of_study, p.SeriesInstanceUID AS of_series, "
+        "h.SeriesInstanceUID IS NULL AS in_series FROM ("
         "SELECT unnest(max({'landed_at': landed_at, 'object_id': object_id, 'batch_id': batch_id})), "
         f"{uids} FROM {objects} GROUP BY {uids}) p "
         f"ANTI JOIN ({documents}) d USING ({uids}) "
@@ -137,6 +142,37 @@ def rows_select(rows: str, keys: str) -> str:
     """SELECT of the header rows of the keys; `rows` is a SELECT from header files."""
     same = "k.object_id = r.object_id AND k.batch_id = r.batch_id"
     return f"SELECT r.*, k.in_series FROM ({rows}) r JOIN {keys} k ON {same}"
+
+
+def counts_select(keys: str) -> str:
+    """SELECT of how many of the keys are beyond what a document shows of a series; of other series none."""
+    return f"SELECT of_study, of_series, count(*) AS {N_PENDING} FROM {keys} WHERE NOT in_series GROUP BY ALL"
+
+
+def documents_select(name: str, picked: str, relation: str, counts: str = "") -> str:
+    """SELECT of what a table shows of documents, straight from its files.
+
+    Each view that stands on another costs a question of all columns 2 ms of planning, and of four columns 1 ms: a look
+    at one study took a quarter less, at four columns of it a third, than over views of live files and of rows that
+    count.
+
+    Args:
+        name: The table.
+        picked: Its columns as a list for SELECT.
+        relation: Its rows, under the name `r`.
+        counts: For series: relation of `counts_select`, where that has rows.
+    """
+    source = f"'document' AS {ROW_SOURCE}"
+    if name != "series":
+        return f"SELECT {picked}, {source} FROM {relation}"
+    if not counts:
+        return f"SELECT {picked}, {source}, 0::BIGINT AS {N_PENDING} FROM {relation}"
+    picked = "r.*" if picked == "*" else picked
+    same = "p.of_study = r.StudyInstanceUID AND p.of_series = r.SeriesInstanceUID AND r.is_primary"
+    return (
+        f"SELECT {picked}, {source}, coalesce(p.{N_PENDING}, 0) AS {N_PENDING} "
+        f"FROM {relation} LEFT JOIN {counts} p ON {same}"
+    )
 
 
 def as_instances(table: Table, headers: Table, rows: str, datastore_id: str) -> str:
@@ -179,7 +215,8 @@ def _datastore(datastore_id: str) -> dict[str, str]:
 
 def _select(table: Table, values: Mapping[str, str], rows: str) -> str:
     picked = (f"({values.get(x.name, 'NULL')})::{x.duckdb_type} AS {quoted(x.name)}" for x in table.columns)
-    return f"SELECT {', '.join(picked)}, 'header' AS {ROW_SOURCE} FROM {rows}"
+    pending = f", 0::BIGINT AS {N_PENDING}" if table.name == "series" else ""
+    return f"SELECT {', '.join(picked)}, 'header' AS {ROW_SOURCE}{pending} FROM {rows}"
 
 
 def _agreed(column: Column) -> str:

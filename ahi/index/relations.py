@@ -16,10 +16,11 @@ from ahi.index import catalog as c
 from ahi.index.history import VALIDITY, history_table
 from ahi.index.parquet import files_relation, select_list
 from ahi.index.pending import (
-    ROW_SOURCE,
     SHOWN,
     as_instances,
     as_series,
+    counts_select,
+    documents_select,
     holding,
     keys_select,
     read_pending,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 TYPES = "internal.types"
 DEAD = "internal.dead"
+PENDING = "internal.pending"
+PENDING_SERIES = "internal.pending_series"
 DEAD_COLUMNS = (
     ("row_key", "VARCHAR"),
     ("batch_id", "VARCHAR"),
@@ -153,7 +156,7 @@ def fixed_relations(tables: Mapping[str, Table]) -> list[str]:
 
 def build_relations(connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot) -> None:
     """Make the relations in the open file. What has no rows stays as the template has it: typed and empty."""
-    documents: dict[str, str] = {}
+    documents: dict[str, tuple[str, str]] = {}
     for table in index.tables.values():
         name, keys, past = table.name, shown.dead[table.name], history_table(table)
         if files := shown.live(name):
@@ -163,12 +166,13 @@ def build_relations(connection: duckdb.DuckDBPyConnection, index: Index, shown: 
                 append(connection, DEAD, _named(name, keys))
                 replace(connection, f"{name}_rows", f"SELECT r.* FROM {_counting(table, _inside(f'{name}_files'))}")
             if name in SHOWN:
-                documents[name] = _documents(picked, _counting(table, relation) if keys.num_rows else relation)
+                documents[name] = picked, _counting(table, relation) if keys.num_rows else f"{relation} r"
         if files := shown.live(past.name):
             replace(connection, f"{name}_past", table_select(index, past, files))
-    early = _early(connection, index, shown)
+    early, counts = _early(connection, index, shown)
     for name in (name for name in SHOWN if name in documents or name in early):
-        for view, sql in _current(name, documents.get(name) or _no_documents(name), early.get(name)).items():
+        of_documents = documents_select(name, *documents[name], counts) if name in documents else _no_documents(name)
+        for view, sql in _current(name, of_documents, early.get(name)).items():
             replace(connection, view, sql)
 
 
@@ -178,19 +182,9 @@ def _current(name: str, documents: str, early: str | None = None) -> dict[str, s
     return {f"{name}_current": f"{documents} WHERE is_primary{more}", f"{name}_current_all": f"{documents}{more}"}
 
 
-def _documents(picked: str, relation: str) -> str:
-    """SELECT of what a table shows of documents, straight from its files.
-
-    Each view that stands on another costs a question of all columns 2 ms of planning, and of four columns 1 ms: a look
-    at one study took a quarter less, at four columns of it a third, than over views of live files and of rows that
-    count.
-    """
-    return f"SELECT {picked}, 'document' AS {ROW_SOURCE} FROM {relation}"
-
-
 def _no_documents(name: str) -> str:
     """The same of a table without files: typed, and no row."""
-    return _documents("*", _inside(f"{name}_rows"))
+    return documents_select(name, "*", _inside(f"{name}_rows"))
 
 
 def _inside(name: str) -> str:
@@ -249,12 +243,15 @@ def _counting(table: Table, rows: str) -> str:
     return f"{rows} r ANTI JOIN ({dead_of(table)}) d ON {same}"
 
 
-def _early(connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot) -> dict[str, str]:
-    """SELECTs of the header rows of pending objects by table; their keys go into the file."""
+def _early(connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot) -> tuple[dict[str, str], str]:
+    """SELECTs of the header rows of pending objects by table, and the relation that counts those of other series.
+
+    Keys and counts go into the file.
+    """
     pending = shown.pending
     held = holding(shown.live("headers"), pending.commits) if pending else []
     if pending is None or not held:
-        return {}
+        return {}, ""
     headers, instances = index.tables["headers"], index.tables["instances"]
     documents = table_select(index, instances, holding(shown.live("instances"), pending.head_commits))
     documents = f"SELECT r.* FROM {_counting(instances, f'({documents})')}"
@@ -262,12 +259,17 @@ def _early(connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot)
     connection.register("pending_heads", pending.heads)
     # Few series have some rows from documents and some still to come; only theirs are looked up.
     here = f"SELECT d.* FROM ({documents}) d SEMI JOIN pending_heads h ON h.SeriesInstanceUID = d.SeriesInstanceUID"
-    connection.execute(f"CREATE TABLE internal.pending AS {keys_select('pending', 'pending_heads', here)}")
+    connection.execute(f"CREATE TEMP TABLE keys AS {keys_select('pending', 'pending_heads', here)}")
     connection.unregister("pending")
     connection.unregister("pending_heads")
-    replace(connection, "headers_pending", rows_select(table_select(index, headers, held), "internal.pending"))
+    connection.execute(f"CREATE TABLE {PENDING} AS SELECT * EXCLUDE (of_study, of_series) FROM keys")
+    connection.execute(f"CREATE TABLE {PENDING_SERIES} AS {counts_select('keys')}")
+    connection.execute("DROP TABLE keys")
+    replace(connection, "headers_pending", rows_select(table_select(index, headers, held), PENDING))
     rows = "internal.headers_pending"
-    return {
+    (is_counted,) = connection.execute(f"SELECT count(*) > 0 FROM {PENDING_SERIES}").fetchone() or (False,)
+    early = {
         "instances": as_instances(instances, headers, rows, index.datastore_id),
         "series": as_series(index.tables["series"], headers, rows, index.datastore_id),
     }
+    return early, PENDING_SERIES if is_counted else ""

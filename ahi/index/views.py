@@ -17,8 +17,9 @@ from ahi.index.differences import comparisons, differences
 from ahi.index.history import history_view, macros
 from ahi.index.mirror import mirror_relations
 from ahi.index.operational import INFO_COLUMNS, operational_views
-from ahi.index.pending import PARTLY_PENDING, ROW_SOURCE, ROW_SOURCE_COMMENT, SHOWN
+from ahi.index.pending import N_PENDING, N_PENDING_COMMENT, ROW_SOURCE, ROW_SOURCE_COMMENT, SHOWN
 from ahi.index.relations import empty_relations, fixed_relations
+from ahi.index.provenance import provenance_views
 from ahi.index.sql import quoted, text
 from ahi.index.tag_registry import known_tags, tag_registry
 from ahi.index.view import View
@@ -41,7 +42,8 @@ def public_views(tables: Mapping[str, Table]) -> list[View]:
         views += [*_summaries(tables), conflicts(tables)]
     if {"headers", "instances", "series"} <= set(tables):
         views += [differences(tables), tag_registry(tables)]
-    return [*views, _cast_failures(tables), *operational_views(), *whole_views()]
+    views += [_cast_failures(tables), *operational_views(), *whole_views()]
+    return [*views, *provenance_views()] if {"instances", "series"} <= set(tables) else views
 
 
 def _summaries(tables: Mapping[str, Table]) -> list[View]:
@@ -56,12 +58,15 @@ def _table_views(table: Table) -> list[View]:
         return [View(table.name, select, f"{table.description} {CURRENT}.", described)]
     everything = f"{table.name}_all"
     if table.name in SHOWN:
-        source = f"{ROW_SOURCE_COMMENT} {PARTLY_PENDING}" if table.name == "series" else ROW_SOURCE_COMMENT
-        return _shown_views(table, described | {ROW_SOURCE: source}, everything)
+        counted = {N_PENDING: N_PENDING_COMMENT} if table.name == "series" else {}
+        return _shown_views(table, described | {ROW_SOURCE: ROW_SOURCE_COMMENT} | counted, everything)
     return [
         View(table.name, f"{select} WHERE is_primary", f"{table.description} {PRIMARY} {everything}.", described),
         View(everything, select, f"{table.description} {CURRENT}, primary or not.", described),
     ]
+
+
+_SHOWN_TYPES = {ROW_SOURCE: "VARCHAR", N_PENDING: "BIGINT"}
 
 
 def _shown_views(table: Table, described: Mapping[str, str], everything: str) -> list[View]:
@@ -73,7 +78,7 @@ def _shown_views(table: Table, described: Mapping[str, str], everything: str) ->
             f"SELECT * FROM internal.{quoted(relation)}",
             f"{table.description} {rule} {early}",
             described,
-            {ROW_SOURCE: "VARCHAR"},
+            {name: kind for name, kind in _SHOWN_TYPES.items() if name in described},
         )
         for name, relation, rule in (
             (table.name, f"{table.name}_current", f"{PRIMARY} {everything}."),
@@ -109,13 +114,17 @@ _DERIVED = {
     "VARCHAR[]": ("ModalitiesInStudy", "SOPClassesInStudy", "modalities", "conflict_attrs"),
     "BIGINT": (
         *("NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances"),
-        *("n_frames", "n_studies", "n_series", "n_instances"),
+        *("n_frames", "n_studies", "n_series", "n_instances", N_PENDING),
     ),
     "DATE": ("first_study_date", "last_study_date"),
 }
 _SOURCE = (
     f"CASE WHEN min({ROW_SOURCE}) = max({ROW_SOURCE}) THEN min({ROW_SOURCE}) ELSE 'both' END",
-    f"document: all series shown are from HealthImaging. header: none is yet. both: some are. {PARTLY_PENDING}",
+    "document: all series shown are from HealthImaging. header: none is yet. both: some are.",
+)
+_PENDING = (
+    f"sum({N_PENDING})::BIGINT",
+    "Instances uploaded into series shown by their document, whose own has not come: not counted here otherwise.",
 )
 _DERIVED_TYPES = {name: kind for kind, found in _DERIVED.items() for name in found}
 _CONFLICT_COMMENT = (
@@ -138,6 +147,7 @@ def _studies(series: Table) -> View:
         "n_frames": ("sum(n_frames)::BIGINT", "Frames of the series shown, counted."),
         "indexed_at": ("max(indexed_at)", "Time of the newest commit that changed the study."),
         ROW_SOURCE: _SOURCE,
+        N_PENDING: _PENDING,
     }
     sql = (
         "SELECT datastore_id, StudyInstanceUID, "
@@ -168,6 +178,7 @@ def _patients(series: Table) -> View:
         "modalities": ("list_sort(list(DISTINCT Modality))", "Modalities of the series shown, sorted."),
         "indexed_at": ("max(indexed_at)", "Time of the newest commit that changed the patient."),
         ROW_SOURCE: _SOURCE,
+        N_PENDING: _PENDING,
     }
     sql = (
         f"SELECT datastore_id, patient_key, {_agreed(own)}, "

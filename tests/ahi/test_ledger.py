@@ -112,3 +112,33 @@ def test_an_association_says_whether_what_its_manifest_states_has_come(index, st
         ("batch", 1, None, "unknown"),
         ("associations/1/", 4, stated, completeness),
     ]
+
+
+@pytest.mark.parametrize(
+    ("associations", "loose", "expected"),
+    [
+        ({"1": (["A", "A"], 2)}, [], {"A": (2, "complete")}),
+        ({"1": (["A", "A"], 3)}, [], {"A": (3, "partial")}),
+        ({"1": (["A", "A"], 1)}, [], {"A": (1, "over")}),
+        ({"1": (["A", "A"], None)}, [], {"A": (None, "unknown")}),
+        ({"1": (["A"], 1), "2": (["A", "A"], 3)}, [], {"A": (4, "partial")}),
+        ({"1": (["A"], 1), "2": (["A"], None)}, [], {"A": (None, "unknown")}),
+        ({"1": (["A"], 1)}, ["A"], {"A": (None, "unknown")}),
+        ({"1": (["A", "B"], 2)}, [], {"A": (None, "unknown"), "B": (None, "unknown")}),
+        ({"1": (["A", None], 2)}, [], {"A": (2, "partial")}),
+    ],
+)
+def test_what_is_stated_of_an_association_of_one_study_is_stated_of_the_study(index, associations, loose, expected):
+    keys = {f"associations/{name}/{n}": study for name, (one, _) in associations.items() for n, study in enumerate(one)}
+    keys |= {f"loose/{n}": study for n, study in enumerate(loose)}
+    rows = [
+        row("1", "1", "held" if study else "failed") | {"object_id": key, "key": key, "StudyInstanceUID": study}
+        for key, study in keys.items()
+    ]
+    with index.commit(kind="test") as commit:
+        ledger.enter(commit, rows)
+        for name, (_, stated) in associations.items():
+            ledger.release(commit, "b", f"associations/{name}/", association=True, stated=stated)
+    index.publish()
+    found = index.query("SELECT StudyInstanceUID, expected_objects, completeness FROM study_closure").rows
+    assert {study: (stated, verdict) for study, stated, verdict in found} == expected

@@ -133,6 +133,12 @@ def test_a_closed_association_is_imported_in_place(site):
     assert len(started) == 1
     assert {row["input_key"] for row in site.ledger()} == {f"associations/a1/{name}" for name in names}
     assert site.rows("SELECT landed, expected_objects, completeness FROM uploads") == [(2, 2, "complete")]
+    assert site.rows("SELECT landed, expected_objects, completeness FROM study_closure") == [(2, 2, "complete")]
+    jobs = [job_id for (job_id,) in site.rows("SELECT job_id FROM import_jobs")]
+    asked = "SELECT upload_id, import_job_id, state FROM instances_provenance"
+    assert site.rows(asked) == [("associations/a1/", jobs[0], "imported")] * 2
+    asked = "SELECT n_objects, upload_ids, import_job_ids FROM series_provenance"
+    assert site.rows(asked) == [(2, ["associations/a1/"], jobs)]
 
 
 def test_ten_associations_in_one_batch_are_ten_jobs(site):

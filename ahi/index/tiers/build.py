@@ -48,7 +48,7 @@ PART_ROWS = 20_000
 # Raise it when files must be made anew though no rule has changed.
 BUILD = "4"
 # Raise it when the views must be made anew over the same files.
-VIEWS = "2"
+VIEWS = "3"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TierReport:
     Attributes:
         tier: The tier.
         seq: Newest commit that it shows.
-        is_new: False when nothing had changed.
+        is_new: False when nothing was committed since.
         made: Files made.
         retired: Files that lost their live file.
         removed: Retired files that were removed after their grace.
@@ -126,8 +126,8 @@ def build_tier(index: Index, tier: Tier, secret: bytes, policy: Policy | None = 
         files = {name: [one.target for one in found] for name, found in of_table.items()}
         gone = {name: sorted(keys.version(*key) for key in found) for name, found in dead.items()}
         empty = {t.name: _null_columns(t, tier, policy, [one.row for one in of_table[t.name]]) for t in tables}
-        shown = Shown(tier, policy, {t.name: tier_table(t, tier, policy) for t in tables}, files, gone, empty)
-        made_of = (VIEWS, SCHEMA_VERSION, root, rules, files, gone, {name: sorted(x) for name, x in empty.items()})
+        shown = Shown(tier, policy, {t.name: tier_table(t, tier, policy) for t in tables}, files, gone, empty, seq)
+        made_of = (VIEWS, SCHEMA_VERSION, root, rules, files, gone, {name: sorted(x) for name, x in empty.items()}, seq)
         marker = hashlib.sha256(repr(made_of).encode()).hexdigest()
         is_new = built_marker(root) != marker
         if is_new:

@@ -57,7 +57,17 @@ _PATIENT = {
 
 @dataclass(frozen=True)
 class Shown:
-    """What a tier shows: its tables, their files, row versions in them that do not count any more, columns all null."""
+    """What a tier shows.
+
+    Attributes:
+        tier: The tier.
+        policy: What the operator decided.
+        tables: Its tables.
+        files: Their files.
+        dead: Row versions in those that do not count any more.
+        empty: Columns that are null in every row.
+        seq: Newest commit of the index that it shows.
+    """
 
     tier: Tier
     policy: Policy
@@ -65,6 +75,7 @@ class Shown:
     files: Mapping[str, Sequence[Path]]
     dead: Mapping[str, Sequence[str]]
     empty: Mapping[str, frozenset[str]]
+    seq: int
 
 
 def built_marker(root: Path) -> str | None:
@@ -122,7 +133,7 @@ def views_of(registry: Mapping[str, Table], tier: Tier) -> list[View]:
 def _empty(registry: Mapping[str, Table], tier: Tier) -> Shown:
     policy = Policy()
     tables = {name: tier_table(table, tier, policy) for name, table in registry.items() if crosses(table, tier, policy)}
-    return Shown(tier, policy, tables, {}, {}, {})
+    return Shown(tier, policy, tables, {}, {}, {}, 0)
 
 
 def _bury(connection: duckdb.DuckDBPyConnection, table: Table, shown: Shown) -> None:
@@ -215,12 +226,14 @@ def _info(shown: Shown) -> View:
     files = ", ".join(f"{text(name)}: {len(paths)}" for name, paths in shown.files.items())
     return View(
         "index_info",
-        f"SELECT {text(shown.tier.value)} AS tier, {text(SCHEMA_VERSION)} AS schema_version, "
+        f"SELECT {text(shown.tier.value)} AS tier, {shown.seq}::BIGINT AS seq, "
+        f"{text(SCHEMA_VERSION)} AS schema_version, "
         f"{text(shown.policy.dates.value)} AS dates, {text(now().isoformat())}::TIMESTAMPTZ AS built_at, "
         f"MAP {{{files}}} AS files_by_table",
         "One row: what this tier is.",
         {
             "tier": "Its name.",
+            "seq": "Newest commit of the index that it shows.",
             "schema_version": "Version of the columns' meaning.",
             "dates": "Date rule of the de-identified tier: year or shift.",
             "built_at": "When its files were put together.",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ahi.clock import now
+from ahi.index import catalog as c
 from ahi.index.store import Head, Index
 from tests.postgresql_fixtures import new_schema
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Row = dict[str, object]
+# Series of `upload` and `index_documents`.
+STUDY, SERIES = "1.2", "1.2.9"
 
 
 @pytest.fixture
@@ -107,8 +111,6 @@ def shown(index: Index) -> Callable[[], dict[str, tuple[int, int]]]:
 @pytest.fixture
 def land(index: Index) -> Callable[..., int]:
     """Put objects into the ledger in one commit of their own; gives its number."""
-    from ahi.clock import now
-    from ahi.index import catalog as c
 
     def commit(*object_ids: str, day: str = "2026-11-21", state: str = "ready", header: bool = False) -> int:
         with index.commit(kind="land") as open_commit:
@@ -130,5 +132,62 @@ def land(index: Index) -> Callable[..., int]:
                 if not changed.rowcount:
                     open_commit.connection.execute(c.objects.insert().values(object_id=object_id, attempts=0, **values))
             return open_commit.seq
+
+    return commit
+
+
+@pytest.fixture
+def upload(index: Index):
+    """Commit header rows of objects named by their SOP instance, in one state."""
+    index.datastore_id = "store"
+
+    def commit(*names: str, state: str = "ready", series: str = SERIES, prefix: str = "", **values: object) -> None:
+        batch_id = f"up:{prefix}{'.'.join(names)}"
+        rows = [
+            {"object_id": f"{prefix}{name}", "StudyInstanceUID": STUDY, "SeriesInstanceUID": series}
+            | {"SOPInstanceUID": f"{series}.{name}", "Modality": "CT", "patient_key": "k", "PatientID": "P"}
+            | values
+            for name in names
+        ]
+        with index.commit(batch_id=batch_id, kind="up", files=[index.write("headers", rows, batch_id=batch_id)]) as one:
+            ledger = [
+                {name: row[name] for name in ("object_id", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")}
+                | {"bucket": "b", "key": row["object_id"], "state": state, "state_since": now(), "day": "2026-11-21"}
+                | {"landed_at": now(), "header_seq": one.seq, "changed_seq": one.seq, "attempts": 0}
+                for row in rows
+            ]
+            one.connection.execute(c.objects.insert(), ledger)
+
+    return commit
+
+
+@pytest.fixture
+def index_documents(index: Index):
+    """Commit an image set of the series with some instances, as HealthImaging's document gives it."""
+
+    def commit(*names: str, version: int = 1, is_primary: bool = True, image_set_id: str = "i", **values: object):
+        batch_id = f"doc:{image_set_id}{version}"
+        base = {"datastore_id": "store", "image_set_id": image_set_id, "image_set_version": version}
+        base |= {"is_primary": is_primary, "StudyInstanceUID": STUDY, "SeriesInstanceUID": SERIES}
+        series = [base | {"Modality": "CT", "patient_key": "k", "n_instances": len(names), "PatientID": "P"} | values]
+        files = [
+            index.write("series", series, batch_id=batch_id),
+            index.write("instances", [base | {"SOPInstanceUID": f"{SERIES}.{x}"} for x in names], batch_id=batch_id),
+        ]
+        with index.commit(batch_id=batch_id, kind="doc", files=files) as one:
+            one.raise_heads([Head("store", image_set_id, version, is_primary, STUDY, SERIES, len(names))])
+
+    return commit
+
+
+@pytest.fixture
+def change(index: Index):
+    """Change ledger rows in one commit, which may be the one that indexes them."""
+
+    def commit(*object_ids: str, indexed: bool = False, **values: object) -> None:
+        with index.commit(kind="change") as one:
+            values |= {"indexed_seq": one.seq, "indexed_at": now()} if indexed else {}
+            some = c.objects.update().where(c.objects.c.object_id.in_(object_ids))
+            one.connection.execute(some.values(changed_seq=one.seq, **values))
 
     return commit

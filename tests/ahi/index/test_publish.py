@@ -22,6 +22,7 @@ VIEWS = {
     *("patients", "studies", "headers", "index_versions"),
     *("objects", "import_jobs", "image_sets", "quarantine", "events", "freshness", "closure", "index_info"),
     *("ledger", "uploads", "study_closure", "fhir_jobs"),
+    *("instances_provenance", "series_provenance", "studies_provenance"),
     *("archives", "archive_looks", "archive_shards", "archive_set_aside"),
     *("fhir_imports", "fhir_batches", "fhir_failures"),
     *("conflicts", "tombstones", "image_set_versions", "differences", "tag_registry", "cast_failures"),
@@ -41,7 +42,7 @@ def test_a_fresh_index_has_every_view_typed_and_explained(index: Index) -> None:
     assert {
         column.name: column.duckdb_type.replace("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE")
         for column in TABLES["series"].columns
-    }.keys() | {"row_source"} == types.keys()
+    }.keys() | {"row_source", "n_pending"} == types.keys()
     assert (types["StudyDate"], types["Rows"], types["SoftwareVersions"]) == ("DATE", "USMALLINT", "VARCHAR[]")
     unexplained = index.query(
         "SELECT view_name, NULL FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal AND comment IS NULL "
