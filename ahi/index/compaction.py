@@ -23,12 +23,13 @@ from ahi.index.history import history_table
 from ahi.index.leftovers import remove_leftovers
 from ahi.index.mirror import MIRRORS
 from ahi.index.ordering import is_large, sorted_groups
+from ahi.index.packing import group_rows
 from ahi.index.parquet import spilling
 from ahi.index.registry import arrow_schema
 from ahi.index.relations import empty_columns, read_dead, table_select
 from ahi.index.sidecar import mend_sidecars, remove_with_sidecar
 from ahi.index.sql import quoted
-from ahi.index.writer import DataFile, copied_file, group_rows, write_parts
+from ahi.index.writer import DataFile, copied_file, write_parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,13 +30,13 @@ from ahi.clock import now
 from ahi.index.columns import Tier
 from ahi.index.leftovers import SPILL, export_folder
 from ahi.index.ordering import is_large, sorted_groups
+from ahi.index.packing import group_rows, packed_writer
 from ahi.index.parquet import spilling
 from ahi.index.publish import STORAGE
 from ahi.index.query import IndexNotPublishedError
 from ahi.index.registry import SCHEMA_VERSION, TABLES
 from ahi.index.sidecar import SUFFIX, digest_of, write_sidecar
 from ahi.index.sql import quoted, text
-from ahi.index.writer import bloom_filters, group_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -134,7 +134,7 @@ def _write(source: Path, tier: Tier, folder: Path) -> list[Exported]:
 def _shown(connection: duckdb.DuckDBPyConnection, tier: Tier) -> dict[str, str]:
     """What the source shows, as its `index_info` says: newest commit and time; the run behind it, but of no lower tier.
 
-    A tier names the time at which its files were put together, and no commit.
+    A tier names the time at which its files were put together.
     """
     asked = connection.execute("FROM main.index_info")
     names = [column[0] for column in asked.description or ()]
@@ -179,17 +179,8 @@ def _copy(connection: duckdb.DuckDBPyConnection, name: str, folder: Path, about:
 
 
 def _write_groups(path: Path, groups: Iterator[pa.Table], metadata: Mapping[str, str]) -> None:
-    import pyarrow.parquet as pq
-
     first = next(groups)
-    with pq.ParquetWriter(
-        path,
-        first.schema,
-        compression="zstd",
-        compression_level=ZSTD_LEVEL,
-        store_schema=False,
-        bloom_filter_options=bloom_filters(first),
-    ) as writer:
+    with packed_writer(path, first.schema, first, level=ZSTD_LEVEL) as writer:
         for group in chain([first], groups):
             writer.write_table(group, row_group_size=len(group))
         writer.add_key_value_metadata(dict(metadata))

@@ -28,7 +28,7 @@ CELLS = 8_000_000
 # Arrow memory of a range; while it is put in order, twice that is in use.
 RANGE_BYTES = 96 * 2**20
 # A row group is in memory while it is written and while it is read.
-GROUP_BYTES = 64 * 2**20
+GROUP_BYTES = 96 * 2**20
 # Ranges are taken together until they are as large as they may be.
 FINE_ROWS = 10_000
 _SAMPLES = 50

@@ -115,7 +115,7 @@ def _series() -> View:
 def _studies() -> View:
     rows = (
         "SELECT datastore_id, StudyInstanceUID, list_sort(list(image_set_id)) AS image_set_ids, "
-        f"max(indexed_at) AS indexed_at FROM main.series GROUP BY datastore_id, StudyInstanceUID"
+        "max(indexed_at) AS indexed_at FROM main.series GROUP BY datastore_id, StudyInstanceUID"
     )
     own = {
         "StudyInstanceUID": _UIDS["StudyInstanceUID"],

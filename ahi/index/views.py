@@ -18,8 +18,8 @@ from ahi.index.history import history_view, macros
 from ahi.index.mirror import mirror_relations
 from ahi.index.operational import INFO_COLUMNS, operational_views
 from ahi.index.pending import N_PENDING, N_PENDING_COMMENT, ROW_SOURCE, ROW_SOURCE_COMMENT, SHOWN
-from ahi.index.relations import empty_relations, fixed_relations
 from ahi.index.provenance import provenance_views
+from ahi.index.relations import empty_relations, fixed_relations
 from ahi.index.sql import quoted, text
 from ahi.index.tag_registry import known_tags, tag_registry
 from ahi.index.view import View

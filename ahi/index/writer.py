@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from more_itertools import peekable
 
 from ahi.clock import day_of
+from ahi.index.packing import ZSTD_LEVEL, group_rows, packed_writer
 from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.sidecar import write_sidecar
 from ahi.index.sql import text
@@ -32,15 +33,8 @@ if TYPE_CHECKING:
 
     Columns = TypeVar("Columns", pa.RecordBatch, pa.Table)
 
-# Readers skip whole groups by their statistics. Small groups make a look at one study cheap, and every query pay for
-# reading about them: of 1 M series, 100,000 / 30,000 / 10,000 rows a group cost a look at all columns of one study
-# 123 / 71 / 122 ms of CPU, at six columns 25 / 21 / 62 ms. Tables with many more rows keep large groups.
-ROW_GROUP_ROWS = 100_000
-SERIES_GROUP_ROWS = 30_000
 # A group is in memory until it is written, and no part of it can spill: a row of documents' JSON has 4 KB.
 ROW_GROUP_BYTES = "64MB"
-# Level 1 costs half of level 3's CPU and few bytes more (storage reference, 2.1).
-ZSTD_LEVEL = 1
 # Columns of a batch with this much have a dictionary: it costs more than it saves where values are few.
 WORTH_BYTES = 2_048
 # Columns of a batch with this much are zstd, the others LZ4: a frame of zstd takes 50 us whatever is in it, which was
@@ -50,11 +44,6 @@ WORTH_ZSTD_BYTES = 32_768
 DIFFERENT = frozenset(
     ("SOPInstanceUID", "MediaStorageSOPInstanceUID", "dataset_hash", "metadata_json", "frame_id", "crc32", "object_id")
 )
-# Columns that people look for one value of, and how often a filter may be wrong about a row group.
-LOOKED_UP = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "patient_key")
-FALSE_POSITIVES = 0.01
-# A first row group of few values may be followed by others of many. So many take 2 KB.
-LEAST_VALUES = 1_000
 
 
 class IndexWriteError(ValueError):
@@ -180,21 +169,11 @@ def write_parts(
         batch_id: Batch of the commit that will take the file in.
         run_id: Dagster run that writes it.
     """
-    import pyarrow.parquet as pq
-
     path, n_rows, empty = new_path(root, folder), 0, set(schema.names)
     with (root / path).open("x+b") as handle:
         # Not `spy`, nor `tee`: those keep 57 parts alive, which was 2.6 GB.
         some = peekable(parts)
-        # Arrow's own copy of the schema, with every column's description, would be half of a small file.
-        with pq.ParquetWriter(
-            handle,
-            schema,
-            compression="zstd",
-            compression_level=ZSTD_LEVEL,
-            store_schema=False,
-            bloom_filter_options=bloom_filters(some.peek()) if some else None,
-        ) as writer:
+        with packed_writer(handle, schema, some.peek() if some else None) as writer:
             for part in some:
                 writer.write_table(part, row_group_size=group_rows(table))
                 n_rows += part.num_rows
@@ -216,22 +195,6 @@ def write_parts(
         batch_id=batch_id,
         empty=frozenset(empty),
     )
-
-
-def bloom_filters(part: pa.Table) -> dict[str, dict[str, float]]:
-    """Options of pyarrow's writer for a filter of each row group by which readers know that a value is not in it.
-
-    Least and largest value tell that of the column that rows are sorted by; one series of 10 M instances took 165 ms of
-    CPU without these filters, and 28 with them.
-
-    Args:
-        part: Rows of the first row group, which tell how many values to expect in the next ones.
-    """
-    import pyarrow.compute as pc
-
-    names = [name for name in LOOKED_UP if name in part.column_names]
-    n_values = {name: max(LEAST_VALUES, 2 * pc.count_distinct(part[name]).as_py()) for name in names}
-    return {name: {"ndv": n, "fpp": FALSE_POSITIVES} for name, n in n_values.items()}
 
 
 def copied_file(
@@ -275,11 +238,6 @@ def _provenance(table: str, **known: str) -> dict[str, str]:
 def provenance_sql(table: str, **known: str) -> str:
     """The same for DuckDB's option KV_METADATA."""
     return f"{{{', '.join(f'{text(key)}: {text(value)}' for key, value in _provenance(table, **known).items())}}}"
-
-
-def group_rows(table: str) -> int:
-    """Rows in a row group of a table."""
-    return SERIES_GROUP_ROWS if table in ("series", "studies", "patients") else ROW_GROUP_ROWS
 
 
 def new_path(root: Path, folder: str, name: str = "") -> str:

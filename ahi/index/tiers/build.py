@@ -18,12 +18,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from more_itertools import chunked
+from more_itertools import chunked, peekable
 
 from ahi.clock import now
 from ahi.index import catalog as c
 from ahi.index.columns import Tier
 from ahi.index.engine import locked
+from ahi.index.ordering import is_large
+from ahi.index.packing import ZSTD_LEVEL, group_rows, packed_writer
 from ahi.index.parquet import spilling
 from ahi.index.registry import SCHEMA_VERSION, arrow_type
 from ahi.index.relations import empty_columns, read_dead
@@ -32,13 +34,14 @@ from ahi.index.sql import quoted, text
 from ahi.index.tiers.rules import LOWER, ROW_VERSION, Policy, crosses, digest_of, rules_of, tier_table
 from ahi.index.tiers.transform import Keys, Projection
 from ahi.index.tiers.views import Shown, built_marker, write_index
-from ahi.index.writer import ZSTD_LEVEL, group_rows, sync_folder
+from ahi.index.writer import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import duckdb
+    import pyarrow as pa
 
     from ahi.index.columns import Table
     from ahi.index.store import Index
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 # Rows in memory at a time.
 PART_ROWS = 20_000
 # Raise it when files must be made anew though no rule has changed.
-BUILD = "4"
+BUILD = "5"
 # Raise it when the views must be made anew over the same files.
 VIEWS = "3"
 
@@ -195,12 +198,15 @@ def _make(
     connection.register("incoming", pa.RecordBatchReader.from_batches(projection.schema(), parts))
     order = ", ".join(quoted(name) for name in (*projection.output.sort_by, ROW_VERSION))
     about = {"table": source.table.name, "schema_version": SCHEMA_VERSION, "tier": projection.tier.value}
-    metadata = ", ".join(f"{text(key)}: {text(value)}" for key, value in about.items())
-    connection.execute(
-        f"COPY (SELECT * FROM incoming ORDER BY {order}) TO {text(str(temporary))} (FORMAT parquet, "
-        f"KV_METADATA {{{metadata}}}, COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, "
-        f"ROW_GROUP_SIZE {group_rows(source.table.name)})"
-    )
+    rows, n_group = f"SELECT * FROM incoming ORDER BY {order}", group_rows(source.table.name)
+    if is_large(source.row.n_rows, len(projection.output.columns)):
+        _write_groups(connection.sql(rows).to_arrow_reader(n_group), temporary, about)
+    else:
+        metadata = ", ".join(f"{text(key)}: {text(value)}" for key, value in about.items())
+        connection.execute(
+            f"COPY ({rows}) TO {text(str(temporary))} (FORMAT parquet, KV_METADATA {{{metadata}}}, "
+            f"COMPRESSION zstd, COMPRESSION_LEVEL {ZSTD_LEVEL}, ROW_GROUP_SIZE {n_group})"
+        )
     connection.unregister("incoming")
     with temporary.open("rb") as handle:
         os.fsync(handle.fileno())
@@ -208,6 +214,16 @@ def _make(
     os.utime(temporary, (0, 0))
     temporary.replace(source.target)
     sync_folder(folder)
+
+
+def _write_groups(rows: pa.RecordBatchReader, path: Path, about: Mapping[str, str]) -> None:
+    import pyarrow as pa
+
+    some = peekable(pa.Table.from_batches([batch]) for batch in rows)
+    with packed_writer(path, rows.schema, some.peek(None)) as writer:
+        for part in some:
+            writer.write_table(part, row_group_size=len(part))
+        writer.add_key_value_metadata(dict(about))
 
 
 def _parts(path: Path, projection: Projection) -> Iterator[dict[str, Any]]:

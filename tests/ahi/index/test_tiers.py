@@ -284,9 +284,13 @@ def test_the_views_leave_out_no_value_of_the_files(index: Index, kept: int) -> N
 
 def test_the_tier_opens_with_stock_duckdb_and_says_what_it_is(index: Index, put) -> None:
     put("one", {"a": 1})
-    build_tier(index, Tier.DEIDENTIFIED, SECRET)
+    assert [build_tier(index, Tier.DEIDENTIFIED, SECRET).is_new for _ in range(2)] == [True, False]
+    with index.commit(kind="other"):
+        pass
+    report = build_tier(index, Tier.DEIDENTIFIED, SECRET)
+    assert (report.seq, report.made, report.is_new) == (2, 0, True)
     with duckdb.connect(str(tier_root(index.root, Tier.DEIDENTIFIED) / "index.duckdb"), read_only=True) as connection:
-        assert connection.execute("SELECT tier, dates FROM index_info").fetchall() == [("deidentified", "year")]
+        assert connection.execute("SELECT tier, seq, dates FROM index_info").fetchall() == [("deidentified", 2, "year")]
         without = connection.execute(
             "SELECT table_name, column_name FROM duckdb_columns() "
             "WHERE schema_name = 'main' AND NOT internal AND comment IS NULL AND table_name NOT LIKE '%_all'"

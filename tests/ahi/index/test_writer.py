@@ -15,9 +15,10 @@ import pytest
 import sqlalchemy as sa
 
 from ahi.index import catalog as c
+from ahi.index.packing import LOOKED_UP
 from ahi.index.registry import SCHEMA_VERSION, TABLES, arrow_schema
 from ahi.index.store import Index, IndexWriteError
-from ahi.index.writer import LOOKED_UP, table_hash, write_parts
+from ahi.index.writer import table_hash, write_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
