@@ -1,0 +1,54 @@
+"""What a large file is packed like, and that it holds what was given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ahi.index.packing import PAGE_ROWS, packed_writer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = 3 * PAGE_ROWS + 1
+TABLE = pa.table(
+    {
+        "StudyInstanceUID": [f"1.{n // 20}" for n in range(ROWS)],
+        "SeriesInstanceUID": [f"1.{n}" for n in range(ROWS)],
+        "StudyDate": [None if n % 4 else n for n in range(ROWS)],
+        "Modality": ["CT" if n % 3 else "MR" for n in range(ROWS)],
+        "nothing": pa.nulls(ROWS, pa.string()),
+        "codes": [[{"code": str(n), "scheme": "DCM"}] if n % 2 else None for n in range(ROWS)],
+    }
+)
+
+
+@pytest.mark.parametrize("part", [TABLE, TABLE.slice(0, 1), TABLE.slice(0, 0)], ids=["many rows", "one", "none"])
+def test_what_was_given_is_read_back(tmp_path: Path, part: pa.Table) -> None:
+    with packed_writer(tmp_path / "file", part.schema, part if len(part) else None) as writer:
+        writer.write_table(part)
+    assert pq.read_table(tmp_path / "file").equals(part)
+
+
+def test_values_that_hardly_repeat_have_no_dictionary_to_be_read_before_them(tmp_path: Path) -> None:
+    with packed_writer(tmp_path / "file", TABLE.schema, TABLE) as writer:
+        writer.write_table(TABLE)
+    group = pq.ParquetFile(tmp_path / "file").metadata.row_group(0)
+    found = {one.path_in_schema: one for one in (group.column(n) for n in range(group.num_columns))}
+    without = {name for name, one in found.items() if not one.has_dictionary_page}
+    assert without == {"SeriesInstanceUID", "StudyDate"}
+
+
+def test_a_page_holds_few_rows(tmp_path: Path) -> None:
+    """DuckDB unpacks whole pages: one row was as dear as all of a row group."""
+    with packed_writer(tmp_path / "file", TABLE.schema, TABLE) as writer:
+        writer.write_table(TABLE)
+    column = pq.ParquetFile(tmp_path / "file").metadata.row_group(0).column(1)
+    with (tmp_path / "file").open("rb") as handle:
+        handle.seek(column.data_page_offset)
+        stored = handle.read(column.total_compressed_size)
+    # Each page is a frame of zstd with its own magic number.
+    assert stored.count(b"\x28\xb5\x2f\xfd") == 4
