@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ahi.index.packing import PAGE_ROWS, packed_writer
+from ahi.index.packing import PAGE_ROWS, SKIPPED_BY, WIDE, packed_writer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,3 +52,17 @@ def test_a_page_holds_few_rows(tmp_path: Path) -> None:
         stored = handle.read(column.total_compressed_size)
     # Each page is a frame of zstd with its own magic number.
     assert stored.count(b"\x28\xb5\x2f\xfd") == 4
+
+
+def test_of_many_columns_only_those_that_tell_what_to_skip_have_statistics(tmp_path: Path) -> None:
+    wide = TABLE
+    for number in range(WIDE):
+        wide = wide.append_column(f"column {number}", TABLE["StudyDate"])
+    for part, expected in ((TABLE, {"StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "Modality"}), (wide, None)):
+        with packed_writer(tmp_path / "file", part.schema, part) as writer:
+            writer.write_table(part)
+        group = pq.ParquetFile(tmp_path / "file").metadata.row_group(0)
+        columns = (group.column(n) for n in range(group.num_columns))
+        found = {one.path_in_schema for one in columns if one.statistics is not None and one.statistics.has_min_max}
+        assert found - {"codes.list.element.code", "codes.list.element.scheme"} == (expected or set(SKIPPED_BY) & found)
+        assert {"StudyInstanceUID", "StudyDate"} <= found
