@@ -104,7 +104,8 @@ def _study_closure() -> View:
             "last_change_at": "When the state of one of its objects changed last.",
             "verdict": _VERDICT_COMMENT,
             "expected_objects": "Objects that the manifests of its associations state; null unless each of its objects "
-            "came in an association that has a statement and no object of another study.",
+            "came in an association that has a statement and no object of another study. An object whose header cannot "
+            "be read counts in its association, and the study is then partial; after an erasure nothing is expected.",
             "completeness": "Objects that landed and were not set aside, beside those expected: complete, partial, "
             "over; unknown without a statement.",
         },

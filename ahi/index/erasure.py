@@ -202,6 +202,7 @@ def _empty(commit: Commit, sealed: Sealed) -> None:
         mine = c.objects.c.object_id.in_(part)
         in_place = sa.select(c.objects.c.job_key).where(mine, c.objects.c.job_key.is_not(None))
         jobs = set(connection.scalars(in_place))
+        _forget_statements(connection, mine, commit.seq)
         names = ("etag", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "association_prefix", "input_key")
         values = dict.fromkeys(names) | {"key": "", "erased_at": at, "changed_seq": commit.seq}
         connection.execute(c.objects.update().where(mine).values(values))
@@ -219,6 +220,16 @@ def _empty(commit: Commit, sealed: Sealed) -> None:
             upto = sa.true() if version is None else c.documents.c.version <= version
             connection.execute(c.documents.update().where(own, upto).values(erased_at=at))
     put_state(connection, ERASING, str(commit.seq))
+
+
+def _forget_statements(connection: sa.Connection, mine: sa.ColumnElement[bool], seq: int) -> None:
+    """What a manifest states of an association says nothing of what is left of it: that would be partial for ever."""
+    o = c.objects.c
+    stated = sa.select(o.bucket, o.association_prefix).where(mine, o.stated_objects.is_not(None)).distinct()
+    for bucket, prefix in connection.execute(stated).all():
+        # By the key, which has an index.
+        under = sa.and_(o.bucket == bucket, o.key >= prefix, o.key < prefix[:-1] + "0", o.association_prefix == prefix)
+        connection.execute(c.objects.update().where(under).values(stated_objects=None, changed_seq=seq))
 
 
 def _empty_jobs(connection: sa.Connection, jobs: Iterable[str]) -> None:

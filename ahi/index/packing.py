@@ -82,16 +82,17 @@ def packed_writer(
 
 
 def _distinct(part: pa.Table) -> dict[str, int]:
-    """How many values each column has that is no nested one."""
+    """How many values each column has that is neither nested nor of a kind that Arrow does not count."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    flat = (field.name for field in part.schema if not pa.types.is_nested(field.type))
+    counted = (pa.types.is_primitive, pa.types.is_string, pa.types.is_large_string)
+    flat = (field.name for field in part.schema if any(is_one(field.type) for is_one in counted))
     return {name: int(pc.count_distinct(part[name]).as_py()) for name in flat}
 
 
 def _with_dictionary(part: pa.Table, counts: Mapping[str, int]) -> list[str]:
-    """Columns of the file that get a dictionary: all but those whose values hardly repeat. A nested one is several."""
+    """Columns of the file that get a dictionary: all but those whose values hardly repeat; nested ones are several."""
     import pyarrow.parquet as pq
 
     different = {name for name, n in counts.items() if n * REPEATS > len(part) - part[name].null_count}
@@ -99,7 +100,7 @@ def _with_dictionary(part: pa.Table, counts: Mapping[str, int]) -> list[str]:
         pass
     found = pq.ParquetFile(sink).schema
     paths = (found.column(number).path for number in range(len(found.names)))
-    return [path for path in paths if path.partition(".")[0] not in different]
+    return [path for path in paths if path not in different]
 
 
 def _bloom_filters(counts: Mapping[str, int]) -> dict[str, dict[str, float]]:

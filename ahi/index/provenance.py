@@ -4,7 +4,9 @@ Does not belong here: views of the ledger alone (`operational`, `account`).
 
 What an object went through is the ledger's to say, and changes after the rows of its image set are written: when its
 job ended, when it was published. A copy beside each row would be out of date, so it is joined when somebody asks. It is
-not in `instances` and `series` themselves: DuckDB carries out a join whether or not its columns are asked for.
+not in `instances` and `series` themselves: each look at all columns of a study would take twice as long.
+
+The objects of an index are those of one data store.
 """
 
 from __future__ import annotations
@@ -55,25 +57,34 @@ _SOURCE = {
     "imported_at": ("job_ended_at", "When the import job ended."),
     "published_at": ("published_at", "When the row of its document could first be queried."),
 }
+
+
+def _listed(name: str) -> str:
+    return f"list_sort(list(DISTINCT {name}) FILTER ({name} IS NOT NULL))"
+
+
 _SUMMED = {
-    "n_objects": ("count(*)", "Objects that landed; two uploads of an instance are two."),
-    "size_bytes": ("sum(size_bytes)::BIGINT", "Their size."),
-    "upload_ids": ("list_sort(list(DISTINCT upload_id))", "Rows of uploads, sorted."),
-    "import_job_ids": ("list_sort(list(DISTINCT job_id))", "HealthImaging's import jobs, sorted."),
-    "partition_keys": ("list_sort(list(DISTINCT day))", "Arrival days in UTC, sorted: partitions of Dagster's assets."),
+    "n_objects": ("count(*)", "Objects; two uploads of an instance are two."),
+    "size_bytes": ("sum(size_bytes)::BIGINT", "Their size; null: there are none."),
+    "upload_ids": (_listed("upload_id"), "Rows of uploads, sorted; null: none."),
+    "import_job_ids": (_listed("job_id"), "HealthImaging's import jobs, sorted; null: none was started."),
+    "partition_keys": (_listed("day"), "Arrival days in UTC, sorted: partitions of Dagster's assets."),
     "first_received_at": ("min(received_at)", "When a sensor took the first message."),
     "last_received_at": ("max(received_at)", "When a sensor took the last message."),
     "import_started_at": ("min(submitted_at)", "When the first import job started."),
-    "imported_at": ("max(job_ended_at)", "When the last import job ended."),
+    "imported_at": ("max(job_ended_at)", "When the last of the import jobs that have ended did."),
     "published_at": ("max(published_at)", "When the last of their documents' rows could first be queried."),
 }
-# An object is where its document is shown once that is indexed, and is shown by its header before.
+# An object is where its document is shown once that is indexed, and is shown by its header before; when its image set
+# is deleted it is nowhere.
 _OBJECTS = (
     "SELECT o.*, 's3://' || o.bucket || '/' || o.key AS source_uri, "
     "CASE WHEN o.shard_key IS NULL THEN coalesce(o.association_prefix, o.batch_id) END AS upload_id, j.job_id, "
     "CASE WHEN o.indexed_seq IS NOT NULL THEN o.image_set_id END AS placed_in "
-    "FROM main.objects o LEFT JOIN internal.jobs j ON j.job_key = o.job_key "
-    f"WHERE o.SOPInstanceUID IS NOT NULL AND o.state NOT IN ({text(ObjectState.FAILED)}, {text(ObjectState.SET_ASIDE)})"
+    "FROM (SELECT * FROM main.objects WHERE SOPInstanceUID IS NOT NULL "
+    f"AND state NOT IN ({text(ObjectState.FAILED)}, {text(ObjectState.SET_ASIDE)})) o "
+    "ANTI JOIN (SELECT image_set_id FROM internal.heads WHERE deleted_at IS NOT NULL) d "
+    "ON d.image_set_id = o.image_set_id LEFT JOIN internal.jobs j ON j.job_key = o.job_key"
 )
 
 
@@ -104,28 +115,28 @@ def _series() -> View:
     own = {**keys, **_IMAGE_SET, **_ROW}
     return View(
         "series_provenance",
-        f"SELECT {_of('r', own)}, {_of('o', _SUMMED)} FROM main.series_all r "
+        f"SELECT {_of('r', own)}, {_SUMS} FROM main.series_all r "
         f"LEFT JOIN ({_summed([*keys, 'placed_in'])}) o ON {_same(keys)}",
-        "One row for each series of series_all, with the objects that it came from summed up. Those that were uploaded "
-        "since, whose document has not come, are in instances_provenance.",
+        "One row for each series of series_all, with the objects summed up that went into its image set; of a series "
+        "shown by headers those that are pending. What is pending beside a document is counted in studies_provenance.",
         own | {name: comment for name, (_, comment) in _SUMMED.items()},
     )
 
 
 def _studies() -> View:
     rows = (
-        "SELECT datastore_id, StudyInstanceUID, list_sort(list(image_set_id)) AS image_set_ids, "
+        f"SELECT datastore_id, StudyInstanceUID, {_listed('image_set_id')} AS image_set_ids, "
         "max(indexed_at) AS indexed_at FROM main.series GROUP BY datastore_id, StudyInstanceUID"
     )
     own = {
         "StudyInstanceUID": _UIDS["StudyInstanceUID"],
         "datastore_id": _IMAGE_SET["datastore_id"],
-        "image_set_ids": "Image sets of the series shown, sorted.",
+        "image_set_ids": "Image sets of the series shown, sorted; null: none is known yet.",
         "indexed_at": "Time of the newest commit that changed the study.",
     }
     return View(
         "studies_provenance",
-        f"SELECT {_of('r', own)}, {_of('o', _SUMMED)} FROM ({rows}) r "
+        f"SELECT {_of('r', own)}, {_SUMS} FROM ({rows}) r "
         f"LEFT JOIN ({_summed(['StudyInstanceUID'])}) o ON o.StudyInstanceUID = r.StudyInstanceUID",
         "One row for each study of studies, with the objects that it came from summed up, pending and non-primary "
         "ones too.",
@@ -138,7 +149,10 @@ def _summed(keys: list[str]) -> str:
     return f"SELECT {names(keys)}, {sums} FROM ({_OBJECTS}) GROUP BY {names(keys)}"
 
 
-def _of(row: str, columns: dict[str, str] | dict[str, tuple[str, str]]) -> str:
+_SUMS = ", ".join(["coalesce(o.n_objects, 0) AS n_objects", *(f"o.{name}" for name in _SUMMED if name != "n_objects")])
+
+
+def _of(row: str, columns: dict[str, str]) -> str:
     return ", ".join(f"{row}.{name}" for name in columns)
 
 

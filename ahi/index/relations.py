@@ -25,6 +25,7 @@ from ahi.index.pending import (
     keys_select,
     read_pending,
     rows_select,
+    with_counts,
 )
 from ahi.index.sql import quoted, text
 from ahi.index.writer import table_hash
@@ -149,7 +150,7 @@ def fixed_relations(tables: Mapping[str, Table]) -> list[str]:
         statements.append(f"CREATE VIEW {rows} AS SELECT * FROM {files}")
         statements.append(f"CREATE VIEW {past} AS SELECT *, {validity} FROM {files} WHERE false")
     for name in (name for name in SHOWN if name in tables):
-        current = _current(name, _no_documents(name))
+        current = _current(name, documents_select(name, *_none(name)))
         statements += [f"CREATE VIEW {_inside(view)} AS {sql}" for view, sql in current.items()]
     return statements
 
@@ -166,14 +167,15 @@ def build_relations(connection: duckdb.DuckDBPyConnection, index: Index, shown: 
                 append(connection, DEAD, _named(name, keys))
                 replace(connection, f"{name}_rows", f"SELECT r.* FROM {_counting(table, _inside(f'{name}_files'))}")
             if name in SHOWN:
-                documents[name] = picked, _counting(table, relation) if keys.num_rows else f"{relation} r"
+                documents[name] = picked, _counting(table, relation) if keys.num_rows else relation
         if files := shown.live(past.name):
             replace(connection, f"{name}_past", table_select(index, past, files))
     early, counts = _early(connection, index, shown)
     for name in (name for name in SHOWN if name in documents or name in early):
-        of_documents = documents_select(name, *documents[name], counts) if name in documents else _no_documents(name)
-        for view, sql in _current(name, of_documents, early.get(name)).items():
-            replace(connection, view, sql)
+        of_documents = documents_select(name, *documents.get(name, _none(name)), is_counted=bool(counts))
+        for view, select in _current(name, of_documents, early.get(name)).items():
+            is_counted = name == "series" and counts
+            replace(connection, view, with_counts(select, counts, index.datastore_id) if is_counted else select)
 
 
 def _current(name: str, documents: str, early: str | None = None) -> dict[str, str]:
@@ -182,9 +184,9 @@ def _current(name: str, documents: str, early: str | None = None) -> dict[str, s
     return {f"{name}_current": f"{documents} WHERE is_primary{more}", f"{name}_current_all": f"{documents}{more}"}
 
 
-def _no_documents(name: str) -> str:
-    """The same of a table without files: typed, and no row."""
-    return documents_select(name, "*", _inside(f"{name}_rows"))
+def _none(name: str) -> tuple[str, str]:
+    """What to select of a table without files, and from where: typed, and no row."""
+    return "*", _inside(f"{name}_rows")
 
 
 def _inside(name: str) -> str:
@@ -268,8 +270,9 @@ def _early(connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot)
     replace(connection, "headers_pending", rows_select(table_select(index, headers, held), PENDING))
     rows = "internal.headers_pending"
     (is_counted,) = connection.execute(f"SELECT count(*) > 0 FROM {PENDING_SERIES}").fetchone() or (False,)
+    series = as_series(index.tables["series"], headers, rows, index.datastore_id, is_counted=is_counted)
     early = {
         "instances": as_instances(instances, headers, rows, index.datastore_id),
-        "series": as_series(index.tables["series"], headers, rows, index.datastore_id),
+        "series": series,
     }
     return early, PENDING_SERIES if is_counted else ""

@@ -142,3 +142,18 @@ def test_what_is_stated_of_an_association_of_one_study_is_stated_of_the_study(in
     index.publish()
     found = index.query("SELECT StudyInstanceUID, expected_objects, completeness FROM study_closure").rows
     assert {study: (stated, verdict) for study, stated, verdict in found} == expected
+
+
+def test_one_prefix_in_two_buckets_is_two_associations(index):
+    rows = [
+        row("1", "1", "held")
+        | {"object_id": bucket, "bucket": bucket, "key": "associations/1/a", "StudyInstanceUID": study}
+        for bucket, study in (("b", "A"), ("c", "B"))
+    ]
+    with index.commit(kind="test") as commit:
+        ledger.enter(commit, rows)
+        for bucket, stated in (("b", 1), ("c", 2)):
+            ledger.release(commit, bucket, "associations/1/", association=True, stated=stated)
+    index.publish()
+    asked = "SELECT StudyInstanceUID, expected_objects, completeness FROM study_closure ORDER BY 1"
+    assert index.query(asked).rows == [("A", 1, "complete"), ("B", 2, "partial")]

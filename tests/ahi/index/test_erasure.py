@@ -239,3 +239,25 @@ def test_a_uid_is_found_inside_names(text: str) -> None:
         with duckdb.connect() as connection:
             told = connection.execute("SELECT regexp_matches(?, ?)", [text, pattern]).fetchone()
         assert (bool(re.search(pattern, text)),) == told == (uid == "7.7.7.1",)
+
+
+def test_nothing_is_expected_of_what_an_erasure_leaves_of_an_association(index: Index) -> None:
+    """Two of four objects would be partial for ever, and of one study all of a sudden."""
+    prefix = "associations/1/"
+    for image_set_id, study in (("kept", OTHER), ("gone", SECRET)):
+        take_in(index, image_set_id, study, 1, objects=(f"{image_set_id} a", f"{image_set_id} b"))
+    with index.commit(kind="test") as commit:
+        for number, object_id in enumerate(commit.connection.scalars(sa.select(c.objects.c.object_id)).all()):
+            values = {"key": f"{prefix}{number}", "association_prefix": prefix, "stated_objects": 4}
+            mine = c.objects.update().where(c.objects.c.object_id == object_id)
+            commit.connection.execute(mine.values(changed_seq=commit.seq, **values))
+    closure = "SELECT StudyInstanceUID, landed, expected_objects, completeness FROM study_closure ORDER BY 1"
+    uploads = "SELECT landed, expected_objects, completeness FROM uploads ORDER BY landed"
+    index.publish()
+    assert index.query(uploads).rows == [(4, 4, "complete")]
+    unknown = (None, "unknown")
+    assert index.query(closure).rows == [(SECRET, 2, *unknown), (OTHER, 2, *unknown)]
+    delete(index, "gone")
+    erase(index, due(index, now()))
+    assert index.query(closure).rows == [(OTHER, 2, *unknown)]
+    assert index.query(uploads).rows == [(2, *unknown), (2, *unknown)]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ahi.index.packing import PAGE_ROWS, SKIPPED_BY, WIDE, packed_writer
+from ahi.index.packing import PAGE_ROWS, WIDE, packed_writer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,8 @@ TABLE = pa.table(
     {
         "StudyInstanceUID": [f"1.{n // 20}" for n in range(ROWS)],
         "SeriesInstanceUID": [f"1.{n}" for n in range(ROWS)],
-        "StudyDate": [None if n % 4 else n for n in range(ROWS)],
+        "StudyDate": [None if n % 20 else n for n in range(ROWS)],
+        "kind": pa.array(["one", "two"] * (ROWS // 2) + ["one"]).dictionary_encode(),
         "Modality": ["CT" if n % 3 else "MR" for n in range(ROWS)],
         "nothing": pa.nulls(ROWS, pa.string()),
         "codes": [[{"code": str(n), "scheme": "DCM"}] if n % 2 else None for n in range(ROWS)],
@@ -30,7 +31,7 @@ TABLE = pa.table(
 def test_what_was_given_is_read_back(tmp_path: Path, part: pa.Table) -> None:
     with packed_writer(tmp_path / "file", part.schema, part if len(part) else None) as writer:
         writer.write_table(part)
-    assert pq.read_table(tmp_path / "file").equals(part)
+    assert pq.read_table(tmp_path / "file").to_pylist() == part.to_pylist()
 
 
 def test_values_that_hardly_repeat_have_no_dictionary_to_be_read_before_them(tmp_path: Path) -> None:
@@ -58,11 +59,11 @@ def test_of_many_columns_only_those_that_tell_what_to_skip_have_statistics(tmp_p
     wide = TABLE
     for number in range(WIDE):
         wide = wide.append_column(f"column {number}", TABLE["StudyDate"])
-    for part, expected in ((TABLE, {"StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "Modality"}), (wide, None)):
+    known = {"StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "Modality"}
+    for part, expected in ((TABLE, known | {"kind"}), (wide, known)):
         with packed_writer(tmp_path / "file", part.schema, part) as writer:
             writer.write_table(part)
         group = pq.ParquetFile(tmp_path / "file").metadata.row_group(0)
         columns = (group.column(n) for n in range(group.num_columns))
         found = {one.path_in_schema for one in columns if one.statistics is not None and one.statistics.has_min_max}
-        assert found - {"codes.list.element.code", "codes.list.element.scheme"} == (expected or set(SKIPPED_BY) & found)
-        assert {"StudyInstanceUID", "StudyDate"} <= found
+        assert {path for path in found if "." not in path} == expected

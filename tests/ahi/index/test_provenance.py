@@ -52,13 +52,14 @@ def test_each_image_set_has_the_objects_that_went_into_it(index: Index, upload, 
     upload("1", prefix="new")
     upload("1", prefix="other")
     upload("1", prefix="bad", state="failed")
+    upload("1", prefix="over", state="set_aside")
     index_documents("1", "made there")
     index_documents("1", is_primary=False, image_set_id="conflict")
     hour = dt.timedelta(hours=1)
     change("old1", state="imported", image_set_id="i", indexed=True, landed_at=now() - hour, size_bytes=1)
     change("new1", state="imported", image_set_id="i", indexed=True, size_bytes=2)
     change("other1", state="imported", image_set_id="conflict", indexed=True, size_bytes=4)
-    change("bad1", landed_at=now() + hour)
+    change("bad1", "over1", image_set_id="i", landed_at=now() + hour, indexed=True)
     index.publish()
     rows = index.query(f"{WHERE} ORDER BY image_set_id, SOPInstanceUID").rows
     assert [(row[2], row[3]) for row in rows] == [("conflict", "other1"), ("i", "new1"), ("i", None)]
@@ -93,3 +94,53 @@ def test_sums_name_uploads_jobs_days_and_times(index: Index, upload, index_docum
         assert row["published_at"] is not None
     (row,) = index.query("FROM instances_provenance WHERE SOPInstanceUID = '1.2.9.1'").dicts()
     assert (row["source_uri"], row["partition_key"], row["upload_id"]) == ("s3://b/1", "2026-11-21", "associations/1/")
+
+
+def test_an_object_of_a_deleted_image_set_is_of_nothing_that_is_shown(
+    index: Index, upload, index_documents, change
+) -> None:
+    """Not of the header of an earlier upload either, if it was deleted before it was indexed."""
+    upload("1")
+    upload("1", prefix="later")
+    upload("2", series="1.2.8")
+    change("later1", state="imported", image_set_id="gone")
+    index_documents("7", image_set_id="gone")
+    with index.commit(kind="bury") as commit:
+        commit.bury("store", "gone", version=None, reason="deleted", at=now())
+    index.publish()
+    assert {row[3] for row in index.query(WHERE).rows} == {"1", "2"}
+    assert index.query("SELECT sum(n_objects) FROM series_provenance").rows == [(2,)]
+    assert index.query("SELECT n_objects FROM studies_provenance").rows == [(2,)]
+
+
+def test_rows_without_upload_job_or_object_say_none(index: Index, upload, index_documents, change) -> None:
+    upload("1", series="1.2.8")
+    upload("2")
+    change("2", state="imported", image_set_id="i", indexed=True, shard_key="shard")
+    index_documents("2")
+    index_documents("3", image_set_id="made there", SeriesInstanceUID="1.2.7")
+    index.publish()
+    shown = "image_set_id, n_objects, size_bytes, upload_ids, import_job_ids"
+    rows = index.query(f"SELECT {shown} FROM series_provenance ORDER BY ALL").rows
+    nothing = (None, None, None)
+    assert rows == [("i", 1, *nothing), ("made there", 0, *nothing), (None, 1, *nothing)]
+    assert index.query("SELECT image_set_ids FROM studies_provenance").rows == [(["i", "made there"],)]
+    assert index.query("SELECT upload_id, shard_key FROM instances_provenance WHERE object_id = '2'").rows == [
+        (None, "shard")
+    ]
+
+
+def test_a_study_of_headers_has_no_image_sets(index: Index, upload) -> None:
+    upload("1")
+    index.publish()
+    assert index.query("SELECT image_set_ids, n_objects FROM studies_provenance").rows == [(None, 1)]
+
+
+def test_objects_are_told_apart_by_study(index: Index, upload, index_documents, change) -> None:
+    upload("1")
+    upload("1", prefix="other", StudyInstanceUID="9.9")
+    change("other1", StudyInstanceUID="9.9")
+    index.publish()
+    rows = index.query("SELECT StudyInstanceUID, object_id FROM instances_provenance ORDER BY 1").rows
+    assert rows == [("1.2", "1"), ("9.9", "other1")]
+    assert index.query("SELECT n_objects FROM series_provenance").rows == [(1,), (1,)]

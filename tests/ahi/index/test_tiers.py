@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from ahi.documents import flatten, patient_key_function
+from ahi.index import ordering
 from ahi.index.columns import Tier
 from ahi.index.dictionary import dictionary
 from ahi.index.query import query
 from ahi.index.registry import COLUMNS, TABLES
+from ahi.index.tiers import build
 from ahi.index.tiers.build import build_tier, tier_files, tier_root
 from ahi.index.tiers.rules import LOWER, ROW_VERSION, Dates, Policy, crosses, rule_for
 from tests.ahi.index.tiers_canary import DATES, MARK, UID, canary_document, canary_row, traces
@@ -298,3 +301,27 @@ def test_the_tier_opens_with_stock_duckdb_and_says_what_it_is(index: Index, put)
         assert without == []
         views = {row[0] for row in connection.execute("SHOW TABLES").fetchall()}
     assert views == {"patients", "studies", "index_info", *SETS, *(f"{name}_all" for name in SETS)}
+
+
+@pytest.mark.parametrize("tier", LOWER)
+def test_a_large_file_of_a_tier_has_the_rows_of_a_small_one(
+    index: Index, put, monkeypatch: pytest.MonkeyPatch, tier: Tier
+) -> None:
+    """They are written in two ways."""
+    put("one", {str(number): 3 for number in range(40)})
+    monkeypatch.setattr(build, "group_rows", lambda _table: 16)
+    made = []
+    for cells in (ordering.CELLS, -1):
+        monkeypatch.setattr(ordering, "CELLS", cells)
+        root = tier_root(index.root, tier)
+        shutil.rmtree(root, ignore_errors=True)
+        build_tier(index, tier, SECRET)
+        made.append({path.name: pq.ParquetFile(path) for path in sorted(root.glob("data/*/*.parquet"))})
+    small, large = made
+    assert small.keys() == large.keys() != set()
+    for name, file in large.items():
+        assert file.read().equals(small[name].read().cast(file.schema_arrow))
+        assert file.metadata.num_row_groups == -(-file.metadata.num_rows // 16)
+        written = {key: value for key, value in small[name].metadata.metadata.items() if key != b"ARROW:schema"}
+        assert file.metadata.metadata == written
+    assert sum(file.metadata.num_rows for file in large.values()) == 40 + 120
