@@ -35,9 +35,9 @@ LOOKED_UP = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Patient
 FALSE_POSITIVES = 0.01
 # A first row group of few values may be followed by others of many. So many take 2 KB.
 LEAST_VALUES = 1_000
-# Of so many columns, the least and largest values of each row group are most of what a reader has to know of a file,
-# and DuckDB goes through them while it plans. Of these columns they may tell a reader to skip a group; rows stand by
-# study, so those of others never do.
+# In a table of more columns than this, their least and largest values in each row group are most of what a reader has
+# to know of a file, and DuckDB goes through them while it plans. Only those of the columns named may tell it to skip a
+# group: rows stand by study, so in other columns each group has about every value.
 WIDE = 60
 SKIPPED_BY = (
     *LOOKED_UP,

@@ -16,7 +16,6 @@ from ahi.index.pending import ROW_SOURCE, ROW_SOURCE_COMMENT
 from ahi.index.sql import text
 from ahi.index.view import View, names
 
-# Of an instance, series or study; the last only from its series.
 _IMAGE_SET = {
     "datastore_id": "HealthImaging data store.",
     "image_set_id": "HealthImaging image set; null: not known yet.",
@@ -75,6 +74,7 @@ _SUMMED = {
     "imported_at": ("max(job_ended_at)", "When the last of the import jobs that have ended did."),
     "published_at": ("max(published_at)", "When the last of their documents' rows could first be queried."),
 }
+_SUMS = ", ".join(["coalesce(o.n_objects, 0) AS n_objects", *(f"o.{name}" for name in _SUMMED if name != "n_objects")])
 # An object is where its document is shown once that is indexed, and is shown by its header before; when its image set
 # is deleted it is nowhere.
 _OBJECTS = (
@@ -147,9 +147,6 @@ def _studies() -> View:
 def _summed(keys: list[str]) -> str:
     sums = ", ".join(f"{sql} AS {name}" for name, (sql, _) in _SUMMED.items())
     return f"SELECT {names(keys)}, {sums} FROM ({_OBJECTS}) GROUP BY {names(keys)}"
-
-
-_SUMS = ", ".join(["coalesce(o.n_objects, 0) AS n_objects", *(f"o.{name}" for name in _SUMMED if name != "n_objects")])
 
 
 def _of(row: str, columns: dict[str, str]) -> str:
