@@ -7,10 +7,10 @@ source show at one moment: current rows of primary image sets, one Parquet file 
 CPU of one thread on a busy machine): six columns of one study cost 146 ms in the order of modality and date and 25 ms
 by study, and the file is 78 instead of 116 MB; counting by modality costs 20 ms either way. Row groups: see `writer`.
 
-**Inside.** From Parquet all 120 columns of one study of 1 M series take 21 ms (p95 27 ms), as each has its reader; from
-a table inside `index.duckdb` with an index on its UID 7 ms (p95 9 ms), counting by modality 9 ms. With 1 M instances
-the file has 575 bytes for each series, beside Parquet of 101 bytes a series and 79 an instance, and making the copy
-takes 88 s of CPU. So tables of up to `INSIDE_BYTES` are inside as well.
+**Inside.** From Parquet all 120 columns of one study of 1 M series take 13 ms (p95 18 ms), as each has its reader; from
+a table inside `index.duckdb` with an index on its UID 7 ms (p95 10 ms), counting by modality 9 ms. With 1 M instances
+the file has 574 bytes for each series, beside Parquet of 94 bytes a series and 75 an instance, and making the copy
+takes 86 s of CPU. So tables of up to `INSIDE_BYTES` are inside as well.
 
 **A folder that moves.** DuckDB takes a relative path from the working directory of whoever asks. What is inside opens
 from anywhere; larger tables are views on the files beside it, found in the working directory or where
@@ -22,7 +22,6 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,7 @@ from ahi.clock import now
 from ahi.index.columns import Tier
 from ahi.index.leftovers import SPILL, export_folder
 from ahi.index.ordering import is_large, sorted_groups
-from ahi.index.packing import group_rows, packed_writer
+from ahi.index.packing import group_rows, write_groups
 from ahi.index.parquet import spilling
 from ahi.index.publish import STORAGE
 from ahi.index.query import IndexNotPublishedError
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import duckdb
-    import pyarrow as pa
     from mypy_boto3_s3 import S3Client
 
 
@@ -165,7 +163,7 @@ def _copy(connection: duckdb.DuckDBPyConnection, name: str, folder: Path, about:
     (n_rows,) = connection.execute(f"SELECT count(*) FROM main.{quoted(name)}").fetchone() or (0,)
     rows, metadata = f"SELECT * FROM main.{quoted(name)}", {"table": name} | dict(about)
     if is_large(n_rows, len(present)):
-        _write_groups(path, sorted_groups(connection, rows, order, group_rows(name)), metadata)
+        write_groups(path, sorted_groups(connection, rows, order, group_rows(name)), metadata, level=ZSTD_LEVEL)
     else:
         pairs = ", ".join(f"{text(key)}: {text(value)}" for key, value in metadata.items())
         connection.execute(
@@ -176,14 +174,6 @@ def _copy(connection: duckdb.DuckDBPyConnection, name: str, folder: Path, about:
     write_sidecar(path, digest_of(path))
     n_bytes = path.stat().st_size
     return Exported(name, n_rows, n_bytes, n_bytes <= INSIDE_BYTES)
-
-
-def _write_groups(path: Path, groups: Iterator[pa.Table], metadata: Mapping[str, str]) -> None:
-    first = next(groups)
-    with packed_writer(path, first.schema, first, level=ZSTD_LEVEL) as writer:
-        for group in chain([first], groups):
-            writer.write_table(group, row_group_size=len(group))
-        writer.add_key_value_metadata(dict(metadata))
 
 
 def _index(connection: duckdb.DuckDBPyConnection, folder: Path, tables: Sequence[Exported]) -> None:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from more_itertools import peekable
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import IO
 
@@ -79,6 +81,30 @@ def packed_writer(
         use_dictionary=_with_dictionary(first, counts) if first is not None else True,  # type: ignore[arg-type] # or a list
         bloom_filter_options=_bloom_filters(counts) or None,
     )
+
+
+def write_groups(
+    path: Path,
+    groups: Iterable[pa.Table],
+    metadata: Mapping[str, str],
+    *,
+    schema: pa.Schema | None = None,
+    level: int = ZSTD_LEVEL,
+) -> None:
+    """Write tables of one schema to a file, each as a row group.
+
+    Args:
+        path: The file.
+        groups: The tables.
+        metadata: Key-value metadata of the file.
+        schema: Theirs; needed where there may be none.
+        level: Of zstd.
+    """
+    some = peekable(groups)
+    with packed_writer(path, schema or some.peek().schema, some.peek(None), level=level) as writer:
+        for group in some:
+            writer.write_table(group, row_group_size=len(group))
+        writer.add_key_value_metadata(dict(metadata))
 
 
 def _distinct(part: pa.Table) -> dict[str, int]:

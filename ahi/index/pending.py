@@ -18,7 +18,7 @@ from more_itertools import chunked
 
 from ahi.index import catalog as c
 from ahi.index.catalog import IN_FLIGHT, ObjectState
-from ahi.index.sql import quoted, text
+from ahi.index.sql import distinct_list, quoted, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -162,10 +162,10 @@ def documents_select(name: str, picked: str, relation: str, *, is_counted: bool 
         relation: Its rows.
         is_counted: Whether `with_counts` gives it `n_pending`.
     """
-    return f"SELECT {picked}, 'document' AS {ROW_SOURCE}{_uncounted(name, is_counted)} FROM {relation}"
+    return f"SELECT {picked}, 'document' AS {ROW_SOURCE}{_none_pending(name, is_counted)} FROM {relation}"
 
 
-def _uncounted(name: str, is_counted: bool) -> str:
+def _none_pending(name: str, is_counted: bool) -> str:
     return f", 0::BIGINT AS {N_PENDING}" if name == "series" and not is_counted else ""
 
 
@@ -209,9 +209,9 @@ def as_series(table: Table, headers: Table, rows: str, datastore_id: str, *, is_
     kinds = "array_to_string(ImageType, '\\')"
     values |= {
         "n_instances": "count(*)",
-        "sop_class_uids": _distinct("SOPClassUID"),
-        "transfer_syntax_uids": _distinct("TransferSyntaxUID"),
-        "image_types_all": _distinct(kinds),
+        "sop_class_uids": distinct_list("SOPClassUID"),
+        "transfer_syntax_uids": distinct_list("TransferSyntaxUID"),
+        "image_types_all": distinct_list(kinds),
         "is_original": f"min_by(ImageType, coalesce(InstanceNumber, 2147483647))[1] = {text('ORIGINAL')}",
         "is_localizer": "bool_or(list_contains(ImageType, 'LOCALIZER'))",
         "pixel_spacing_row_mm": f"({spacing})[1]",
@@ -232,7 +232,7 @@ def _datastore(datastore_id: str) -> dict[str, str]:
 
 def _select(table: Table, values: Mapping[str, str], rows: str, *, is_counted: bool = False) -> str:
     picked = (f"({values.get(x.name, 'NULL')})::{x.duckdb_type} AS {quoted(x.name)}" for x in table.columns)
-    return f"SELECT {', '.join(picked)}, 'header' AS {ROW_SOURCE}{_uncounted(table.name, is_counted)} FROM {rows}"
+    return f"SELECT {', '.join(picked)}, 'header' AS {ROW_SOURCE}{_none_pending(table.name, is_counted)} FROM {rows}"
 
 
 def _agreed(column: Column) -> str:
@@ -245,7 +245,3 @@ def _agreed(column: Column) -> str:
 def _differs(column: Column) -> str:
     name = quoted(column.name)
     return "false" if column.name == "ImageType" else f"min({name}) <> max({name})"
-
-
-def _distinct(value: str) -> str:
-    return f"list_sort(list(DISTINCT {value}) FILTER ({value} IS NOT NULL))"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from ahi.index.catalog import ObjectState
 from ahi.index.pending import ROW_SOURCE, ROW_SOURCE_COMMENT
-from ahi.index.sql import text
+from ahi.index.sql import distinct_list, text
 from ahi.index.view import View, names
 
 _IMAGE_SET = {
@@ -56,25 +56,18 @@ _SOURCE = {
     "imported_at": ("job_ended_at", "When the import job ended."),
     "published_at": ("published_at", "When the row of its document could first be queried."),
 }
-
-
-def _listed(name: str) -> str:
-    return f"list_sort(list(DISTINCT {name}) FILTER ({name} IS NOT NULL))"
-
-
 _SUMMED = {
     "n_objects": ("count(*)", "Objects; two uploads of an instance are two."),
     "size_bytes": ("sum(size_bytes)::BIGINT", "Their size; null: there are none."),
-    "upload_ids": (_listed("upload_id"), "Rows of uploads, sorted; null: none."),
-    "import_job_ids": (_listed("job_id"), "HealthImaging's import jobs, sorted; null: none was started."),
-    "partition_keys": (_listed("day"), "Arrival days in UTC, sorted: partitions of Dagster's assets."),
+    "upload_ids": (distinct_list("upload_id"), "Rows of uploads, sorted; null: none."),
+    "import_job_ids": (distinct_list("job_id"), "HealthImaging's import jobs, sorted; null: none was started."),
+    "partition_keys": (distinct_list("day"), "Arrival days in UTC, sorted: partitions of Dagster's assets."),
     "first_received_at": ("min(received_at)", "When a sensor took the first message."),
     "last_received_at": ("max(received_at)", "When a sensor took the last message."),
     "import_started_at": ("min(submitted_at)", "When the first import job started."),
     "imported_at": ("max(job_ended_at)", "When the last of the import jobs that have ended did."),
     "published_at": ("max(published_at)", "When the last of their documents' rows could first be queried."),
 }
-_SUMS = ", ".join(["coalesce(o.n_objects, 0) AS n_objects", *(f"o.{name}" for name in _SUMMED if name != "n_objects")])
 # An object is where its document is shown once that is indexed, and is shown by its header before; when its image set
 # is deleted it is nowhere.
 _OBJECTS = (
@@ -112,35 +105,43 @@ def _instances() -> View:
 
 def _series() -> View:
     keys = {name: comment for name, comment in _UIDS.items() if name != "SOPInstanceUID"}
-    own = {**keys, **_IMAGE_SET, **_ROW}
-    return View(
+    return _summed_view(
         "series_provenance",
-        f"SELECT {_of('r', own)}, {_SUMS} FROM main.series_all r "
-        f"LEFT JOIN ({_summed([*keys, 'placed_in'])}) o ON {_same(keys)}",
         "One row for each series of series_all, with the objects summed up that went into its image set; of a series "
         "shown by headers those that are pending. What is pending beside a document is counted in studies_provenance.",
-        own | {name: comment for name, (_, comment) in _SUMMED.items()},
+        {**keys, **_IMAGE_SET, **_ROW},
+        f"main.series_all r LEFT JOIN ({_summed([*keys, 'placed_in'])}) o ON {_same(keys)}",
     )
 
 
 def _studies() -> View:
-    rows = (
-        f"SELECT datastore_id, StudyInstanceUID, {_listed('image_set_id')} AS image_set_ids, "
-        "max(indexed_at) AS indexed_at FROM main.series GROUP BY datastore_id, StudyInstanceUID"
-    )
     own = {
         "StudyInstanceUID": _UIDS["StudyInstanceUID"],
         "datastore_id": _IMAGE_SET["datastore_id"],
         "image_set_ids": "Image sets of the series shown, sorted; null: none is known yet.",
         "indexed_at": "Time of the newest commit that changed the study.",
     }
-    return View(
+    rows = (
+        f"SELECT datastore_id, StudyInstanceUID, {distinct_list('image_set_id')} AS image_set_ids, "
+        "max(indexed_at) AS indexed_at FROM main.series GROUP BY datastore_id, StudyInstanceUID"
+    )
+    return _summed_view(
         "studies_provenance",
-        f"SELECT {_of('r', own)}, {_SUMS} FROM ({rows}) r "
-        f"LEFT JOIN ({_summed(['StudyInstanceUID'])}) o ON o.StudyInstanceUID = r.StudyInstanceUID",
         "One row for each study of studies, with the objects that it came from summed up, pending and non-primary "
         "ones too.",
-        own | {name: comment for name, (_, comment) in _SUMMED.items()},
+        own,
+        f"({rows}) r LEFT JOIN ({_summed(['StudyInstanceUID'])}) o ON o.StudyInstanceUID = r.StudyInstanceUID",
+    )
+
+
+def _summed_view(name: str, comment: str, own: dict[str, str], joined: str) -> View:
+    """View of rows `r`, of which it shows the columns `own`, joined to sums `o` of their objects."""
+    sums = ", ".join(f"o.{one}" for one in _SUMMED if one != "n_objects")
+    return View(
+        name,
+        f"SELECT {_of('r', own)}, coalesce(o.n_objects, 0) AS n_objects, {sums} FROM {joined}",
+        comment,
+        own | {one: what for one, (_, what) in _SUMMED.items()},
     )
 
 

@@ -23,3 +23,8 @@ def text(value: str) -> str:
 def literal_path(path: Path) -> str:
     """A path for `read_parquet`, with the characters that DuckDB takes for wildcards made literal."""
     return str(path).translate(_WILDCARDS)
+
+
+def distinct_list(value: str) -> str:
+    """SQL of the values of a group, each once, sorted and without null; null where there is none."""
+    return f"list_sort(list(DISTINCT {value}) FILTER ({value} IS NOT NULL))"

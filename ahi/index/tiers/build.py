@@ -18,14 +18,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from more_itertools import chunked, peekable
+from more_itertools import chunked
 
 from ahi.clock import now
 from ahi.index import catalog as c
 from ahi.index.columns import Tier
 from ahi.index.engine import locked
 from ahi.index.ordering import is_large
-from ahi.index.packing import ZSTD_LEVEL, group_rows, packed_writer
+from ahi.index.packing import ZSTD_LEVEL, group_rows, write_groups
 from ahi.index.parquet import spilling
 from ahi.index.registry import SCHEMA_VERSION, arrow_type
 from ahi.index.relations import empty_columns, read_dead
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import duckdb
-    import pyarrow as pa
 
     from ahi.index.columns import Table
     from ahi.index.store import Index
@@ -200,7 +199,9 @@ def _make(
     about = {"table": source.table.name, "schema_version": SCHEMA_VERSION, "tier": projection.tier.value}
     rows, n_group = f"SELECT * FROM incoming ORDER BY {order}", group_rows(source.table.name)
     if is_large(source.row.n_rows, len(projection.output.columns)):
-        _write_groups(connection.sql(rows).to_arrow_reader(n_group), temporary, about)
+        reader = connection.sql(rows).to_arrow_reader(n_group)
+        groups = (pa.Table.from_batches([batch]) for batch in reader)
+        write_groups(temporary, groups, about, schema=reader.schema)
     else:
         metadata = ", ".join(f"{text(key)}: {text(value)}" for key, value in about.items())
         connection.execute(
@@ -214,16 +215,6 @@ def _make(
     os.utime(temporary, (0, 0))
     temporary.replace(source.target)
     sync_folder(folder)
-
-
-def _write_groups(rows: pa.RecordBatchReader, path: Path, about: Mapping[str, str]) -> None:
-    import pyarrow as pa
-
-    some = peekable(pa.Table.from_batches([batch]) for batch in rows)
-    with packed_writer(path, rows.schema, some.peek(None)) as writer:
-        for part in some:
-            writer.write_table(part, row_group_size=len(part))
-        writer.add_key_value_metadata(dict(about))
 
 
 def _parts(path: Path, projection: Projection) -> Iterator[dict[str, Any]]:

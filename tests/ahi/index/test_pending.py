@@ -11,8 +11,7 @@ from ahi.clock import now
 from ahi.index.catalog import ObjectState
 from ahi.index.pending import read_pending
 from ahi.index.store import Index
-
-STUDY, SERIES = "1.2", "1.2.9"
+from tests.ahi.index.conftest import SERIES, STUDY
 
 
 def shown(index: Index, view: str = "instances") -> dict[str, str]:
