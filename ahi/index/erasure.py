@@ -17,7 +17,7 @@ from more_itertools import chunked
 
 from ahi.index import catalog as c
 from ahi.index.catalog import ObjectState
-from ahi.index.compaction import Inputs, merge
+from ahi.index.compaction import COMPACT_LOCK, Inputs, merge
 from ahi.index.engine import empty_log, locked
 from ahi.index.fold import fold
 from ahi.index.history import history_table
@@ -99,7 +99,7 @@ def erase(
         if delete_documents:
             for image_set in sealed.image_sets:
                 delete_documents(*image_set)
-        with locked(index.root / ".compact.lock"):
+        with locked(index.root / COMPACT_LOCK):
             for table in index.tables.values():
                 keys = sealed.object_ids if table.row_key == "object_id" else ids
                 done = _erase_rows(index, table, keys, done)
@@ -246,7 +246,7 @@ def _rewrite_mirrors(index: Index) -> None:
     with locked(index.root / PUBLISH_LOCK):
         for mirror in MIRRORS:
             slice_delta(index, mirror, publication.seq)
-    with locked(index.root / ".compact.lock"):
+    with locked(index.root / COMPACT_LOCK):
         for mirror in MIRRORS:
             fold(index, mirror, whole=True)
     if empty_log(index.engine):

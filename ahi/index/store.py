@@ -58,7 +58,7 @@ class Index:
         catalog_url: str,
         *,
         tables: Mapping[str, Table] | None = None,
-        compact_files: int = 64,
+        compact_files: int = 24,
         small_file_bytes: int = 16 * 2**20,
         grace_seconds: float = 3_600.0,
         datastore_id: str = "",
@@ -153,6 +153,12 @@ class Index:
         from ahi.index.compaction import compact
 
         return compact(self)
+
+    def compact_batches(self) -> CompactionResult:
+        """Merge what commits wrote lately, if it is much; see `ahi.index.compaction.compact_batches`."""
+        from ahi.index.compaction import compact_batches
+
+        return compact_batches(self)
 
     def expire(self) -> ExpiryResult:
         """Remove files that nothing needs; see `ahi.index.compaction.expire`."""

@@ -7,16 +7,18 @@ import io
 import dagster as dg
 import pydicom
 import pytest
+import sqlalchemy as sa
 
 from ahi import inbox
 from ahi.closure import closure
 from ahi.inbox import Queue
+from ahi.index import catalog
 from ahi.index.registry import TABLES
 from ahi_assets.image_sets import TABLE_ASSETS
 from ahi_assets.told import CORE
 from dagster_project.definitions import build_defs
 from sensors import image_set_queue, import_queue, upload_queue
-from tests.site_fixtures import SAMPLES
+from tests.site_fixtures import SAMPLES, SET
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::ResourceWarning")
 TARGETS = {target.queue: target for target in (m.TARGET for m in (upload_queue, import_queue, image_set_queue))}
@@ -164,6 +166,22 @@ def test_the_sweep_and_the_upkeep_run(site, defs, instance):
     run(defs, instance, "run_retention")
 
 
+def test_a_run_that_publishes_merges_what_runs_before_it_left(make_site, instance):
+    site = make_site(compact_files=2)
+    defs = build_defs(site.settings)
+    site.send(SET[:8])
+    to_rest(site, defs, instance)
+    site.send(SET[8:])
+    to_rest(site, defs, instance)
+    assert metadata_of(instance, "published_index")["files of batches merged"] > 0
+    files = catalog.files.c
+    with site.pipeline.index.snapshot() as connection:
+        of_table = sa.select(files.table_name, sa.func.count()).where(files.retired_seq.is_(None))
+        counts = dict(connection.execute(of_table.group_by(files.table_name)).all())
+    assert {counts[table] for table in ("series", "instances", "headers")} == {1}
+    assert site.rows("SELECT count(*) FROM instances_all") == [(12,)]
+
+
 BAD_DAY = (
     *(("throttle", {"service": service, "first": 1}) for service in ("medical-imaging", "s3", "sqs")),
     ("fail_job", {}),
@@ -183,7 +201,7 @@ def test_a_bad_day_through_dagster_ends_as_a_calm_one(make_site, instance):
     calm.send()
     assert calm.drive().closes
     expected = calm.tables()
-    site = make_site()
+    site = make_site(compact_files=2)
     defs = build_defs(site.settings)
     for kind, values in BAD_DAY:
         site.stack.fault(kind, **values)

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from ahi.index import catalog as c
 from ahi.index import compaction, writer
-from ahi.index.compaction import LARGE_TIMES, MEDIUM_FILES, CompactionResult
+from ahi.index.compaction import BATCH_FILES, COMPACT_LOCK, LARGE_TIMES, MEDIUM_FILES, CompactionResult
+from ahi.index.engine import locked
 from ahi.index.leftovers import export_folder
 
 if TYPE_CHECKING:
@@ -177,6 +178,28 @@ def test_files_of_a_middling_size_are_merged_once_there_are_enough(eager: Index,
     assert len(live(eager)) == 1
     assert shown() == before | {"a0": (2, 2)}
     assert eager.compact() == CompactionResult()
+
+
+@pytest.mark.both_catalogs
+def test_what_commits_wrote_is_merged_once_there_is_enough_of_it(index: Index, put, shown) -> None:
+    put("archive", {f"x{number}": 1 for number in range(3_000)})
+    archive = {*live(index), *live(index, "instances")}
+    index.small_file_bytes = 16 * min((index.root / path).stat().st_size for path in archive)
+    for number in range(BATCH_FILES - 1):
+        put(f"b{number}", {"again": number + 1, f"a{number}": 1, f"x{number}": 2})
+    assert index.compact_batches() == CompactionResult(), "one too few"
+    put("last", {"a0": 2})
+    before = shown()
+    with locked(index.root / COMPACT_LOCK):
+        assert index.compact_batches() == CompactionResult(), "another process compacts"
+    result = index.compact_batches()
+    assert (result.files_in, result.files_out) == (2 * BATCH_FILES, 2), "series and instances"
+    assert archive < {*live(index), *live(index, "instances")}
+    assert (len(live(index)), len(live(index, "instances"))) == (2, 2)
+    assert shown() == before
+    assert index.compact_batches() == CompactionResult()
+    index.expire()
+    assert shown() == before
 
 
 @pytest.mark.both_catalogs

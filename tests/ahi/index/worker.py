@@ -87,7 +87,7 @@ def run(say: Connection, role: str, root: Path, url: str, *rest: object) -> None
 
 
 def write(say: Callable[[str], None], index: Index, story: Story, seed: int, pause: Pause | None) -> None:
-    """Tell the story, and say each batch when it is true."""
+    """Tell the story, say each batch when it is true, and merge files as a run does that publishes."""
     number = 0
 
     def pass_by(point: str) -> None:
@@ -114,6 +114,7 @@ def write(say: Callable[[str], None], index: Index, story: Story, seed: int, pau
     for number, (batch_id, deliveries) in enumerate(story.batches(seed)):  # noqa: B007 - read by `pass_by`
         tell(index, batch_id, deliveries, pass_by)
         say(batch_id)
+        index.compact_batches()
 
 
 def tell(
