@@ -146,8 +146,8 @@ def compact(index: Index) -> CompactionResult:
 def compact_batches(index: Index) -> CompactionResult:
     """Merge what commits wrote lately with each other, of each table that has `BATCH_FILES` of such files.
 
-    Quick, so that whoever publishes can do it: a sixteenth of the small size at most comes of it. Nothing is done while
-    another process compacts. Readers see the new files from the next publication on.
+    Quick, as each of them has a sixteenth of the small size at most, so that whoever publishes can do it. Nothing is
+    done while somebody compacts or erases. Readers see the new files from the next publication on.
     """
     result = CompactionResult()
     least, most, enough = _batches(index)

@@ -182,6 +182,22 @@ def test_a_run_that_publishes_merges_what_runs_before_it_left(make_site, instanc
     assert site.rows("SELECT count(*) FROM instances_all") == [(12,)]
 
 
+def test_who_publishes_does_not_fail_where_files_cannot_be_merged(make_site, instance):
+    site = make_site(compact_files=2)
+    defs = build_defs(site.settings)
+    (site.home / "index/data").mkdir()
+    for table in ("headers", "series", "instances"):
+        (site.home / "index/data" / table).write_text("not a folder")
+    site.send(SET[:2])
+    to_rest(site, defs, instance)
+    site.send(SET[2:4])
+    to_rest(site, defs, instance)
+    assert metadata_of(instance, "published_index")["files of batches merged"] == 0
+    assert site.rows("SELECT count(*) FROM instances_all") == [(4,)]
+    with pytest.raises(OSError, match="headers"):
+        run(defs, instance, "index_upkeep")
+
+
 BAD_DAY = (
     *(("throttle", {"service": service, "first": 1}) for service in ("medical-imaging", "s3", "sqs")),
     ("fail_job", {}),
