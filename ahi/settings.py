@@ -172,11 +172,7 @@ class Settings(BaseSettings):
     )
     freshness_seconds: float = Field(300.0, gt=0, description="Arrival to queryable that 95 of 100 objects must meet.")
 
-    compact_files: int = Field(
-        24,
-        ge=2,
-        description="Small files of a table that are merged; of single batches 16 at most.",
-    )
+    compact_files: int = Field(24, ge=2, description="Small files of a table that are merged; of batches 16 at most.")
     small_file_bytes: int = Field(16 * 2**20, ge=1, description="A file below this size is small.")
     grace_seconds: float = Field(3_600.0, ge=0, description="How long a retired file is kept for readers of old lists.")
     erase_after_days: float = Field(

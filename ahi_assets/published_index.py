@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from ahi.aws import in_words
 from ahi.closure import live_files
 from ahi.erasure import erase_deleted
 from ahi.index import catalog
@@ -44,12 +45,12 @@ def published_index(
     publication = pipeline.index.publish()
     # After it, so that analysts do not wait; they see the merged files in the next one.
     try:
-        n_merged = pipeline.index.compact_batches().files_in
-    except Exception:  # what is published is published; the upkeep meets the same fault, and fails by it
-        context.log.exception("Files of batches could not be merged. The upkeep tries it again.")
-        n_merged = 0
+        merged: int | str = pipeline.index.compact_batches().files_in
+    except Exception as error:  # noqa: BLE001 - what is published is published; the upkeep meets it too, and fails
+        merged = in_words(error)
+        context.log.warning("Files of batches could not be merged, which the upkeep tries again: %s", merged)
     return dg.MaterializeResult(
-        metadata=publication_metadata(pipeline, publication) | {"files of batches merged": n_merged}
+        metadata=publication_metadata(pipeline, publication) | {"files of batches merged": merged}
     )
 
 

@@ -6,7 +6,8 @@ other so that the machine's moods fall on all alike. A turn is
 
 - the files alone: every Parquet file that the rows of 100 instances make, written and synced, and nothing else;
 - a commit of them, as `ahi.indexing` does it: the same files, heads, sightings, and objects of the ledger indexed;
-- a publication, and what the run that publishes does besides: it merges the batches' files once there are enough;
+- a publication, and what the run that publishes does besides: it merges batches' files where there are
+  enough, which is once in 15 batches, so that only the mean says something;
 - queries of it: one study's instances and one patient's series, opening the file included as `ahi query` does; then,
   in a connection that has it open, the study again, all and four columns of it, one series, one instance, and the
   study in a copy (`ahi export`).
@@ -174,7 +175,7 @@ def turn(subject: Subject, parts: Any) -> None:
         batch_id = f"bench-{number}-{n_sets}"
         subject.time(f"commit, {kind}", lambda b=batch_id, f=flat, k=kept: commit(subject, b, f, k))
     subject.time("publication", index.publish)
-    subject.time("merging of batches, the mean of all", index.compact_batches)
+    subject.time("merging of batches", index.compact_batches)
     some = subject.size // PER_SET * (number % 7) // 8
     of_study = f"FROM instances WHERE StudyInstanceUID = '{study_uids([some])[0]}'"
     found = subject.time("one study's 100 instances", lambda: index.query(f"SELECT * {of_study}"))

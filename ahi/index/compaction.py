@@ -44,14 +44,13 @@ if TYPE_CHECKING:
 # Bytes that one merge takes in, so that its memory and its output stay bounded: 16 files of the small size.
 MERGE_FILES = 16
 # Files below so many times the small size are merged with each other, too, once there are enough of them: each file
-# costs whoever opens the index. So a row is written once more in its life, and 50 M instances have 40 files, not 280.
+# costs whoever opens the index. So 50 M instances have 40 files, not 280, for one more time that a row is written.
 LARGE_TIMES = 8
 MEDIUM_FILES = 8
-# What commits write is merged among itself first, up to a sixteenth of the small size, so that this costs little and
-# can be done as soon as there are so many of them: every file makes a look at one study a quarter of a millisecond
-# dearer, 64 of them three times as dear as none.
+# Files below this part of the small size are merged with each other first, once there are so many of them, as each file
+# makes a look at one study a quarter of a millisecond dearer. A merge of them takes in the small size at most.
 BATCH_FILES = 16
-_BATCH_PART = 16
+BATCH_PART = 16
 # Held by whoever merges or erases.
 COMPACT_LOCK = ".compact.lock"
 # Keys that a view may have to leave out: reading them costs each publication about 20 ms, and each query a join.
@@ -104,6 +103,22 @@ class ExpiryResult:
 
 
 @dataclass(frozen=True)
+class _SizeClass:
+    """Files of a size: from `least` bytes to below `most`; so many are merged, and so many bytes of them at once."""
+
+    least: int
+    most: int
+    enough: int
+    at_once: int
+
+    @property
+    def live(self) -> sa.ColumnElement[bool]:
+        """Whether a file is one."""
+        files = c.files.c
+        return sa.and_(files.retired_seq.is_(None), files.n_bytes >= self.least, files.n_bytes < self.most)
+
+
+@dataclass(frozen=True)
 class Inputs:
     """Files to merge and keys that do not count, as of one commit."""
 
@@ -117,7 +132,8 @@ class Inputs:
 def compact(index: Index) -> CompactionResult:
     """Merge the small files of each table that has at least `index.compact_files` of them, and fold mirrors' slices.
 
-    What comes of that is merged again once there are `MEDIUM_FILES`, until files have `LARGE_TIMES` the small size.
+    What single commits wrote is merged as `compact_batches` does, what comes of small files again once there are
+    `MEDIUM_FILES`, until files have `LARGE_TIMES` the small size.
 
     Where more than `DEAD_KEYS` rows have to be left out at each reading, large files are written again without them.
 
@@ -125,8 +141,12 @@ def compact(index: Index) -> CompactionResult:
     meanwhile is not touched. Publish afterwards: only then do readers see the new files.
     """
     result = CompactionResult()
-    small = index.small_file_bytes
-    sizes = (_batches(index), (0, small, index.compact_files), (small, LARGE_TIMES * small, MEDIUM_FILES))
+    small, at_once = index.small_file_bytes, MERGE_FILES * index.small_file_bytes
+    sizes = (
+        _batches(index),
+        _SizeClass(0, small, index.compact_files, at_once),
+        _SizeClass(small, LARGE_TIMES * small, MEDIUM_FILES, at_once),
+    )
     with locked(index.root / COMPACT_LOCK):
         for table in index.tables.values():
             for one in (table, history_table(table)):
@@ -144,57 +164,51 @@ def compact(index: Index) -> CompactionResult:
 
 
 def compact_batches(index: Index) -> CompactionResult:
-    """Merge what commits wrote lately with each other, of each table that has `BATCH_FILES` of such files.
+    """Merge what single commits wrote, of each table that has `BATCH_FILES` of such files, or `index.compact_files`.
 
-    Quick, as each of them has a sixteenth of the small size at most, so that whoever publishes can do it. Nothing is
+    Quick, so that whoever publishes can do it: one merge a table, which takes in the small size at most. Nothing is
     done while somebody compacts or erases. Readers see the new files from the next publication on.
     """
-    result = CompactionResult()
-    least, most, enough = _batches(index)
+    result, size = CompactionResult(), _batches(index)
     with locked_if_free(index.root / COMPACT_LOCK) as is_mine:
-        if not is_mine:
-            return result
-        with index.snapshot() as connection:
-            names = connection.scalars(
-                sa.select(c.files.c.table_name)
-                .where(c.files.c.retired_seq.is_(None), c.files.c.n_bytes.between(least, most - 1))
-                .group_by(c.files.c.table_name)
-                .having(sa.func.count() >= enough)
-            ).all()
-        both = (one for table in index.tables.values() for one in (table, history_table(table)))
-        for table in (one for one in both if one.name in names):
-            while inputs := _mergeable(index, table, [_batches(index)]):
-                result += merge(index, table, inputs)
+        names = _tables_with(index, size) if is_mine else set()
+        for table in index.tables.values():
+            for one in (table, history_table(table)):
+                if one.name in names and (inputs := _mergeable(index, one, [size])):
+                    result += merge(index, one, inputs)
     return result
 
 
-def _batches(index: Index) -> tuple[int, int, int]:
-    """Sizes of files that single commits write, and how many of them are merged."""
-    return 0, index.small_file_bytes // _BATCH_PART, min(BATCH_FILES, index.compact_files)
+def _batches(index: Index) -> _SizeClass:
+    """Files of single commits, and what came of the first merges of them."""
+    small = index.small_file_bytes
+    return _SizeClass(0, small // BATCH_PART, min(BATCH_FILES, index.compact_files), small)
 
 
-def _mergeable(index: Index, table: Table, sizes: Iterable[tuple[int, int, int]]) -> Inputs | None:
-    """Files of a table that are to be one, and dead keys.
+def _tables_with(index: Index, size: _SizeClass) -> set[str]:
+    """Names of tables with enough files of a size, by one question: nearly always there are none."""
+    name = c.files.c.table_name
+    with index.snapshot() as connection:
+        enough = sa.func.count() >= size.enough
+        return set(connection.scalars(sa.select(name).where(size.live).group_by(name).having(enough)))
+
+
+def _mergeable(index: Index, table: Table, sizes: Iterable[_SizeClass]) -> Inputs | None:
+    """Files of the first size of which a table has enough, oldest first, and dead keys; None if it has of none.
 
     Read in one transaction: apart, a commit between could be lost.
-
-    Args:
-        index: The index.
-        table: Table of the registry, or of history.
-        sizes: Least bytes of a file, the bytes that it is below, and how many such files are enough; the first counts.
     """
     files = c.files.c
     with index.snapshot() as connection:
-        for least, most, enough in sizes:
-            of_size = sa.and_(files.n_bytes >= least, files.n_bytes < most)
+        for size in sizes:
             found = connection.execute(
                 sa.select(c.files)
-                .where(files.table_name == table.name, files.retired_seq.is_(None), of_size)
+                .where(files.table_name == table.name, size.live)
                 .order_by(files.first_seq, files.path)
             ).fetchall()
-            if len(found) >= enough:
+            if len(found) >= size.enough:
                 seq = connection.scalar(sa.select(sa.func.max(c.commits.c.seq))) or 0
-                picked = _within(found, MERGE_FILES * index.small_file_bytes)
+                picked = _within(found, size.at_once)
                 return Inputs(seq, picked, read_dead(connection, [table.name])[table.name])
     return None
 

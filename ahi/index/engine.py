@@ -249,7 +249,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_if_free(path: Path) -> Iterator[bool]:
-    """Hold the lock of `locked` unless another process does; gives whether it is held."""
+    """Hold the lock of `locked` unless somebody has it; gives whether it is held."""
     with path.open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -46,7 +46,7 @@ class Index:
         root: Folder of the index; made on first use. Analysts open `index.duckdb` in it.
         catalog_url: SQLAlchemy URL of its catalog; its tables are made on first use.
         tables: Parquet tables; the registry's, unless a test brings its own.
-        compact_files: Small files of a table that trigger compaction.
+        compact_files: Small files of a table that trigger compaction; fewer of those of batches may.
         small_file_bytes: A file below this size is small.
         grace_seconds: How long files stay for readers of older publications. Longer than the longest write.
         datastore_id: Data store of rows whose image set is not known yet.

@@ -192,7 +192,8 @@ def test_who_publishes_does_not_fail_where_files_cannot_be_merged(make_site, ins
     to_rest(site, defs, instance)
     site.send(SET[2:4])
     to_rest(site, defs, instance)
-    assert metadata_of(instance, "published_index")["files of batches merged"] == 0
+    told = metadata_of(instance, "published_index")["files of batches merged"]
+    assert "Error at " in told, "what it was and where, and nothing that it quotes"
     assert site.rows("SELECT count(*) FROM instances_all") == [(4,)]
     with pytest.raises(OSError, match="headers"):
         run(defs, instance, "index_upkeep")

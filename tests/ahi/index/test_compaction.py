@@ -12,7 +12,14 @@ import sqlalchemy as sa
 
 from ahi.index import catalog as c
 from ahi.index import compaction, writer
-from ahi.index.compaction import BATCH_FILES, COMPACT_LOCK, LARGE_TIMES, MEDIUM_FILES, CompactionResult
+from ahi.index.compaction import (
+    BATCH_FILES,
+    BATCH_PART,
+    COMPACT_LOCK,
+    LARGE_TIMES,
+    MEDIUM_FILES,
+    CompactionResult,
+)
 from ahi.index.engine import locked
 from ahi.index.leftovers import export_folder
 
@@ -184,14 +191,14 @@ def test_files_of_a_middling_size_are_merged_once_there_are_enough(eager: Index,
 def test_what_commits_wrote_is_merged_once_there_is_enough_of_it(index: Index, put, shown) -> None:
     put("archive", {f"x{number}": 1 for number in range(3_000)})
     archive = {*live(index), *live(index, "instances")}
-    index.small_file_bytes = 16 * min((index.root / path).stat().st_size for path in archive)
+    index.small_file_bytes = BATCH_PART * min((index.root / path).stat().st_size for path in archive)
     for number in range(BATCH_FILES - 1):
         put(f"b{number}", {"again": number + 1, f"a{number}": 1, f"x{number}": 2})
     assert index.compact_batches() == CompactionResult(), "one too few"
     put("last", {"a0": 2})
     before = shown()
     with locked(index.root / COMPACT_LOCK):
-        assert index.compact_batches() == CompactionResult(), "another process compacts"
+        assert index.compact_batches() == CompactionResult(), "somebody compacts"
     result = index.compact_batches()
     assert (result.files_in, result.files_out) == (2 * BATCH_FILES, 2), "series and instances"
     assert archive < {*live(index), *live(index, "instances")}
@@ -199,6 +206,20 @@ def test_what_commits_wrote_is_merged_once_there_is_enough_of_it(index: Index, p
     assert shown() == before
     assert index.compact_batches() == CompactionResult()
     index.expire()
+    assert shown() == before
+
+
+def test_a_backlog_of_batches_is_merged_part_by_part(index: Index, put, shown) -> None:
+    for number in range(2 * BATCH_FILES):
+        put(f"b{number}", {f"a{number}": 1})
+    largest = max(path.stat().st_size for path in index.root.glob("data/batches/*/*.parquet"))
+    index.small_file_bytes = BATCH_PART * (largest + 1)
+    before, merged = shown(), []
+    while (result := index.compact_batches()).files_in:
+        merged.append(result)
+    assert len(merged) > 1
+    assert all(result.bytes_in <= 2 * index.small_file_bytes for result in merged), "series and instances"
+    assert len(live(index)) < BATCH_FILES
     assert shown() == before
 
 

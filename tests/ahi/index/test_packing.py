@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ahi.index.packing import PAGE_ROWS, WIDE, packed_writer
+from ahi.index.packing import PAGE_ROWS, ROW_GROUP_ROWS, WIDE, packed_writer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,3 +67,11 @@ def test_of_many_columns_only_those_that_tell_what_to_skip_have_statistics(tmp_p
         columns = (group.column(n) for n in range(group.num_columns))
         found = {one.path_in_schema for one in columns if one.statistics is not None and one.statistics.has_min_max}
         assert {path for path in found if "." not in path} == expected
+
+
+def test_the_filter_of_a_full_row_group_whose_values_are_all_different_has_128_kib(tmp_path: Path) -> None:
+    rows = pa.table({"SOPInstanceUID": [f"1.{n}" for n in range(ROW_GROUP_ROWS)]})
+    with packed_writer(tmp_path / "file", rows.schema, rows) as writer:
+        writer.write_table(rows)
+    length = pq.ParquetFile(tmp_path / "file").metadata.row_group(0).column(0).bloom_filter_length
+    assert 0 <= length - 2**17 < 64, "beside its header"
