@@ -9,7 +9,8 @@ older publications until the grace period is over.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -80,15 +81,7 @@ class CompactionResult:
 
     def __add__(self, other: CompactionResult) -> CompactionResult:
         """Both together."""
-        return CompactionResult(
-            self.files_in + other.files_in,
-            self.files_out + other.files_out,
-            self.bytes_in + other.bytes_in,
-            self.bytes_out + other.bytes_out,
-            self.keys_purged + other.keys_purged,
-            self.rows_past + other.rows_past,
-            self.rows_out + other.rows_out,
-        )
+        return CompactionResult(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True)
