@@ -240,6 +240,7 @@ def insert_job(
             state_since=moment,
             job_key=job_key,
             input_key=sa.bindparam("where"),
+            manifest_line=None,
             attempts=objects.c.attempts + 1,
             changed_seq=commit.seq,
         )
@@ -251,7 +252,7 @@ def insert_job(
     commit.connection.execute(change, rows)
     for some in chunked(along, 500):
         beside = objects.update().where(objects.c.object_id.in_(some))
-        values = {"job_key": job_key, "input_key": objects.c.key, "changed_seq": commit.seq}
+        values = {"job_key": job_key, "input_key": objects.c.key, "manifest_line": None, "changed_seq": commit.seq}
         commit.connection.execute(beside.values(**values))
 
 

@@ -20,13 +20,17 @@ from ahi.reasons import Reason
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ahi.events import ObjectRemoved
     from ahi.index.store import Commit
 
 NOT_STARTED = (ObjectState.HELD, ObjectState.READY)
 """States that an overwrite or a deletion by the sender still changes."""
+
+
+NO_JOB: Mapping[str, None] = dict.fromkeys(("job_key", "input_key", "manifest_line"))
+"""Values of an object that is in no job."""
 
 
 def object_id_of(bucket: str, key: str, version_id: str | None, etag: str | None) -> str:

@@ -15,7 +15,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -70,6 +70,8 @@ class FileResult:
     error_text: str | None
     evidence: str
     """Where the line stands."""
+    line: int
+    """Its number there, from 1. Of a file that has a warning, too, that of its success."""
 
 
 def follow(pipeline: Pipeline, events: Iterable[ImportJobEvent]) -> Counter[str]:
@@ -219,7 +221,8 @@ def _change(
     result: FileResult | None, job: chain.Job, attempts: int, settings: Settings, versions: Mapping[str, int | None]
 ) -> dict[str, object]:
     """New values of one object, from its line and the fate of its job."""
-    blank: dict[str, object] = {"not_before": None, "reason_code": None, "reason_text": None, "warnings": None}
+    blank: dict[str, object] = dict.fromkeys(("not_before", "reason_code", "reason_text", "warnings"))
+    blank["manifest_line"] = result.line if result else None
     place: dict[str, object] = {"image_set_id": None, "image_set_version": None, "is_primary": None}
     if result and result.image_set_id:
         version = result.image_set_version or versions.get(result.image_set_id)
@@ -337,11 +340,14 @@ def _results(
         for number, text in _lines(pipeline, uri):
             evidence = f"{uri}#{job.job_key}:{folder}:{number}"
             try:
-                line = _result(text, evidence)
+                line = _result(text, evidence, number)
             except (ValueError, KeyError, TypeError, AttributeError, SyntaxError):
                 why = f"line {number} of {folder} cannot be read"
                 unreadable.append(quarantine.Item("job_results", Reason.RESULT_NOT_UNDERSTOOD, why, evidence))
             else:
+                earlier = results.get(line.input_key)
+                if earlier and earlier.image_set_id and line.warnings:
+                    line = replace(line, line=earlier.line, evidence=earlier.evidence)
                 results[line.input_key] = line
     return results, unreadable
 
@@ -352,7 +358,7 @@ def _lines(pipeline: Pipeline, uri: str | None) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate((text or "").split("\n"), 1) if line.strip())
 
 
-def _result(text: str, evidence: str) -> FileResult:
+def _result(text: str, evidence: str, number: int) -> FileResult:
     try:
         line = json.loads(text)
     except ValueError:
@@ -368,6 +374,7 @@ def _result(text: str, evidence: str) -> FileResult:
         error_type=error.get("exceptionType"),
         error_text=error.get("message"),
         evidence=evidence,
+        line=number,
     )
 
 

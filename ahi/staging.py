@@ -17,6 +17,7 @@ from ahi.aws import FORBIDDEN, GONE, error_code, is_transient
 from ahi.clock import now
 from ahi.index import catalog, catalog_archives
 from ahi.index.catalog import JobState, ObjectState
+from ahi.ledger import NO_JOB
 from ahi.reasons import Reason
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def _by_copies(pipeline: Pipeline, job: chain.Job) -> chain.Job:
         if rows:
             connection.execute(change.values(input_key=sa.bindparam("where"), changed_seq=commit.seq), rows)
         others = sa.and_(objects.c.job_key == job.job_key, objects.c.state == ObjectState.FAILED)
-        connection.execute(objects.update().where(others).values(job_key=None, input_key=None, changed_seq=commit.seq))
+        connection.execute(objects.update().where(others).values(**NO_JOB, changed_seq=commit.seq))
     return replace(job, in_place=False, input_uri=source, n_objects=len(ids))
 
 

@@ -55,6 +55,8 @@ class UploadReport:
 @dataclass
 class _Contents:
     created: dict[str, ObjectCreated] = field(default_factory=dict)
+    event_ids: dict[str, str] = field(default_factory=dict)
+    """Message that announced an object; none of those that a listing found."""
     removed: list[ObjectRemoved] = field(default_factory=list)
     closed: list[AssociationClosed] = field(default_factory=list)
     quarantined: list[quarantine.Item] = field(default_factory=list)
@@ -117,6 +119,7 @@ def _parse(pipeline: Pipeline, batch: Batch, messages: Sequence[inbox.Message]) 
                 case ObjectCreated():
                     object_id = ledger.object_id_of(found.bucket, found.key, found.version_id, found.etag)
                     contents.created[object_id] = found
+                    contents.event_ids[object_id] = message.message_id
                 case ObjectRemoved():
                     contents.removed.append(found)
                 case AssociationClosed():
@@ -259,7 +262,11 @@ def _commit(
         taken = ledger.known(commit.connection, [str(row["object_id"]) for row in rows])
         commit.discard("headers", sorted(taken))
         stamp = {"header_at": commit.committed_at, "header_seq": commit.seq}
-        entered = [{**row, **stamp} for row in rows if row["object_id"] not in taken]
+        entered = [
+            {**row, **stamp, "event_id": contents.event_ids.get(str(row["object_id"]))}
+            for row in rows
+            if row["object_id"] not in taken
+        ]
         report.superseded = ledger.enter(commit, entered)
         report.duplicates += len(taken)
         report.removed = ledger.remove(commit, contents.removed)

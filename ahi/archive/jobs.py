@@ -30,6 +30,7 @@ from ahi.import_service import SERVICE
 from ahi.index import catalog
 from ahi.index import catalog_archives as c
 from ahi.index.catalog import JobState, ObjectState
+from ahi.ledger import NO_JOB
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -188,7 +189,7 @@ def take_back(commit: Commit, which: sa.ColumnElement[bool]) -> int:
         waits = sa.and_(of_job, objects.c.state == ObjectState.IMPORTING)
         # As if it had not been planned, so that a folder goes in as it lies when its archive goes on.
         values = {"state": ObjectState.READY, "state_since": now(), "attempts": objects.c.attempts - 1}
-        none = {"job_key": None, "input_key": None, "changed_seq": commit.seq}
+        none = {**NO_JOB, "changed_seq": commit.seq}
         commit.connection.execute(objects.update().where(waits).values(**values, **none))
         commit.connection.execute(objects.update().where(of_job).values(**none))
         end = {"state": JobState.SETTLED, "status": chain.WITHDRAWN, "settled_at": now(), "ended_at": now()}
@@ -268,7 +269,7 @@ def _start_over(commit: Commit, shard: Shard) -> None:
     """Nothing is known of the objects of a stalled shard: when it is launched again they go together, as if new."""
     table = catalog.objects
     ready = sa.and_(table.c.shard_key == shard.shard_key, table.c.state == ObjectState.READY)
-    values = {"job_key": None, "input_key": None, "changed_seq": commit.seq}
+    values = {**NO_JOB, "changed_seq": commit.seq}
     commit.connection.execute(table.update().where(ready).values(**values))
 
 

@@ -221,7 +221,7 @@ def once_more(pipeline: Pipeline, archive: Archive) -> Retry:
         with commit_ as commit:
             n_ready, n_failing = _take_back(commit, shard_key, again)
             values = {"state": ObjectState.READY, "state_since": now(), "reason_code": None, "reason_text": None}
-            values |= {"job_key": None, "input_key": None, "not_before": None, "changed_seq": commit.seq}
+            values |= {**ledger.NO_JOB, "not_before": None, "changed_seq": commit.seq}
             n_ready += commit.connection.execute(table.update().where(which).values(**values)).rowcount
             if n_ready:
                 change = shards.update().where(shards.c.shard_key == shard_key)
@@ -316,7 +316,7 @@ def _take_back(commit: Commit, shard_key: str, again: _Again) -> tuple[int, int]
         counts[state] += 1
         if open_[row["object_id"]] == ObjectState.SET_ASIDE and state is not ObjectState.READY:
             continue  # as it is counted in its shard
-        values = {name: row[name] for name in _OF_HEADER} | {"state": state, "job_key": None, "input_key": None}
+        values = {name: row[name] for name in _OF_HEADER} | {"state": state, **ledger.NO_JOB}
         values |= {"settled_at": None} if state is ObjectState.READY else {}
         values |= {"header_at": commit.committed_at, "header_seq": commit.seq, "changed_seq": commit.seq}
         commit.connection.execute(table.update().where(table.c.object_id == row["object_id"]).values(**values))

@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 CHUNK = 500
 # Set while files of the catalog's tables may hold what was erased from its rows.
 ERASING = "erasing"
+# Of the ledger, besides the key. Message and line name the object until their bucket's lifecycle ends them.
+IDENTIFYING = (
+    *("etag", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "association_prefix", "input_key"),
+    *("event_id", "manifest_line"),
+)
 
 
 @dataclass(frozen=True)
@@ -203,8 +208,7 @@ def _empty(commit: Commit, sealed: Sealed) -> None:
         in_place = sa.select(c.objects.c.job_key).where(mine, c.objects.c.job_key.is_not(None))
         jobs = set(connection.scalars(in_place))
         _forget_statements(connection, mine, commit.seq)
-        names = ("etag", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "association_prefix", "input_key")
-        values = dict.fromkeys(names) | {"key": "", "erased_at": at, "changed_seq": commit.seq}
+        values = dict.fromkeys(IDENTIFYING) | {"key": "", "erased_at": at, "changed_seq": commit.seq}
         connection.execute(c.objects.update().where(mine).values(values))
         _empty_jobs(connection, jobs)
     nothing = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "patient_key"))

@@ -6,12 +6,14 @@ import csv
 import io
 import json
 from pathlib import Path
+from urllib.parse import unquote_plus
 
 import pydicom
 import pytest
 
 from ahi import inbox, uploads
 from ahi.inbox import Queue
+from tests.local_aws.conftest import make_object
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 OUTCOME = {
@@ -61,6 +63,33 @@ def test_processing_a_batch_again_changes_nothing(site):
         assert uploads.process(pipeline, batch).already_committed
     site.drive()
     assert site.tables() == before
+
+
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")
+def test_an_object_leads_to_the_message_and_the_line_that_tell_of_it(site):
+    """Of an object that is imported with a warning, and has two lines, that is the line of its success."""
+    site.send()
+    site.put("in/warned +1.dcm", make_object(AccessionNumber="A" * 17))
+    site.put("in/refused.dcm", make_object(StudyID="A" * 257))
+    site.drive()
+    s3, lake = site.stack.client("s3"), site.stack.env["AHI_LAKE_BUCKET"]
+
+    def lines(key: str) -> list[dict[str, object]]:
+        body = s3.get_object(Bucket=lake, Key=key)["Body"].read().decode()
+        return [json.loads(line) for line in body.split("\n") if line]
+
+    inbox_key = "'inbox/uploads/' || o.day || '/' || batch_id || '.jsonl'"
+    asked = f"SELECT key, o.state, {inbox_key}, event_id, output_folder, input_key, manifest_line FROM objects o "
+    found = site.rows(asked + "JOIN import_jobs USING (job_key)")
+    assert len(found) == sum(row["state"] == "imported" for row in site.ledger()) + 1
+    for key, state, batch, event_id, folder, input_key, line in found:
+        (message,) = [one["body"] for one in lines(batch) if one["messageId"] == event_id]
+        assert key in unquote_plus(message)
+        name = {"imported": "SUCCESS/success.ndjson", "failed": "FAILURE/failure.ndjson"}[state]
+        assert lines(folder.removeprefix(f"s3://{lake}/") + name)[line - 1]["inputFile"] == input_key
+    shown = site.rows("SELECT object_id, event_id, manifest_line FROM instances_provenance WHERE object_id IS NOT NULL")
+    assert set(shown) <= set(site.rows("SELECT object_id, event_id, manifest_line FROM objects"))
+    assert shown
 
 
 def test_reading_headers_takes_a_small_part_of_a_large_object(site):
