@@ -26,6 +26,7 @@ from ahi.index.catalog import ObjectState
 from ahi.index.columnar import TableWriter
 from ahi.index.engine import execute_many
 from ahi.index.store import Head
+from ahi.modalities import modality_shown
 from ahi.patients import patient_key_of
 from ahi.reasons import Reason
 
@@ -56,8 +57,8 @@ class IndexReport:
     quarantined: int = 0
     rows: Counter[str] = field(default_factory=Counter)
     modalities: Counter[str] = field(default_factory=Counter)
-    cast_failures: int = 0
-    """Instances with at least one value that has no typed form."""
+    cast_failures: Counter[str] = field(default_factory=Counter)
+    """Values that have no typed form, by table."""
 
     def __iadd__(self, other: IndexReport) -> Self:
         """Add another's numbers."""
@@ -200,9 +201,8 @@ def _count(report: IndexReport, flat: Flattened[Kept]) -> None:
     for table, rows in chain.from_iterable(part.items() for part in flat.parts):
         report.rows[table] += rows.n_rows
         if table == "series":
-            report.modalities.update(map(str, rows.values("Modality")))
-        elif table == "instances":
-            report.cast_failures += sum(map(bool, rows.values("cast_failures")))
+            report.modalities.update(map(modality_shown, rows.values("Modality")))
+        report.cast_failures[table] += sum(map(len, filter(None, rows.values("cast_failures"))))
 
 
 def _head(kept: Kept, document: DocumentHead) -> Head:

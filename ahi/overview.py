@@ -1,12 +1,11 @@
 """What a look at the index should tell: arrivals by day and modality, freshness by hop, casts that failed.
 
 Belongs here: the numbers. Does not belong here: how they are drawn (`ahi_assets.pictures`). No value of a header is
-among them except a modality that looks like one: these numbers stand where anybody may read them.
+among them except a modality that is one: these numbers stand where anybody may read them.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 
 from ahi.freshness import Hop, percentiles
 from ahi.index import catalog
+from ahi.modalities import OTHER, modality_shown
 
 if TYPE_CHECKING:
     from ahi.index.store import Index
@@ -24,10 +24,6 @@ DAYS = 14
 
 MODALITIES = 7
 """Modalities with a colour of their own; the rest are `other`."""
-
-OTHER = "other"
-# Defined terms of Modality (PS3.3 C.7.3.1.1.1) are two to eight capitals and digits; nothing else is shown.
-_TERM = re.compile(r"[A-Z][A-Z0-9]{1,7}")
 
 
 @dataclass(frozen=True)
@@ -56,24 +52,19 @@ def _arrivals(index: Index) -> dict[str, Counter[str]]:
         rows = connection.execute(counted.group_by(table.c.day, table.c.Modality)).all()
     total = Counter[str]()
     for _, modality, number in rows:
-        total[_shown(modality)] += number
+        total[modality_shown(modality)] += number
     del total[OTHER]
     named = {name for name, _ in total.most_common(MODALITIES)}
     arrivals = {day: Counter[str]() for day in days}
     for day, modality, number in rows:
-        name = _shown(modality)
+        name = modality_shown(modality)
         arrivals[day][name if name in named else OTHER] += number
     return arrivals
 
 
-def _shown(modality: str | None) -> str:
-    return modality if modality and _TERM.fullmatch(modality) else OTHER
-
-
 def _cast_failures(index: Index) -> dict[str, int]:
     found = index.query(
-        "SELECT keyword, count(*)::BIGINT AS failed FROM ("
-        "SELECT unnest(cast_failures).keyword AS keyword FROM series_all UNION ALL "
-        "SELECT unnest(cast_failures).keyword FROM instances_all) GROUP BY ALL ORDER BY failed DESC, keyword LIMIT 12"
+        "SELECT keyword, count(*)::BIGINT AS failed FROM cast_failures "
+        "GROUP BY keyword ORDER BY failed DESC, keyword LIMIT 12"
     )
     return {str(keyword): int(str(number)) for keyword, number in found.rows}

@@ -22,6 +22,7 @@ from ahi.events import AssociationClosed, ObjectCreated, ObjectRemoved, Unreadab
 from ahi.header_rows import Headed, header_rows
 from ahi.index.catalog import ObjectState
 from ahi.index.store import AlreadyCommittedError
+from ahi.modalities import modality_shown
 from ahi.patients import patient_key_of
 from ahi.reasons import Reason
 
@@ -181,7 +182,7 @@ def rows_of(
             rows.append(row)
             if isinstance(outcome, Header):
                 headers.append(Headed(object_id, item, outcome))
-                report.modalities[str(row["Modality"])] += 1
+                report.modalities[modality_shown(row["Modality"])] += 1
             report.states[str(row["state"])] += 1
             report.bytes_landed += item.size or 0
             report.bytes_read += outcome.bytes_read

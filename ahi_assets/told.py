@@ -41,7 +41,7 @@ def table_metadata(report: IndexReport, name: str, shown: Mapping[str, int]) -> 
         shown: Rows that the index shows now, by table (`ahi.closure.rows_shown`).
     """
     numbers = {"documents": report.documents, "deleted": report.deleted, "stale": report.stale}
-    numbers |= {"quarantined": report.quarantined, "cast_failures": report.cast_failures}
+    numbers |= {"quarantined": report.quarantined, "cast_failures": report.cast_failures[name]}
     said = counts(numbers) | counts(report.modalities, "modality: ")
     said |= {"rows_written": report.rows.get(name, 0)} if name in TABLES else {}
     return said | ({"dagster/row_count": shown[name]} if name in shown else {})

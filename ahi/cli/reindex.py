@@ -64,7 +64,7 @@ def reindex(
         pipeline.index.publish()
     done = {"days": len(days), "documents": report.documents, "quarantined": report.quarantined}
     done["header_keys"] = remade
-    done |= {"cast_failures": report.cast_failures, **dict(report.rows)}
+    done |= {"cast_failures": report.cast_failures.total(), **dict(report.rows)}
     if as_json:
         common.print_json(done)
     else:

@@ -141,7 +141,9 @@ objects = sa.Table(
     sa.Column("is_primary", sa.Boolean, comment="Whether that image set is primary"),
     sa.Column("manifest_line", sa.Integer, comment="Line of its result in the job's success.ndjson or failure.ndjson"),
     sa.Column("batch_id", sa.String, comment="Inbox batch that announced it"),
-    sa.Column("event_id", sa.String, comment="Message of the batch that announced it, by its id in SQS; null: a listing did"),
+    sa.Column(
+        "event_id", sa.String, comment="Message of the batch that announced it, by its id in SQS; null: a listing did"
+    ),
     sa.Column("day", sa.String, nullable=False, comment="Arrival day, YYYY-MM-DD in UTC"),
     # The clock of each hop, in order. `changed_seq` tells publishing which days to write again.
     sa.Column("landed_at", Instant, comment="S3's time of the upload"),

@@ -11,8 +11,9 @@ from urllib.parse import unquote_plus
 import pydicom
 import pytest
 
-from ahi import inbox, uploads
+from ahi import inbox, indexing, uploads
 from ahi.inbox import Queue
+from ahi.overview import overview
 from tests.local_aws.conftest import make_object
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
@@ -101,6 +102,22 @@ def test_reading_headers_takes_a_small_part_of_a_large_object(site):
     batch = site.collect()[0]
     report = uploads.process(site.pipeline, batch)
     assert report.bytes_read <= report.bytes_landed * 0.1
+
+
+def test_what_runs_tell_names_no_modality_that_is_none_and_counts_failed_casts_by_table(site):
+    """It stays in Dagster's event log, where no erasure looks."""
+    odd = make_object(Modality="ROE JANE", SliceThickness="1")
+    site.put("in/odd.dcm", odd.replace(b"DS\x02\x001 ", b"DS\x02\x00x "))
+    (batch,) = site.collect()
+    assert uploads.process(site.pipeline, batch).modalities == {"other": 1}
+    site.drive()
+    assert site.rows("SELECT Modality FROM series") == [("ROE JANE",)]
+    report = indexing.index_again(site.pipeline, batch.day)
+    assert report.modalities == {"other": 1}
+    shown = dict(site.rows("SELECT table_name, count(*) FROM cast_failures WHERE table_name <> 'headers' GROUP BY ALL"))
+    assert shown == {"instances": 1} == {name: n for name, n in report.cast_failures.items() if n}
+    by_keyword = dict(site.rows("SELECT keyword, count(*) FROM cast_failures GROUP BY ALL"))
+    assert overview(site.pipeline.index).cast_failures == by_keyword
 
 
 @pytest.mark.parametrize(
