@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ahi.index.differences import COMPARED
+from ahi.index.keywords_side import SIDES
 from ahi.index.sql import quoted, text
 from ahi.index.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ahi.index.columns import Table
 
@@ -33,6 +34,12 @@ OF_FRAMES = ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 SIDE = ("value", "is_primary", "image_set_ids", "source", "sop_instance_uids", "object_ids")
 PADDING = "' ' || chr(0)"
 UNION = " UNION ALL "
+# What there is of each value of a source, instances or frames.
+_EACH_ONCE = (
+    "bool_or(is_primary) AS is_primary, list_sort(list(DISTINCT image_set_id)) AS image_set_ids, "
+    "'{source}' AS source, list_sort(list(DISTINCT SOPInstanceUID)) AS sop_instance_uids, "
+    "NULL::VARCHAR[] AS object_ids"
+)
 # Headers that say something else than their document: both entities ask them, and comparing is most of the work.
 BESIDE = (
     "SELECT datastore_id, StudyInstanceUID, SeriesInstanceUID, image_set_id, is_primary, SOPInstanceUID, object_id, "
@@ -64,9 +71,9 @@ def conflicts(tables: Mapping[str, Table]) -> View:
             "attribute": "Keyword of the attribute; patient_key of a study whose series have several.",
             "sides": "Each value as text, whether a primary image set is behind it, those image sets, and its source. "
             "document: they show it. header: objects uploaded into them say it, the document does not. instance, "
-            "frame: some of their instances, or frames of enhanced ones, have it, the series shows null (mixed_attrs); "
-            "of these the smallest and the largest value. Of all but document the instances, of headers the objects "
-            "too.",
+            "frame: some of their instances, or frames of enhanced ones, have it, the series or its side table shows "
+            "null (mixed_attrs); of these the smallest and the largest value. Of all but document the instances, "
+            "of headers the objects too.",
         },
     )
 
@@ -129,6 +136,8 @@ def _of_instances(tables: Mapping[str, Table]) -> str:
     if frames := tables.get("frames_functional"):
         of_frames = [column.name for column in frames.columns if column.name in OF_FRAMES]
         found.append(_of_mixed("frame", frames.name, of_frames))
+    if "instance_metadata" in tables:
+        found.append(_of_side_tables([name for name in SIDES if name in tables]))
     side = ", ".join(f"{text(name)}: {name}" for name in SIDE)
     # As numbers where they are numbers.
     place = "{'number': TRY_CAST(value AS DOUBLE), 'words': value, 'source': source}"
@@ -137,6 +146,29 @@ def _of_instances(tables: Mapping[str, Table]) -> str:
         "SELECT datastore_id, 'series' AS entity, entity_id, attribute, "
         f"unnest([{ends}], recursive := true) FROM ({' UNION ALL '.join(found)}) "
         "GROUP BY datastore_id, entity_id, attribute"
+    )
+
+
+def _of_side_tables(names: Sequence[str]) -> str:
+    """Each value once of what side tables call mixed, from the instances' documents: `instances` has no such column.
+
+    What stands in sequences is not found, but by the frames of enhanced objects.
+    """
+    keys = ("datastore_id", "image_set_id", "StudyInstanceUID", "SeriesInstanceUID")
+    mixed = UNION.join(
+        f"SELECT {', '.join(keys)}, is_primary, unnest(mixed_attrs) AS attribute "
+        f"FROM internal.{quoted(name + '_rows')} WHERE mixed_attrs IS NOT NULL"
+        for name in names
+    )
+    said = (
+        f"SELECT {', '.join(f'm.{key}' for key in keys)}, m.SOPInstanceUID, s.is_primary, attribute, "
+        f"trim(json_extract_string(m.metadata_json, attribute), {PADDING}) AS value "
+        f"FROM internal.instance_metadata_rows m JOIN ({mixed}) s "
+        f"ON {' AND '.join(f's.{key} = m.{key}' for key in keys)}"
+    )
+    return (
+        "SELECT datastore_id, SeriesInstanceUID AS entity_id, attribute, value, "
+        f"{_EACH_ONCE.format(source='instance')} FROM ({said}) WHERE value <> '' GROUP BY ALL"
     )
 
 
@@ -150,9 +182,7 @@ def _of_mixed(source: str, table: str, own: list[str]) -> str:
         f"ON s.mixed_attrs IS NOT NULL AND {' AND '.join(f's.{uid} = i.{uid}' for uid in uids)}"
     )
     return (
-        "SELECT datastore_id, entity_id, attribute, value, bool_or(is_primary) AS is_primary, "
-        f"list_sort(list(DISTINCT image_set_id)) AS image_set_ids, {text(source)} AS source, "
-        "list_sort(list(DISTINCT SOPInstanceUID)) AS sop_instance_uids, NULL::VARCHAR[] AS object_ids "
+        f"SELECT datastore_id, entity_id, attribute, value, {_EACH_ONCE.format(source=source)} "
         f"FROM ({known}) UNPIVOT (value FOR attribute IN ({', '.join(map(quoted, own))})) "
         "WHERE list_contains(mixed_attrs, attribute) GROUP BY ALL"
     )

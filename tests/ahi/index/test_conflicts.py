@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from typing import Any
 
@@ -25,6 +26,8 @@ def indexed(index: Index):
         instances: dict[str, dict[str, object]] | None = None,
         *,
         frames: dict[str, list[dict[str, object]]] | None = None,
+        side: dict[str, object] | None = None,
+        documents: dict[str, dict[str, object]] | None = None,
         series_uid: str = SERIES,
         is_primary: bool = True,
         **series: object,
@@ -48,6 +51,14 @@ def indexed(index: Index):
                 for number, values in enumerate(found, 1)
             ]
             files.append(index.write("frames_functional", shown, batch_id=batch_id))
+        if side:
+            files.append(index.write("series_ct", [base | side], batch_id=batch_id))
+        if documents:
+            kept = [
+                base | {"SOPInstanceUID": f"{series_uid}.{one}", "metadata_json": json.dumps(values)}
+                for one, values in documents.items()
+            ]
+            files.append(index.write("instance_metadata", kept, batch_id=batch_id))
         objects = [
             uids | {"object_id": f"o{series_uid}.{one}", "SOPInstanceUID": f"{series_uid}.{one}"} for one in headers
         ]
@@ -124,6 +135,22 @@ def test_what_a_series_calls_mixed_is_shown_with_its_ends(index: Index, indexed)
         ("series", "SliceThickness"): [("100.0", "instance", ["3"]), ("9.0", "instance", ["1", "4"])],
         ("series", "PixelSpacing"): [("[10.0, 10.0]", "instance", ["2"]), ("[9.0, 9.0]", "instance", ["1", "4"])],
         ("series", "BodyPartExamined"): [("CHEST", "header", ["1"]), ("HEAD", "header", ["2"])],
+    }
+
+
+def test_what_a_side_table_calls_mixed_is_shown_as_the_instances_have_it(index: Index, indexed) -> None:
+    documents: dict[str, dict[str, object]] = {
+        "1": {"KVP": "120 ", "ConvolutionKernel": ["B30f", "2"], "FilterType": "A"},
+        "2": {"KVP": "80", "ConvolutionKernel": "B30f", "FilterType": "B"},
+        "3": {"KVP": "no number", "ConvolutionKernel": "B30f"},
+        "4": {"KVP": "120"},
+    }
+    side = {"mixed_attrs": ["ConvolutionKernel", "KVP", "TableSpeed"]}
+    indexed({}, {one: {} for one in documents}, side=side, documents=documents)
+    indexed({}, {"1": {}, "2": {}}, side={"KVP": 1.0}, documents=documents, series_uid="1.2.8")
+    assert sides(index) == {
+        ("series", "KVP"): [("80", "instance", ["2"]), ("no number", "instance", ["3"])],
+        ("series", "ConvolutionKernel"): [("B30f", "instance", ["2", "3"]), ('["B30f","2"]', "instance", ["1"])],
     }
 
 
