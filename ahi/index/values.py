@@ -43,6 +43,8 @@ RANGES = {
 }
 # Free text in which a backslash is a character like any other (PS3.5 table 6.2-1).
 _UNSPLIT = frozenset({"ST", "LT", "UT", "UR"})
+# Text whose leading spaces may mean something; around all other text they are padding (PS3.5 table 6.2-1).
+LEADING_COUNTS = frozenset({"ST", "LT", "UT", "UC", "UR", "UI", "PN"})
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,9 @@ def _text(value: object, vr: str) -> str:
         value = str(value)
     if vr == "PN":
         return value.rstrip(PADDING).rstrip("=")
-    return value.strip(PADDING + "\t\r\n") if vr == "AE" else value.rstrip(PADDING)
+    if vr == "AE":
+        return value.strip(PADDING + "\t\r\n")
+    return value.rstrip(PADDING) if vr in LEADING_COUNTS else value.strip(PADDING)
 
 
 def _number_or_text(value: object) -> str | int | float:
