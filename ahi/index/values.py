@@ -114,16 +114,19 @@ def _datetime(text: str, offset: dt.timezone | None) -> dt.datetime:
     if match is None:
         raise CastError("not a date and time")
     year, month, day, hour, minute, second, fraction, zone = match.groups()
+    if hour is None:
+        # A day or a year is no moment; its first one is nothing that anybody sent.
+        raise CastError("no time of day")
     tzinfo = parse_offset(zone) if zone else offset
     if tzinfo is None:
-        raise CastError("no offset from UTC")
+        raise CastError("the offset from UTC is not valid" if zone else "no offset from UTC")
     try:
         seconds = min(int(second or 0), 59 if second == "60" else 99)
         local = (
             int(year),
-            int(month or 1),
-            int(day or 1),
-            int(hour or 0),
+            int(month),
+            int(day),
+            int(hour),
             int(minute or 0),
             seconds,
             _micros(fraction),

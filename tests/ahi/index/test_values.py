@@ -31,7 +31,7 @@ def one(vr: str, value: object, vm: str = "1", offset: dt.timezone | None = None
         ("TM", "10:15:30", dt.time(10, 15, 30)),
         ("TM", "235960", dt.time(23, 59, 59)),
         ("DT", "20240229101530.25+0100", dt.datetime(2024, 2, 29, 9, 15, 30, 250000, dt.UTC)),
-        ("DT", "2024+0000", dt.datetime(2024, 1, 1, tzinfo=dt.UTC)),
+        ("DT", "2024022910+0100", dt.datetime(2024, 2, 29, 9, tzinfo=dt.UTC)),
         ("DS", " 1.5e-3 ", 0.0015),
         ("DS", "-1000 ", -1000.0),
         ("DS", 7, 7.0),
@@ -75,6 +75,10 @@ def test_scalars(vr, value, expected):
         ("TM", "2561", "no such time"),
         ("TM", "noon", "not a time"),
         ("DT", "20240229101530", "no offset from UTC"),
+        ("DT", "20240229101530+9900", "the offset from UTC is not valid"),
+        ("DT", "2024+0000", "no time of day"),
+        ("DT", "202402", "no time of day"),
+        ("DT", "20240229-0500", "no time of day"),
         ("DT", "yesterday", "not a date and time"),
         ("DS", "1,5", "not a decimal number"),
         ("DS", "nan", "not a decimal number"),
@@ -110,6 +114,10 @@ def test_what_does_not_fit_is_null_with_a_reason(vr, value, reason):
 )
 def test_lists(vr, value, expected):
     assert one(vr, value, vm="1-n") == (expected, [])
+
+
+def test_a_day_without_a_time_is_no_moment_in_any_zone():
+    assert one("DT", "2024", offset=parse_offset("+0530")) == (None, ["no time of day"])
 
 
 def test_the_offset_of_the_object_counts_for_a_time_without_its_own():
