@@ -10,7 +10,7 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ahi.index.values import LEADING_COUNTS, PADDING, RANGES, CastFailure, cast
+from ahi.index.values import LEADING_COUNTS, PADDING, RANGES, CastFailure, cast, has_allowed_number
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -117,7 +117,8 @@ class Caster:
         """Typed values where every value is of the usual form, else None."""
         found: list[Any] | None = None
         if self._is_list and kind is list:
-            found = _decimal_lists(values) if self._is_decimal else None
+            is_usual = self._is_decimal and has_allowed_number(self.column.vm or "", len(values[0]))
+            found = _decimal_lists(values) if is_usual else None
         elif kind is str and self._is_text:
             strip = self._strip
             found = None if "\\" in "".join(values) else [strip(value, PADDING) or None for value in values]

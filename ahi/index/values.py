@@ -31,6 +31,7 @@ _DATE = re.compile(r"(\d{4})([.\-/]?)(\d{2})\2(\d{2})", re.ASCII)
 _TIME = re.compile(r"(\d{2})(?:(:?)(\d{2})(?:\2(\d{2})(?:\.(\d{1,6})\d*)?)?)?", re.ASCII)
 _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})", re.ASCII)
 _DATETIME = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{2})?(\d{2})?(\d{2})?(?:\.(\d{1,6})\d*)?([+-]\d{4})?", re.ASCII)
+_VM = re.compile(r"(\d+)(?:-(?:(\d+)|(\d*)n))?", re.ASCII)
 _AGE = re.compile(r"(\d{1,3})([DWMY])", re.ASCII)
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 RANGES = {
@@ -189,6 +190,26 @@ def _number_or_text(value: object) -> str | int | float:
 
 
 @cache
+def allowed(vm: str) -> tuple[int, float, int]:
+    """Fewest and most values of a VM such as `3`, `1-2`, `2-n` or `2-2n` (PS3.5 6.4), and what their number divides by.
+
+    A VM of another form allows any number.
+    """
+    match = _VM.fullmatch(vm)
+    if match is None:
+        return 0, math.inf, 1
+    low, high, step = match.groups()
+    most = math.inf if step is not None else int(high or low)
+    return int(low), most, int(step or 1)
+
+
+def has_allowed_number(vm: str, n_values: int) -> bool:
+    """Whether an attribute of this VM may have so many values."""
+    low, most, step = allowed(vm)
+    return low <= n_values <= most and n_values % step == 0
+
+
+@cache
 def _scalar(vr: str) -> Callable[[object, dt.timezone | None], object]:
     """Function of one non-empty value and the object's offset from UTC to the typed value of a VR."""
     if vr in {"DS", "FD", "FL"}:
@@ -228,15 +249,29 @@ def cast(column: Column, value: object, failures: list[CastFailure], offset: dt.
             value = value.split("\\")
         scalar = _scalar(vr)
         if column.vm != "1":
-            values = value if isinstance(value, list | tuple) else (value,)
-            cells = [None if _is_empty(one) else scalar(one, offset) for one in values]
-            return cells if any(cell is not None for cell in cells) else None
+            return _several(column.vm or "", value if isinstance(value, list | tuple) else (value,), scalar, offset)
         if isinstance(value, list | tuple):
             return _only(vr, value, scalar, offset)
         return None if _is_empty(value) else scalar(value, offset)
     except CastError as error:
         failures.append(CastFailure(column.name, vr, _raw(value), str(error)))
     return None
+
+
+def _several(
+    vm: str,
+    values: Sequence[object],
+    scalar: Callable[[object, dt.timezone | None], object],
+    offset: dt.timezone | None,
+) -> list[object] | None:
+    """The values of a list; a number of them that the VM has no place for fits no column."""
+    cells = [None if _is_empty(one) else scalar(one, offset) for one in values]
+    if all(cell is None for cell in cells):
+        return None
+    if not has_allowed_number(vm, len(cells)):
+        message = f"{len(cells)} value{'s' if len(cells) > 1 else ''}, {vm} allowed"
+        raise CastError(message)
+    return cells
 
 
 def _only(

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ahi.index.columns import Tier, dicom
-from ahi.index.registry import COLUMNS
-from ahi.index.values import age_years, cast, name_parts, parse_offset, start_utc
+from ahi.index.registry import COLUMNS, TABLES
+from ahi.index.values import age_years, allowed, cast, name_parts, parse_offset, start_utc
 
 
 def one(vr: str, value: object, vm: str = "1", offset: dt.timezone | None = None) -> tuple[object, list[str]]:
@@ -114,6 +115,54 @@ def test_what_does_not_fit_is_null_with_a_reason(vr, value, reason):
 )
 def test_lists(vr, value, expected):
     assert one(vr, value, vm="1-n") == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("vm", "value", "reason"),
+    [
+        ("3", "1\\2", "2 values, 3 allowed"),
+        ("3", [1.0, 2.0, 3.0, 4.0], "4 values, 3 allowed"),
+        ("2", "0.5", "1 value, 2 allowed"),
+        ("2", 0.5, "1 value, 2 allowed"),
+        ("6", "1\\2\\3", "3 values, 6 allowed"),
+        ("1-2", "1\\2\\3", "3 values, 1-2 allowed"),
+        ("2-n", "1", "1 value, 2-n allowed"),
+        ("2-2n", "1\\2\\3", "3 values, 2-2n allowed"),
+        ("3", "1\\2\\3", None),
+        ("3", "1\\\\3", None),
+        ("1-2", "1", None),
+        ("1-2", "1\\2", None),
+        ("2-n", "1\\2\\3", None),
+        ("2-2n", "1\\2\\3\\4", None),
+        ("1-n", "1", None),
+        ("1-n", "1\\2\\3", None),
+    ],
+)
+def test_a_number_of_values_that_the_attribute_cannot_have_does_not_fit(vm, value, reason):
+    typed, reasons = one("DS", value, vm=vm)
+    assert reasons == ([reason] if reason else [])
+    assert (typed is None) == bool(reason)
+
+
+@pytest.mark.parametrize("value", ["", " ", "\\", [None, ""], []])
+def test_no_values_are_not_too_few(value):
+    assert one("DS", value, vm="3") == (None, [])
+
+
+def test_every_vm_of_the_registry_is_understood():
+    vms = {column.vm for table in TABLES.values() for column in table.columns if column.vm}
+    assert {vm: allowed(vm) for vm in vms} == {
+        "1": (1, 1, 1),
+        "2": (2, 2, 1),
+        "3": (3, 3, 1),
+        "4": (4, 4, 1),
+        "6": (6, 6, 1),
+        "1-2": (1, 2, 1),
+        "1-3": (1, 3, 1),
+        "4-5": (4, 5, 1),
+        "1-n": (1, math.inf, 1),
+        "2-n": (2, math.inf, 1),
+    }
 
 
 def test_a_day_without_a_time_is_no_moment_in_any_zone():
