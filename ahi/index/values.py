@@ -337,13 +337,28 @@ def name_parts(name: object) -> dict[str, str | None] | None:
 
 
 def age_years(age: object, birth: object, study: object) -> float | None:
-    """Age in years, from PatientAge (`045Y`, `006M`, `010D`) or else from the dates of birth and study."""
+    """Age in years, from PatientAge (`045Y`, `006M`, `010D`) or else from the dates of birth and study.
+
+    By dates: the years completed, and the part of the year of life that has gone by. So it is whole on birthdays.
+    """
     match = _AGE.fullmatch(age.strip()) if isinstance(age, str) else None
     if match is not None:
         return int(match[1]) * _YEARS[match[2]]
     if isinstance(birth, dt.date) and isinstance(study, dt.date) and study >= birth:
-        return (study - birth).days / 365.25
+        year = study.year if study >= _birthday(birth, study.year) else study.year - 1
+        # Calendars repeat after 400 years, and there is no year 10000.
+        like = year if year < dt.MAXYEAR else year - 400
+        length = _birthday(birth, like + 1) - _birthday(birth, like)
+        return year - birth.year + (study - _birthday(birth, year)) / length
     return None
+
+
+def _birthday(birth: dt.date, year: int) -> dt.date:
+    """The birthday in a year; that of 29 February is 1 March where there is none."""
+    try:
+        return birth.replace(year=year)
+    except ValueError:
+        return dt.date(year, 3, 1)
 
 
 def start_utc(values: Mapping[str, object], date: str, time: str) -> dt.datetime | None:

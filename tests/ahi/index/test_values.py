@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from calendar import isleap
 
 import pytest
 from hypothesis import given
@@ -211,7 +212,33 @@ def test_age(age, expected):
 
 
 def test_age_from_dates():
-    assert age_years(None, dt.date(2000, 1, 1), dt.date(2020, 1, 1)) == pytest.approx(20, abs=0.01)
+    assert age_years(None, dt.date(2000, 1, 1), dt.date(2020, 1, 1)) == 20
+    assert age_years(None, dt.date(1933, 3, 1), dt.date(2023, 3, 1)) == 90
+    assert age_years(None, dt.date(1933, 3, 1), dt.date(2023, 2, 28)) == 89 + 364 / 365
+    assert age_years(None, dt.date(2000, 2, 29), dt.date(2018, 2, 28)) == 17 + 364 / 365
+    assert age_years(None, dt.date(2000, 2, 29), dt.date(2018, 3, 1)) == 18
+    assert age_years(None, dt.date(2000, 2, 29), dt.date(2020, 2, 29)) == 20
+    assert age_years(None, dt.date(9999, 1, 1), dt.date(9999, 12, 31)) == 364 / 365
+    assert age_years(None, dt.date(2000, 1, 2), dt.date(2000, 1, 1)) is None
+
+
+@given(st.dates(), st.integers(0, 120))
+def test_age_is_whole_on_birthdays_and_below_before_them(birth, years):
+    year = birth.year + years
+    if year > dt.MAXYEAR:
+        return
+    is_leap_day = (birth.month, birth.day) == (2, 29)
+    day = dt.date(year, 3, 1) if is_leap_day and not isleap(year) else birth.replace(year=year)
+    assert age_years(None, birth, day) == years
+    if years:
+        assert years - 1 < age_years(None, birth, day - dt.timedelta(days=1)) < years
+
+
+@given(st.dates(), st.dates(), st.integers(1, 800))
+def test_age_grows_from_day_to_day(birth, study, days):
+    study = max(birth, study)
+    if study.toordinal() + days <= dt.date.max.toordinal():
+        assert age_years(None, birth, study) < age_years(None, birth, study + dt.timedelta(days=days))
 
 
 def test_start_of_a_study_needs_the_offset():
