@@ -218,7 +218,7 @@ _WHAT = {
     "series_xa": "series of angiography or fluoroscopy (XA, RF)",
     "series_sm": "series of whole slides",
 }
-_MIXED = derived("mixed_attrs", "VARCHAR[]", _D, "Columns left null because the instances differ.")
+_MIXED = derived("mixed_attrs", "VARCHAR[]", _D, "Columns left null: the instances differ, or a value did not fit.")
 
 
 def side_tables(keys: tuple[Column, ...]) -> tuple[Table, ...]:
