@@ -20,6 +20,7 @@ from ahi.exploded import add_levels, explode_series
 from ahi.exploded.volume import geometry
 from ahi.index.columnar import Rows
 from ahi.index.registry import SCHEMA_VERSION
+from ahi.index.values import PADDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 
 # Rises when the same document may give other rows.
-PARSER_VERSION = "documents-5"
+PARSER_VERSION = "documents-6"
 
 # Documents of one shape that become rows together.
 _TOGETHER = 200
@@ -94,7 +95,7 @@ class Flattened(Generic[K]):
 def patient_key_function(secret: bytes) -> PatientKey:
     """Function of issuer and PatientID to `patient_key`: HMAC-SHA256, as a plain hash of an id can be guessed back.
 
-    Without a PatientID there is no key: nothing tells whose the study is.
+    Without a PatientID there is no key: nothing tells whose the study is. Padding around either makes no other patient.
 
     Raises ValueError for an empty secret.
     """
@@ -106,8 +107,9 @@ def patient_key_function(secret: bytes) -> PatientKey:
         if not (patient_id or "").strip(" \t\r\n\0"):
             return None
         one = keyed.copy()
+        issuer, patient_id = (issuer or "").strip(PADDING), (patient_id or "").strip(PADDING)
         # The length keeps ("A", "BC") and ("AB", "C") apart.
-        one.update(f"{len(issuer or '')}:{issuer or ''}{patient_id}".encode("utf-8", "surrogatepass"))
+        one.update(f"{len(issuer)}:{issuer}{patient_id}".encode("utf-8", "surrogatepass"))
         return one.hexdigest()
 
     return patient_key

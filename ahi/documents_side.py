@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ahi.index.casting import caster
-from ahi.index.keywords_side import DISTINCT, RANGE, SIDES, TABLE_OF_MODALITY
+from ahi.index.keywords_side import DISTINCT, RANGE, SAME, SIDES, TABLE_OF_MODALITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ahi.index.values import CastFailure
 
 Row = dict[str, object]
+Failed = dict[tuple[str, str], "CastFailure"]
+"""What did not fit, once for each attribute and value as sent."""
 
 # Sequences whose items hold attributes of the acquisition: functional groups (PS3.3 C.7.6.16), the radiopharmaceutical
 # (C.8.9.2), optical paths (C.8.12.5), the dose and material of a projection (C.8.7.10).
@@ -45,29 +47,34 @@ def side_row(source: Source, modality: object) -> tuple[str, Row] | None:
         return None
     inside = _inside(source, _WANTED[table])
     row, mixed = dict(source.base), list[str]()
-    failures: dict[tuple[str, str], CastFailure] = {}
+    failures = Failed()
     present = source.keys | source.inherited.keys()
     for side, one in PLANS[table]:
-        values = _values(source, one, failures) if one.name in present else []
+        failed = Failed()
+        values = _values(source, one, failed) if one.name in present else []
         if not values and one.name in inside:
-            values = _found(inside[one.name], one, source, failures)
+            values = _found(inside[one.name], one, source, failed)
         if not values and side.also and (side.also in present or side.also in inside):
-            values = _found([*_also(source, side.also), *inside.get(side.also, ())], one, source, failures)
-        if values:
+            values = _found([*_also(source, side.also), *inside.get(side.also, ())], one, source, failed)
+        failures |= failed
+        # A value that did not fit is another one than those that did, so these are not the series'.
+        if side.rule is SAME and len(failed) + bool(values) > 1:
+            mixed.append(one.name)
+        elif values:
             show(side, values, row, mixed)
     row["mixed_attrs"] = sorted(mixed) or None
     row["cast_failures"] = [failure.as_row() for failure in failures.values()] or None
     return table, row
 
 
-def _values(source: Source, one: Caster, failures: dict[tuple[str, str], CastFailure]) -> list[Any]:
+def _values(source: Source, one: Caster, failed: Failed) -> list[Any]:
     """Typed values of an attribute that the instances, or the levels above, have as their own."""
     own: Failures = {}
     cells = source.typed(one, own)
     if cells is None:
         return []
     for found in own.values():
-        failures |= {(failure.keyword, failure.raw): failure for failure in found}
+        failed |= {(failure.keyword, failure.raw): failure for failure in found}
     is_constant, value = cells
     return [each for each in ([value] if is_constant else value) if each is not None]
 
@@ -76,15 +83,13 @@ def _also(source: Source, name: str) -> list[Any]:
     return _flat(source.raw(name) or ())
 
 
-def _found(
-    values: Sequence[Any], one: Caster, source: Source, failures: dict[tuple[str, str], CastFailure]
-) -> list[Any]:
+def _found(values: Sequence[Any], one: Caster, source: Source, failed: Failed) -> list[Any]:
     """Typed values of those found inside sequences."""
     found: list[CastFailure] = []
     offset = source.offsets[0] if source.offsets else None
     typed = [one.one(value, found, offset) for value in values]
     if found:
-        failures |= {(failure.keyword, failure.raw): failure for failure in found}
+        failed |= {(failure.keyword, failure.raw): failure for failure in found}
     return [value for value in typed if value is not None]
 
 

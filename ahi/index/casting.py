@@ -10,7 +10,7 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ahi.index.values import PADDING, RANGES, CastFailure, cast
+from ahi.index.values import LEADING_COUNTS, PADDING, RANGES, CastFailure, cast, has_allowed_number
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -39,6 +39,7 @@ class Caster:
         "_is_list",
         "_is_text",
         "_needs_offset",
+        "_strip",
         "column",
         "name",
         "remembered",
@@ -50,6 +51,7 @@ class Caster:
         self._is_list = column.vm != "1"
         self._is_decimal = vr in _DECIMAL_VRS
         self._is_text = vr in _TEXT_VRS and not self._is_list
+        self._strip = str.rstrip if vr in LEADING_COUNTS else str.strip
         self._integers = RANGES.get(vr)
         self._needs_offset = vr == "DT"
         self.remembered: dict[object, object] = {}
@@ -115,9 +117,11 @@ class Caster:
         """Typed values where every value is of the usual form, else None."""
         found: list[Any] | None = None
         if self._is_list and kind is list:
-            found = _decimal_lists(values) if self._is_decimal else None
+            is_usual = self._is_decimal and has_allowed_number(self.column.vm or "", len(values[0]))
+            found = _decimal_lists(values) if is_usual else None
         elif kind is str and self._is_text:
-            found = None if "\\" in "".join(values) else [value.rstrip(PADDING) or None for value in values]
+            strip = self._strip
+            found = None if "\\" in "".join(values) else [strip(value, PADDING) or None for value in values]
         elif kind is str and self._is_decimal and not self._is_list:
             found = _decimals(values)
         elif kind is str and self._integers is not None and not self._is_list:

@@ -2,7 +2,8 @@
 
 Does not belong here: finding the values in a document (`ahi.documents_side`).
 A value that is the same in every instance is shown as it is. One that differs by design has a smallest and a largest
-value (`RANGE`), or all its values in order (`DISTINCT`). One that differs by error is null and named in `mixed_attrs`.
+value (`RANGE`), or all its values in order (`DISTINCT`). One that differs by error is null and named in `mixed_attrs`;
+a value that did not fit its column differs from those that did, and is no end and none of all values.
 Enhanced objects have the same keywords in their functional groups (PS3.3 C.7.6.16.2).
 """
 
@@ -217,7 +218,7 @@ _WHAT = {
     "series_xa": "series of angiography or fluoroscopy (XA, RF)",
     "series_sm": "series of whole slides",
 }
-_MIXED = derived("mixed_attrs", "VARCHAR[]", _D, "Columns left null because the instances differ.")
+_MIXED = derived("mixed_attrs", "VARCHAR[]", _D, "Columns left null: the instances differ, or a value did not fit.")
 
 
 def side_tables(keys: tuple[Column, ...]) -> tuple[Table, ...]:

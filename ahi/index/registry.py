@@ -123,7 +123,7 @@ _SERIES_DERIVED = (
     derived("manufacturer_normalised", "VARCHAR", Tier.DEIDENTIFIED, "Manufacturer in one spelling; null if unknown."),
     derived("source_aet", "VARCHAR", Tier.LIMITED, "Application entity that sent the instances, if all agree."),
     derived("study_datetime_utc", "TIMESTAMPTZ", Tier.LIMITED, "Start of the study; null when the offset is unknown."),
-    derived("patient_age_years", "DOUBLE", Tier.LIMITED, "Age at the study, from PatientAge or from the dates."),
+    derived("patient_age_years", "DOUBLE", Tier.LIMITED, "Age at the study, by PatientAge or else birthdays."),
     derived("instance_number_gaps", "INTEGER", Tier.DEIDENTIFIED, "InstanceNumber values missing between the ends."),
     derived("mixed_attrs", "VARCHAR[]", Tier.DEIDENTIFIED, "Columns left null because the instances differ."),
 )

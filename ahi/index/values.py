@@ -31,6 +31,7 @@ _DATE = re.compile(r"(\d{4})([.\-/]?)(\d{2})\2(\d{2})", re.ASCII)
 _TIME = re.compile(r"(\d{2})(?:(:?)(\d{2})(?:\2(\d{2})(?:\.(\d{1,6})\d*)?)?)?", re.ASCII)
 _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})", re.ASCII)
 _DATETIME = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{2})?(\d{2})?(\d{2})?(?:\.(\d{1,6})\d*)?([+-]\d{4})?", re.ASCII)
+_VM = re.compile(r"(\d+)(?:-(?:(\d+)|(\d*)n))?", re.ASCII)
 _AGE = re.compile(r"(\d{1,3})([DWMY])", re.ASCII)
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 RANGES = {
@@ -43,6 +44,8 @@ RANGES = {
 }
 # Free text in which a backslash is a character like any other (PS3.5 table 6.2-1).
 _UNSPLIT = frozenset({"ST", "LT", "UT", "UR"})
+# Text whose leading spaces may mean something; around all other text they are padding (PS3.5 table 6.2-1).
+LEADING_COUNTS = frozenset({"ST", "LT", "UT", "UC", "UR", "UI", "PN"})
 
 
 @dataclass(frozen=True)
@@ -112,16 +115,19 @@ def _datetime(text: str, offset: dt.timezone | None) -> dt.datetime:
     if match is None:
         raise CastError("not a date and time")
     year, month, day, hour, minute, second, fraction, zone = match.groups()
+    if hour is None:
+        # A day or a year is no moment; its first one is nothing that anybody sent.
+        raise CastError("no time of day")
     tzinfo = parse_offset(zone) if zone else offset
     if tzinfo is None:
-        raise CastError("no offset from UTC")
+        raise CastError("the offset from UTC is not valid" if zone else "no offset from UTC")
     try:
         seconds = min(int(second or 0), 59 if second == "60" else 99)
         local = (
             int(year),
-            int(month or 1),
-            int(day or 1),
-            int(hour or 0),
+            int(month),
+            int(day),
+            int(hour),
             int(minute or 0),
             seconds,
             _micros(fraction),
@@ -170,7 +176,9 @@ def _text(value: object, vr: str) -> str:
         value = str(value)
     if vr == "PN":
         return value.rstrip(PADDING).rstrip("=")
-    return value.strip(PADDING + "\t\r\n") if vr == "AE" else value.rstrip(PADDING)
+    if vr == "AE":
+        return value.strip(PADDING + "\t\r\n")
+    return value.rstrip(PADDING) if vr in LEADING_COUNTS else value.strip(PADDING)
 
 
 def _number_or_text(value: object) -> str | int | float:
@@ -179,6 +187,26 @@ def _number_or_text(value: object) -> str | int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CastError("neither text nor a number")
     return value
+
+
+@cache
+def allowed(vm: str) -> tuple[int, float, int]:
+    """Fewest and most values of a VM such as `3`, `1-2`, `2-n` or `2-2n` (PS3.5 6.4), and what their number divides by.
+
+    A VM of another form allows any number.
+    """
+    match = _VM.fullmatch(vm)
+    if match is None:
+        return 0, math.inf, 1
+    low, high, step = match.groups()
+    most = math.inf if step is not None else int(high or low)
+    return int(low), most, int(step or 1)
+
+
+def has_allowed_number(vm: str, n_values: int) -> bool:
+    """Whether an attribute of this VM may have so many values."""
+    low, most, step = allowed(vm)
+    return low <= n_values <= most and n_values % step == 0
 
 
 @cache
@@ -221,15 +249,29 @@ def cast(column: Column, value: object, failures: list[CastFailure], offset: dt.
             value = value.split("\\")
         scalar = _scalar(vr)
         if column.vm != "1":
-            values = value if isinstance(value, list | tuple) else (value,)
-            cells = [None if _is_empty(one) else scalar(one, offset) for one in values]
-            return cells if any(cell is not None for cell in cells) else None
+            return _several(column.vm or "", value if isinstance(value, list | tuple) else (value,), scalar, offset)
         if isinstance(value, list | tuple):
             return _only(vr, value, scalar, offset)
         return None if _is_empty(value) else scalar(value, offset)
     except CastError as error:
         failures.append(CastFailure(column.name, vr, _raw(value), str(error)))
     return None
+
+
+def _several(
+    vm: str,
+    values: Sequence[object],
+    scalar: Callable[[object, dt.timezone | None], object],
+    offset: dt.timezone | None,
+) -> list[object] | None:
+    """The values of a list; a number of them that the VM has no place for fits no column."""
+    cells = [None if _is_empty(one) else scalar(one, offset) for one in values]
+    if all(cell is None for cell in cells):
+        return None
+    if not has_allowed_number(vm, len(cells)):
+        message = f"{len(cells)} value{'s' if len(cells) > 1 else ''}, {vm} allowed"
+        raise CastError(message)
+    return cells
 
 
 def _only(
@@ -295,13 +337,28 @@ def name_parts(name: object) -> dict[str, str | None] | None:
 
 
 def age_years(age: object, birth: object, study: object) -> float | None:
-    """Age in years, from PatientAge (`045Y`, `006M`, `010D`) or else from the dates of birth and study."""
+    """Age in years, from PatientAge (`045Y`, `006M`, `010D`) or else from the dates of birth and study.
+
+    By dates: the years completed, and the part of the year of life that has gone by. So it is whole on birthdays.
+    """
     match = _AGE.fullmatch(age.strip()) if isinstance(age, str) else None
     if match is not None:
         return int(match[1]) * _YEARS[match[2]]
     if isinstance(birth, dt.date) and isinstance(study, dt.date) and study >= birth:
-        return (study - birth).days / 365.25
+        year = study.year if study >= _birthday(birth, study.year) else study.year - 1
+        # Calendars repeat after 400 years, and there is no year 10000.
+        like = year if year < dt.MAXYEAR else year - 400
+        length = _birthday(birth, like + 1) - _birthday(birth, like)
+        return year - birth.year + (study - _birthday(birth, year)) / length
     return None
+
+
+def _birthday(birth: dt.date, year: int) -> dt.date:
+    """The birthday in a year; that of 29 February is 1 March where there is none."""
+    try:
+        return birth.replace(year=year)
+    except ValueError:
+        return dt.date(year, 3, 1)
 
 
 def start_utc(values: Mapping[str, object], date: str, time: str) -> dt.datetime | None:

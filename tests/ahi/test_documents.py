@@ -95,6 +95,26 @@ def test_a_series_of_two():
         assert (row["image_set_version"], row["is_primary"], row["dagster_run_id"]) == (3, True, "run")
 
 
+def test_padding_around_a_value_makes_no_other_value():
+    kind = ["ORIGINAL ", " PRIMARY", " LOCALIZER "]
+    sent = document(instance(1, ImageType=kind), Modality=" CT ", BodyPartExamined=" CHEST ")
+    sent["Patient"]["DICOM"] |= {"PatientID": " ODD007 ", "IssuerOfPatientID": " A "}
+    rows = rows_of(sent)
+    (series,) = rows.rows("series")
+    assert (series["PatientID"], series["patient_key"]) == ("ODD007", KEY("A", "ODD007"))
+    assert (series["Modality"], len(rows.rows("series_ct"))) == ("CT", 1)
+    assert (series["BodyPartExamined"], series["body_part_normalised"]) == ("CHEST", "Chest")
+    assert (series["ImageType"], series["is_localizer"]) == (["ORIGINAL", "PRIMARY", "LOCALIZER"], True)
+    # What came stays as it came.
+    assert json.loads(rows.rows("series_metadata")[0]["patient_json"])["PatientID"] == " ODD007 "
+
+
+def test_padding_makes_no_other_patient_key():
+    assert KEY(" A\0", " ODD007 ") == KEY("A", "ODD007")
+    assert KEY(" ", "ODD007") == KEY(None, "ODD007")
+    assert KEY("A", "ODD 007") != KEY("A", "ODD007")
+
+
 def test_what_differs_by_error_is_null_and_named():
     other = instance(2, Rows=256, ImageType=["DERIVED", "SECONDARY", "LOCALIZER"], PixelSpacing=["1", "1"])
     third = instance(3)

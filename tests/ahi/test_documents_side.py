@@ -54,6 +54,32 @@ def test_what_differs_by_error_is_null_and_named():
     ]
 
 
+@pytest.mark.parametrize(
+    ("sent", "value", "mixed"),
+    [
+        (("120", "NaN", "abc", "x140"), None, ["KVP"]),
+        (("NaN", "120"), None, ["KVP"]),
+        (("NaN", "abc"), None, ["KVP"]),
+        (("NaN", "NaN"), None, None),
+        (("NaN", None, ""), None, None),
+        (("120", None, ""), 120.0, None),
+    ],
+)
+def test_a_value_that_does_not_fit_differs_from_one_that_does(sent, value, mixed):
+    row = side("series_ct", *({"KVP": one, "Exposure": "7"} for one in sent), {"Exposure": "x"}, Modality="CT")
+    assert (row.get("KVP"), row["mixed_attrs"]) == (value, mixed)
+    # The ends are those of what could be read.
+    assert (row["Exposure_min"], row["Exposure_max"]) == (7, 7)
+    bad = {one for one in sent if one and one != "120"}
+    assert {one["raw"] for one in row["cast_failures"]} == bad | {"x"}
+
+
+def test_a_dose_with_its_unit_differs_from_a_dose():
+    items = [{"RadiopharmaceuticalInformationSequence": [{"RadionuclideTotalDose": n}]} for n in ("370 MBq", "5")]
+    row = side("series_pt", *items, Modality="PT")
+    assert (row.get("RadionuclideTotalDose"), row["mixed_attrs"]) == (None, ["RadionuclideTotalDose"])
+
+
 def test_echo_times_and_directions_are_distinct_and_in_order():
     row = side(
         "series_mr",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+from io import BytesIO
 from pathlib import Path
+
+import pydicom
+from pydicom.datadict import dictionary_VR
 
 from ahi.dicom import alike
 from ahi.dicom.headers import BytesSource, Header, read_header
@@ -13,6 +17,13 @@ from ahi.events import ObjectCreated
 from ahi.header_rows import Headed, header_rows
 
 SAMPLES = Path(__file__).parents[2] / "samples"
+PADDED = {
+    "Modality": " CT ",
+    "PatientID": " ODD007 ",
+    "IssuerOfPatientID": " A ",
+    "ImageType": ["ORIGINAL ", "PRIMARY ", " LOCALIZER "],
+    "BodyPartExamined": " CHEST ",
+}
 AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
@@ -44,6 +55,26 @@ def test_each_row_has_the_values_of_its_own_header():
         assert row["patient_key"] == key_of(values.get("IssuerOfPatientID"), values.get("PatientID"))
         assert (row["size_bytes"], row["TransferSyntaxUID"]) == (one.item.size, one.header.transfer_syntax)
         assert row["cast_failures"] == [failure.as_row() for failure in one.header.cast_failures]
+
+
+def test_padding_around_a_value_is_no_part_of_it():
+    dataset = pydicom.dcmread(SAMPLES / "dicom" / "pydicom/CT_small.dcm")
+    for keyword, value in PADDED.items():
+        dataset[keyword] = pydicom.DataElement(keyword, dictionary_VR(keyword), value)
+    file = BytesIO()
+    dataset.save_as(file)
+    header = read_header(BytesSource(file.getvalue()))
+    assert isinstance(header, Header)
+    assert {keyword: header.values[keyword] for keyword in PADDED} == {
+        "Modality": "CT",
+        "PatientID": "ODD007",
+        "IssuerOfPatientID": "A",
+        "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"],
+        "BodyPartExamined": "CHEST",
+    }
+    item = ObjectCreated("bucket", "key", None, "etag", 1, "", AT)
+    (row,) = header_rows([Headed("object", item, header)], key_of := patient_key_function(b"secret"), {})
+    assert row["patient_key"] == key_of("A", "ODD007")
 
 
 def test_no_objects_are_no_rows():

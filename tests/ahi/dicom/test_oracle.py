@@ -12,6 +12,7 @@ import pytest
 
 from ahi.dicom.headers import FileSource, Header, read_header
 from ahi.index.registry import HEADER_KEYWORDS
+from ahi.index.values import LEADING_COUNTS
 
 SAMPLES = Path(__file__).parents[3] / "samples"
 CORPUS = os.environ.get("AHI_DICOM_CORPUS", "")
@@ -39,7 +40,7 @@ def plain(value, column):
         return values if any(one is not None for one in values) else None
     if value is None or not str(value).strip():
         return None
-    text = str(value).rstrip()
+    text = str(value).rstrip() if column.vr in LEADING_COUNTS else str(value).strip()
     if column.vr == "DA":
         date = DA(text.replace(".", ""))
         return dt.date(date.year, date.month, date.day)

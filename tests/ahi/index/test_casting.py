@@ -35,7 +35,7 @@ VRS = [*sorted(_SCALAR_TYPES.keys() - {"US or SS"}), "SQ"]
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(
     vr=st.sampled_from([*VRS, "US or SS"]),
-    vm=st.sampled_from(["1", "1-n", "3"]),
+    vm=st.sampled_from(["1", "1-n", "3", "1-2", "2-n", "2-2n"]),
     values=COLUMN,
     zone=st.sampled_from([None, UTC]),
     again=st.booleans(),

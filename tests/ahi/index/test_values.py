@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
+from calendar import isleap
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ahi.index.columns import Tier, dicom
-from ahi.index.registry import COLUMNS
-from ahi.index.values import age_years, cast, name_parts, parse_offset, start_utc
+from ahi.index.registry import COLUMNS, TABLES
+from ahi.index.values import age_years, allowed, cast, name_parts, parse_offset, start_utc
 
 
 def one(vr: str, value: object, vm: str = "1", offset: dt.timezone | None = None) -> tuple[object, list[str]]:
@@ -31,7 +33,7 @@ def one(vr: str, value: object, vm: str = "1", offset: dt.timezone | None = None
         ("TM", "10:15:30", dt.time(10, 15, 30)),
         ("TM", "235960", dt.time(23, 59, 59)),
         ("DT", "20240229101530.25+0100", dt.datetime(2024, 2, 29, 9, 15, 30, 250000, dt.UTC)),
-        ("DT", "2024+0000", dt.datetime(2024, 1, 1, tzinfo=dt.UTC)),
+        ("DT", "2024022910+0100", dt.datetime(2024, 2, 29, 9, tzinfo=dt.UTC)),
         ("DS", " 1.5e-3 ", 0.0015),
         ("DS", "-1000 ", -1000.0),
         ("DS", 7, 7.0),
@@ -44,7 +46,15 @@ def one(vr: str, value: object, vm: str = "1", offset: dt.timezone | None = None
         ("SS", -5, -5),
         ("US or SS", -5, -5),
         ("AE", "  STORE ", "STORE"),
-        ("LO", " a b \0", " a b"),
+        ("LO", " a b \0", "a b"),
+        ("SH", " a ", "a"),
+        ("CS", " CT ", "CT"),
+        ("LO", " a \\ b ", "a\\b"),
+        ("ST", " a ", " a"),
+        ("LT", " a ", " a"),
+        ("UT", " a ", " a"),
+        ("UC", " a ", " a"),
+        ("UI", "1.2 \0", "1.2"),
         ("LO", "a\\b", "a\\b"),
         ("UT", "a\\b", "a\\b"),
         ("PN", "Doe^Jane==", "Doe^Jane"),
@@ -67,6 +77,10 @@ def test_scalars(vr, value, expected):
         ("TM", "2561", "no such time"),
         ("TM", "noon", "not a time"),
         ("DT", "20240229101530", "no offset from UTC"),
+        ("DT", "20240229101530+9900", "the offset from UTC is not valid"),
+        ("DT", "2024+0000", "no time of day"),
+        ("DT", "202402", "no time of day"),
+        ("DT", "20240229-0500", "no time of day"),
         ("DT", "yesterday", "not a date and time"),
         ("DS", "1,5", "not a decimal number"),
         ("DS", "nan", "not a decimal number"),
@@ -91,6 +105,9 @@ def test_what_does_not_fit_is_null_with_a_reason(vr, value, reason):
     [
         ("CS", "ORIGINAL\\PRIMARY \\\\0015", ["ORIGINAL", "PRIMARY", None, "0015"]),
         ("CS", ["ORIGINAL", ""], ["ORIGINAL", None]),
+        ("CS", "ORIGINAL \\PRIMARY \\ LOCALIZER ", ["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+        ("SH", [" B30f", " "], ["B30f", None]),
+        ("UC", " a\\ b ", [" a", " b"]),
         ("DS", ["0.25", "0.25 "], [0.25, 0.25]),
         ("DS", "0 ", [0.0]),
         ("DS", "\\", None),
@@ -99,6 +116,58 @@ def test_what_does_not_fit_is_null_with_a_reason(vr, value, reason):
 )
 def test_lists(vr, value, expected):
     assert one(vr, value, vm="1-n") == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("vm", "value", "reason"),
+    [
+        ("3", "1\\2", "2 values, 3 allowed"),
+        ("3", [1.0, 2.0, 3.0, 4.0], "4 values, 3 allowed"),
+        ("2", "0.5", "1 value, 2 allowed"),
+        ("2", 0.5, "1 value, 2 allowed"),
+        ("6", "1\\2\\3", "3 values, 6 allowed"),
+        ("1-2", "1\\2\\3", "3 values, 1-2 allowed"),
+        ("2-n", "1", "1 value, 2-n allowed"),
+        ("2-2n", "1\\2\\3", "3 values, 2-2n allowed"),
+        ("3", "1\\2\\3", None),
+        ("3", "1\\\\3", None),
+        ("1-2", "1", None),
+        ("1-2", "1\\2", None),
+        ("2-n", "1\\2\\3", None),
+        ("2-2n", "1\\2\\3\\4", None),
+        ("1-n", "1", None),
+        ("1-n", "1\\2\\3", None),
+    ],
+)
+def test_a_number_of_values_that_the_attribute_cannot_have_does_not_fit(vm, value, reason):
+    typed, reasons = one("DS", value, vm=vm)
+    assert reasons == ([reason] if reason else [])
+    assert (typed is None) == bool(reason)
+
+
+@pytest.mark.parametrize("value", ["", " ", "\\", [None, ""], []])
+def test_no_values_are_not_too_few(value):
+    assert one("DS", value, vm="3") == (None, [])
+
+
+def test_every_vm_of_the_registry_is_understood():
+    vms = {column.vm for table in TABLES.values() for column in table.columns if column.vm}
+    assert {vm: allowed(vm) for vm in vms} == {
+        "1": (1, 1, 1),
+        "2": (2, 2, 1),
+        "3": (3, 3, 1),
+        "4": (4, 4, 1),
+        "6": (6, 6, 1),
+        "1-2": (1, 2, 1),
+        "1-3": (1, 3, 1),
+        "4-5": (4, 5, 1),
+        "1-n": (1, math.inf, 1),
+        "2-n": (2, math.inf, 1),
+    }
+
+
+def test_a_day_without_a_time_is_no_moment_in_any_zone():
+    assert one("DT", "2024", offset=parse_offset("+0530")) == (None, ["no time of day"])
 
 
 def test_the_offset_of_the_object_counts_for_a_time_without_its_own():
@@ -143,7 +212,33 @@ def test_age(age, expected):
 
 
 def test_age_from_dates():
-    assert age_years(None, dt.date(2000, 1, 1), dt.date(2020, 1, 1)) == pytest.approx(20, abs=0.01)
+    assert age_years(None, dt.date(2000, 1, 1), dt.date(2020, 1, 1)) == 20
+    assert age_years(None, dt.date(1933, 3, 1), dt.date(2023, 3, 1)) == 90
+    assert age_years(None, dt.date(1933, 3, 1), dt.date(2023, 2, 28)) == 89 + 364 / 365
+    assert age_years(None, dt.date(2000, 2, 29), dt.date(2018, 2, 28)) == 17 + 364 / 365
+    assert age_years(None, dt.date(2000, 2, 29), dt.date(2018, 3, 1)) == 18
+    assert age_years(None, dt.date(2000, 2, 29), dt.date(2020, 2, 29)) == 20
+    assert age_years(None, dt.date(9999, 1, 1), dt.date(9999, 12, 31)) == 364 / 365
+    assert age_years(None, dt.date(2000, 1, 2), dt.date(2000, 1, 1)) is None
+
+
+@given(st.dates(), st.integers(0, 120))
+def test_age_is_whole_on_birthdays_and_below_before_them(birth, years):
+    year = birth.year + years
+    if year > dt.MAXYEAR:
+        return
+    is_leap_day = (birth.month, birth.day) == (2, 29)
+    day = dt.date(year, 3, 1) if is_leap_day and not isleap(year) else birth.replace(year=year)
+    assert age_years(None, birth, day) == years
+    if years:
+        assert years - 1 < age_years(None, birth, day - dt.timedelta(days=1)) < years
+
+
+@given(st.dates(), st.dates(), st.integers(1, 800))
+def test_age_grows_from_day_to_day(birth, study, days):
+    study = max(birth, study)
+    if study.toordinal() + days <= dt.date.max.toordinal():
+        assert age_years(None, birth, study) < age_years(None, birth, study + dt.timedelta(days=days))
 
 
 def test_start_of_a_study_needs_the_offset():
