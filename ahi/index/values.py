@@ -193,14 +193,16 @@ def _number_or_text(value: object) -> str | int | float:
 def allowed(vm: str) -> tuple[int, float, int]:
     """Fewest and most values of a VM such as `3`, `1-2`, `2-n` or `2-2n` (PS3.5 6.4), and what their number divides by.
 
-    A VM of another form allows any number.
+    Of a list without a fixed length fewer than its least are taken: many files have one value in ImageType, and it
+    means what it says. A VM of another form allows any number.
     """
     match = _VM.fullmatch(vm)
     if match is None:
         return 0, math.inf, 1
     low, high, step = match.groups()
-    most = math.inf if step is not None else int(high or low)
-    return int(low), most, int(step or 1)
+    if high is None and step is None:
+        return int(low), int(low), 1
+    return 0, int(high) if high else math.inf, int(step or 1)
 
 
 def has_allowed_number(vm: str, n_values: int) -> bool:

@@ -127,7 +127,7 @@ def test_lists(vr, value, expected):
         ("2", 0.5, "1 value, 2 allowed"),
         ("6", "1\\2\\3", "3 values, 6 allowed"),
         ("1-2", "1\\2\\3", "3 values, 1-2 allowed"),
-        ("2-n", "1", "1 value, 2-n allowed"),
+        ("2-n", "1", None),
         ("2-2n", "1\\2\\3", "3 values, 2-2n allowed"),
         ("3", "1\\2\\3", None),
         ("3", "1\\\\3", None),
@@ -158,11 +158,11 @@ def test_every_vm_of_the_registry_is_understood():
         "3": (3, 3, 1),
         "4": (4, 4, 1),
         "6": (6, 6, 1),
-        "1-2": (1, 2, 1),
-        "1-3": (1, 3, 1),
-        "4-5": (4, 5, 1),
-        "1-n": (1, math.inf, 1),
-        "2-n": (2, math.inf, 1),
+        "1-2": (0, 2, 1),
+        "1-3": (0, 3, 1),
+        "4-5": (0, 5, 1),
+        "1-n": (0, math.inf, 1),
+        "2-n": (0, math.inf, 1),
     }
 
 
