@@ -44,6 +44,7 @@ def diff(
     from ahi.index.registry import TABLES
     from ahi.index.sql import quoted
 
+    common.refuse_two_forms(as_json=as_json, as_csv=as_csv)
     start, end = moment(first), moment(last)
     if start > end:
         common.fail("FROM is later than TO: give the earlier moment first.")

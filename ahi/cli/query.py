@@ -31,6 +31,7 @@ def query(
     from ahi.index.query import query as ask
     from ahi.index.tiers.build import tier_root
 
+    common.refuse_two_forms(as_json=as_json, as_csv=as_csv)
     settings = common.open_settings()
     try:
         answer = ask(tier_root(settings.index_dir, tier) / "index.duckdb", sys.stdin.read() if sql == "-" else sql)

@@ -6,6 +6,7 @@ Does not belong here: printing (the command line) and the views themselves (`vie
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from ahi.index.sql import literal_path, text
@@ -40,8 +41,19 @@ class QueryResult:
     rows: list[tuple[object, ...]]
 
     def dicts(self) -> list[dict[str, object]]:
-        """The rows by column name."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        """The rows by column name. What is named twice is numbered, as DuckDB numbers the columns of a subquery."""
+        names = _distinct(self.columns)
+        return [dict(zip(names, row, strict=True)) for row in self.rows]
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Each name once: a second `x` is `x_1`, or the first of `x_2`, `x_3` that is free. Case tells nothing apart."""
+    taken, named = set[str](), list[str]()
+    for column in columns:
+        free = (name for name in chain([column], (f"{column}_{n}" for n in count(1))) if name.lower() not in taken)
+        named.append(next(free))
+        taken.add(named[-1].lower())
+    return named
 
 
 def open_index(path: Path) -> duckdb.DuckDBPyConnection:

@@ -19,6 +19,16 @@ def test_an_answer_has_names_types_and_rows(index: Index, put) -> None:
 
 
 @pytest.mark.parametrize(
+    "names",
+    [("x", "x"), ("x", "X", "x"), ("x", "x", "x_1"), ("x_1", "x", "x", "x"), ("x", "x", "x_1", "x"), ("x", "y")],
+)
+def test_columns_of_one_name_are_told_apart_as_duckdb_does(index: Index, names: tuple[str, ...]) -> None:
+    index.publish()
+    sql = f"SELECT {', '.join(f'{number} AS {name}' for number, name in enumerate(names))}"
+    assert index.query(sql).dicts() == [dict(zip(index.query(f"FROM ({sql})").columns, range(len(names)), strict=True))]
+
+
+@pytest.mark.parametrize(
     "sql", ["DESCRIBE series", "SHOW TABLES", "SUMMARIZE series", "EXPLAIN FROM series", "FROM closure"]
 )
 def test_every_way_to_look_is_open(index: Index, sql: str) -> None:
