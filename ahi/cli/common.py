@@ -265,7 +265,7 @@ def print_blocks(columns: Sequence[str], cells: Sequence[Sequence[str]], *, titl
     for number, row in enumerate(cells, 1):
         typer.echo(f"-[ {number} ]-")
         for column, text in zip(columns, row, strict=True):
-            typer.echo(f"{column}: " + text.replace("\n", "\n  "))
+            typer.echo((f"{column}: " if column else "") + text.replace("\n", "\n  "))
     typer.echo()
 
 

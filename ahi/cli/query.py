@@ -34,7 +34,8 @@ def query(
     common.refuse_two_forms(as_json=as_json, as_csv=as_csv)
     settings = common.open_settings()
     try:
-        answer = ask(tier_root(settings.index_dir, tier) / "index.duckdb", sys.stdin.read() if sql == "-" else sql)
+        path = tier_root(settings.index_dir, tier) / "index.duckdb"
+        answer = ask(path, sys.stdin.read() if sql == "-" else sql, tier=tier)
     except IndexQueryError as error:
         common.fail(str(error))
     common.print_answer(answer, as_json=as_json, as_csv=as_csv)

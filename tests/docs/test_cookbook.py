@@ -124,7 +124,7 @@ def test_studies_of_women_are_a_row_for_each_study():
         )
         connection.execute("INSERT INTO series FROM series")
         connection.execute(
-            "CREATE TABLE studies AS SELECT 's' AS datastore_id, '1' AS StudyInstanceUID, DATE '2020-01-01' AS StudyDate, "
-            "24 AS patient_age_years, ['CT'] AS ModalitiesInStudy"
+            "CREATE TABLE studies AS SELECT 's' AS datastore_id, '1' AS StudyInstanceUID, "
+            "DATE '2020-01-01' AS StudyDate, 24 AS patient_age_years, ['CT'] AS ModalitiesInStudy"
         )
         assert len(connection.execute(sql_of("Studies of women")).fetchall()) == 1

@@ -125,6 +125,12 @@ def test_two_forms_of_one_answer_are_refused(home: Path, command: tuple[str, ...
     assert "choose one" in said.stderr
 
 
+def test_a_table_of_a_higher_tier_is_named_so(home: Path) -> None:
+    said = ahi(home, "schema", "conflicts", "--tier", "limited")
+    assert (said.returncode, said.stderr) == (2, "ahi: conflicts is in the identified tier only.\n")
+    assert "There is no table conflict." in ahi(home, "schema", "conflict").stderr
+
+
 def test_markup_in_a_value_is_shown_as_it_is(home: Path) -> None:
     assert "[red]x" in ahi(home, "query", "SELECT '[red]x' AS v").stdout
 
