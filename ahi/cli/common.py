@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import json
+import math
 import os
 import sys
 from contextlib import contextmanager
@@ -159,9 +160,30 @@ def plain(value: object) -> object:
     return str(value)
 
 
+def as_json_value(value: object) -> object:
+    """A value with what JSON has no word for as text, at any depth: strict readers refuse NaN and Infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {_as_json_key(key): as_json_value(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json_value(one) for one in value]
+    return value
+
+
+def _as_json_key(key: object) -> str | int | None:
+    """A key as JSON can hold it: those of a MAP may be of any type."""
+    return key if key is None or isinstance(key, (str, int)) else str(plain(as_json_value(key)))
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """A value as JSON that any reader takes."""
+    return json.dumps(as_json_value(value), default=plain, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
 def print_json(value: object) -> None:
     """Print one JSON document."""
-    typer.echo(json.dumps(value, default=plain, indent=2, ensure_ascii=False))
+    typer.echo(to_json(value, indent=2))
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -169,8 +191,14 @@ def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        nested = (json.dumps(v, default=plain, ensure_ascii=False) if isinstance(v, (list, dict)) else v for v in row)
+        nested = (to_json(v) if isinstance(v, (list, tuple, dict)) else v for v in row)
         writer.writerow(["" if value is None else value for value in nested])
+
+
+def refuse_two_forms(*, as_json: bool, as_csv: bool) -> None:
+    """Complain when both JSON and CSV are asked for, before any work is done."""
+    if as_json and as_csv:
+        fail("--json and --csv are two forms of one answer: choose one.")
 
 
 def print_answer(
@@ -237,7 +265,7 @@ def print_blocks(columns: Sequence[str], cells: Sequence[Sequence[str]], *, titl
     for number, row in enumerate(cells, 1):
         typer.echo(f"-[ {number} ]-")
         for column, text in zip(columns, row, strict=True):
-            typer.echo(f"{column}: " + text.replace("\n", "\n  "))
+            typer.echo((f"{column}: " if column else "") + text.replace("\n", "\n  "))
     typer.echo()
 
 

@@ -93,6 +93,7 @@ def failures(
 
     Examples: `ahi failures`, `ahi failures --csv > failures.csv`
     """
+    common.refuse_two_forms(as_json=as_json, as_csv=as_csv)
     settings = common.open_settings()
     found = list_failures(common.open_index(settings).engine, settings.home)
     if as_json:

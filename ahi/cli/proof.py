@@ -49,7 +49,7 @@ def proof(
         common.print_json([asdict(place) for place in places])
     else:
         shown = [place for place in places if place.n or place.kind != "file" or place.unreadable]
-        common.print_table(("place", "", "holds", "note"), [(one.kind, one.name, one.n, one.note) for one in shown])
+        common.print_table(("place", "name", "holds", "note"), [(one.kind, one.name, one.n, one.note) for one in shown])
         files = sum(place.kind == "file" for place in places)
         typer.echo(f"{common.counted(files, 'file')} read one by one; those without the UID are not listed.")
     unread_ones = common.counted(len(unread), "file" if {one.kind for one in unread} <= {"file"} else "place")

@@ -31,9 +31,11 @@ def query(
     from ahi.index.query import query as ask
     from ahi.index.tiers.build import tier_root
 
+    common.refuse_two_forms(as_json=as_json, as_csv=as_csv)
     settings = common.open_settings()
     try:
-        answer = ask(tier_root(settings.index_dir, tier) / "index.duckdb", sys.stdin.read() if sql == "-" else sql)
+        path = tier_root(settings.index_dir, tier) / "index.duckdb"
+        answer = ask(path, sys.stdin.read() if sql == "-" else sql, tier=tier)
     except IndexQueryError as error:
         common.fail(str(error))
     common.print_answer(answer, as_json=as_json, as_csv=as_csv)

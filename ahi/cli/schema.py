@@ -23,7 +23,7 @@ def schema(
 
     Examples: `ahi schema`, `ahi schema series`, `ahi schema instances --json`, `ahi schema --tier limited`
     """
-    from ahi.index.dictionary import dictionary, markdown
+    from ahi.index.dictionary import dictionary, markdown, only_above
 
     pages = dictionary(tier)
     if as_markdown:
@@ -38,6 +38,8 @@ def schema(
         return
     page = next((page for page in pages if page.name == table), None)
     if page is None:
+        if higher := only_above(tier, table):
+            common.fail(higher)
         common.fail(f"There is no table {table}. There are: {', '.join(page.name for page in pages)}.")
     if as_json:
         common.print_json(asdict(page))

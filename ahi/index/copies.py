@@ -55,7 +55,9 @@ class Copy:
     is_new: bool
 
 
-def refresh_copies(root: Path, tiers: Sequence[Tier], destination: str, *, s3: S3Client | None = None) -> list[Copy]:
+def refresh_copies(
+    root: Path, tiers: Sequence[Tier], destination: str, *, s3: S3Client | None = None, run_id: str = ""
+) -> list[Copy]:
     """Copy each tier that was published and has changed since its newest copy, and remove old copies from a folder.
 
     Args:
@@ -64,6 +66,7 @@ def refresh_copies(root: Path, tiers: Sequence[Tier], destination: str, *, s3: S
         destination: A folder that exists and has the mode that the copies are to have, or `s3://bucket/prefix`. Copies
             in a bucket stay: a lifecycle rule removes them.
         s3: Client for such a one.
+        run_id: Dagster run that makes them, for the metadata of the files.
 
     Raises:
         ExportError: The destination is not there, or not reachable.
@@ -72,10 +75,10 @@ def refresh_copies(root: Path, tiers: Sequence[Tier], destination: str, *, s3: S
         # A process whose umask closes what it makes must not guess who is to read here.
         raise ExportError(f"{destination} is not a folder: make it first, with the mode that its readers need.")
     found = [(tier, tier_root(root, tier) / "index.duckdb") for tier in tiers]
-    return [_refresh(source, tier, destination.rstrip("/"), s3) for tier, source in found if source.exists()]
+    return [_refresh(source, tier, destination.rstrip("/"), s3, run_id) for tier, source in found if source.exists()]
 
 
-def _refresh(source: Path, tier: Tier, destination: str, s3: S3Client | None) -> Copy:
+def _refresh(source: Path, tier: Tier, destination: str, s3: S3Client | None, run_id: str) -> Copy:
     # Of what is there now: a copy that shows more than that is made anew next time, one that shows less would stay.
     digest = digest_of(source)
     above = None if destination.startswith(S3) else Path(destination)
@@ -87,7 +90,8 @@ def _refresh(source: Path, tier: Tier, destination: str, s3: S3Client | None) ->
     if about is None:
         moment = now()
         name = f"{moment:{MOMENT}}-{digest[:8]}"
-        rows = {table.name: table.n_rows for table in export(source, tier, f"{place}/{name}", s3=s3)}
+        tables = export(source, tier, f"{place}/{name}", s3=s3, run_id=run_id)
+        rows = {table.name: table.n_rows for table in tables}
         about = {"folder": name, "tier": tier.value, "made_at": moment.isoformat()}
         about |= {"source_sha256": digest, "rows": rows}
     if above:

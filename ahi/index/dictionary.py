@@ -16,7 +16,7 @@ from ahi.index.picture import by_kind, diagram
 from ahi.index.registry import TABLES
 from ahi.index.tiers.rules import LOWER
 from ahi.index.tiers.views import views_of, write_empty
-from ahi.index.views import public_views, template_statements
+from ahi.index.views import all_macros, public_views, template_statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,6 +104,34 @@ def _shown(tier: Tier) -> dict[str, frozenset[str]]:
     return {name: frozenset(found[view.of or name].columns) for name, view in found.items()}
 
 
+def only_above(tier: Tier, name: str, columns_of: Iterable[str] = ()) -> str:
+    """A sentence if only higher tiers have a view or a macro of a name, or a column in one of some views; else empty.
+
+    Args:
+        tier: The tier that was asked and has it not.
+        name: A view or macro; with `columns_of`, a column.
+        columns_of: Views.
+    """
+    above = list(Tier)[: list(Tier).index(tier)]
+    for one in reversed(above):
+        views = _of_tier(one)
+        if any(name.lower() in views.get(view, ()) for view in columns_of) or (
+            not columns_of and name.lower() in views
+        ):
+            having = [tier.value for tier in above[: above.index(one) + 1]]
+            return f"{name} is in the {' and '.join(having)} {'tier' if len(having) == 1 else 'tiers'} only."
+    return ""
+
+
+def _of_tier(tier: Tier) -> dict[str, frozenset[str]]:
+    """Columns of each view of a tier in lower case, and its macros, which have none."""
+    if tier is not Tier.IDENTIFIED:
+        return {view: frozenset(map(str.lower, columns)) for view, columns in _shown(tier).items()}
+    views = {view.name: view for view in public_views(TABLES)}
+    found = {signature.split("(")[0]: frozenset[str]() for signature, _, _ in all_macros(TABLES)}
+    return found | {name: frozenset(map(str.lower, views[view.of or name].columns)) for name, view in views.items()}
+
+
 def _registered(view: str, name: str) -> Column | None:
     """The registry's column behind a column of a view: of the view's own table, or of the series it is made from."""
     summary = TABLES["series"] if view in ("patients", "studies") else None
@@ -121,11 +149,13 @@ def markdown(pages: Iterable[Page]) -> str:
         "A view `..._all` has the columns of the view without `_all`, and the rows of image sets that are not primary",
         "besides. A view `..._history` has every row that ever was, with `valid_from` and `valid_to`.",
         "",
-        "Any view of image sets, `headers`, `studies` and `patients` can be asked as it was:",
+        "Any view of image sets, `headers`, `studies` and `patients` can be asked as it was, by its indexed documents:",
         "`FROM series_as_of(TIMESTAMPTZ '2026-11-21 12:00:00Z')`, and what changed between two moments:",
         "`FROM series_diff(TIMESTAMPTZ '2026-11-20', now())`, counted by table `FROM diff(...)` or `ahi diff`. Where a",
         "file is attached under a name and not in use, they take the name: `FROM idx.series_as_of(..., db := 'idx')`;",
-        "`diff` needs `USE idx`.",
+        "`diff` needs `USE idx`. Rows shown by their header, before their document was indexed, are in neither: what",
+        "headers there were is `headers_as_of`. Differences are of the image sets that the view shows, the primary",
+        "ones; `FROM series_diff(..., all_sets := true)` has the others, too.",
         "",
         "A column's tier is the lowest one that has it: `deidentified`, `limited`, `identified`. In a lower tier",
         "values may be hashed, coarser or null: `ahi schema series --tier deidentified` says which.",

@@ -72,7 +72,9 @@ class Exported:
     is_inside: bool
 
 
-def export(source: Path, tier: Tier, destination: str, *, s3: S3Client | None = None) -> list[Exported]:
+def export(
+    source: Path, tier: Tier, destination: str, *, s3: S3Client | None = None, run_id: str = ""
+) -> list[Exported]:
     """Copy what a published index shows now.
 
     Args:
@@ -80,6 +82,7 @@ def export(source: Path, tier: Tier, destination: str, *, s3: S3Client | None = 
         tier: Which it is.
         destination: A folder that does not exist or is empty, or `s3://bucket/prefix`.
         s3: Client for such a one.
+        run_id: Dagster run that makes the copy, for the metadata of its files; empty: none does.
 
     Raises:
         IndexNotPublishedError: There is nothing to copy.
@@ -95,7 +98,7 @@ def export(source: Path, tier: Tier, destination: str, *, s3: S3Client | None = 
         # For nobody else, whatever the umask of the person who asked.
         try:
             with export_folder(source.parent, 0o700) as folder:
-                tables = _write(source, tier, folder)
+                tables = _write(source, tier, folder, run_id)
                 _upload(s3, folder, destination)
         except OSError as error:
             raise ExportError(
@@ -108,17 +111,17 @@ def export(source: Path, tier: Tier, destination: str, *, s3: S3Client | None = 
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that the copy appears whole or not at all.
     with export_folder(target.parent) as temporary:
-        tables = _write(source, tier, temporary)
+        tables = _write(source, tier, temporary, run_id)
         temporary.replace(target)
     return tables
 
 
-def _write(source: Path, tier: Tier, folder: Path) -> list[Exported]:
+def _write(source: Path, tier: Tier, folder: Path, run_id: str) -> list[Exported]:
     with spilling(folder) as connection:
         connection.execute(f"ATTACH {text(str(source))} AS source (READ_ONLY)")
         connection.execute("USE source")
         about = {"schema_version": SCHEMA_VERSION, "tier": tier.value, "exported_at": now().isoformat()}
-        about |= _shown(connection, tier)
+        about |= _shown(connection, tier) | ({"run_id": run_id} if run_id else {})
         tables = [_copy(connection, name, folder, about) for name in _names(connection)]
         _index(connection, folder, tables)
         connection.execute("USE memory")

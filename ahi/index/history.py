@@ -9,7 +9,7 @@ which compaction moves what no longer counts. No two commits have the same time,
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ahi.index.columns import Column, Table, Tier
@@ -41,8 +41,14 @@ KEYS = {
 }
 # Columns that say how a row was made: a row made anew with the same values has not changed.
 STAMPS = ("batch_id", "indexed_at", "dagster_run_id", "schema_version", "parser_version", "image_set_version")
+# Views made of the series of a moment, with what names a row of them.
+SUMMARY_KEYS = {"studies": ("datastore_id", "StudyInstanceUID"), "patients": ("datastore_id", "patient_key")}
 # Parameter of the macros: under which name the file is attached, where it is not in use.
 DB = "db := 'main'"
+# Parameter of differences of image sets: whether those that are not primary count too, as in the views `..._all`.
+ALL_SETS = "all_sets := false"
+_DOCUMENTS = "of indexed documents alone: objects that were still shown by their header then stand in headers_as_of"
+_FIRST, _LAST = "from_moment::TIMESTAMPTZ", "to_moment::TIMESTAMPTZ"
 
 
 def history_table(table: Table) -> Table:
@@ -81,6 +87,12 @@ def key_of(table: Table) -> tuple[str, ...]:
     return (*above, *(name for name in own if name not in above))
 
 
+def with_all_sets(tables: Mapping[str, Table]) -> dict[str, str]:
+    """Tables whose rows are of image sets, by the name of the view that shows those of all: primary or not."""
+    of_sets = (name for name, table in tables.items() if any(one.name == "is_primary" for one in table.columns))
+    return {f"{name}_all": name for name in of_sets}
+
+
 def macros(tables: Mapping[str, Table], derived: Iterable[View]) -> list[tuple[str, str, str]]:
     """Table macros of the published file: name with parameters, SELECT, and what it shows.
 
@@ -88,12 +100,16 @@ def macros(tables: Mapping[str, Table], derived: Iterable[View]) -> list[tuple[s
         tables: Parquet tables.
         derived: Views that stand on `main.series` and on nothing else.
     """
+    derived = list(derived)
     found = [macro for table in tables.values() for macro in _as_of(table)]
     for view in derived:
         sql = view.sql.replace("FROM main.series ", f"FROM ({_as_of(tables['series'])[0][1]}) ")
-        found.append((f"{view.name}_as_of(moment, {DB})", sql, f"The view {view.name} as it was at a moment."))
-    found += [macro for table in tables.values() for macro in (_diff(table), _counts(table))]
-    counts = _by_table(tables, "from_moment, to_moment, db := db")
+        found.append((f"{view.name}_as_of(moment, {DB})", sql, f"The view {view.name} as it was, {_DOCUMENTS}."))
+    sources = [_of_table(table) for table in tables.values()] + [
+        _of_summary(view, tables["series"]) for view in derived
+    ]
+    found += [macro for source in sources for macro in (_diff(source), _counts(source))]
+    counts = _by_table([source.name for source in sources], "from_moment, to_moment, db := db")
     comment = "Rows added, changed and deleted between two moments, counted by table."
     return [*found, (f"diff(from_moment, to_moment, {DB})", counts, comment)]
 
@@ -146,7 +162,7 @@ def _as_of(table: Table) -> list[tuple[str, str, str]]:
         f"SELECT * EXCLUDE (valid_from, valid_to){source} FROM {_history(table)} "
         "WHERE valid_from <= moment::TIMESTAMPTZ AND (valid_to IS NULL OR valid_to > moment::TIMESTAMPTZ)"
     )
-    of = "as it was at a moment; rows of headers stand in headers_as_of only." if source else "as it was at a moment."
+    of = f"as it was, {_DOCUMENTS}." if source else "as it was at a moment."
     if "is_primary" not in columns:
         return [(f"{table.name}_as_of(moment, {DB})", sql, f"The view {table.name} {of}")]
     return [
@@ -155,7 +171,58 @@ def _as_of(table: Table) -> list[tuple[str, str, str]]:
     ]
 
 
-def _left(table: Table) -> str:
+@dataclass(frozen=True)
+class _Source:
+    """What differences are asked of.
+
+    Attributes:
+        name: View whose rows they are.
+        parameters: Of its macros, beyond the two moments.
+        relation: Rows of which one moment has more than the other: key `k`, whether it `came`, and what is compared.
+    """
+
+    name: str
+    parameters: str
+    relation: str
+
+
+def _of_table(table: Table) -> _Source:
+    """Rows of a table that came or went; of image sets those that its view shows, so the primary ones."""
+    keys, columns = key_of(table), {column.name for column in table.columns}
+    hidden = names([*keys, *(name for name in STAMPS if name in columns), *(column.name for column in VALIDITY)])
+    has_primary = "is_primary" in columns
+    return _Source(
+        table.name,
+        f"{DB}, {ALL_SETS}" if has_primary else DB,
+        f"SELECT {_packed(keys)} AS k, valid_from > {_FIRST} AS came, * EXCLUDE ({hidden}) FROM {_history(table)} "
+        f"WHERE {_MOVED} AND came = (valid_to IS NULL OR valid_to > {_LAST})"
+        + (" AND (is_primary OR all_sets)" if has_primary else ""),
+    )
+
+
+def _of_summary(view: View, series: Table) -> _Source:
+    """Rows of a view of series at the two moments, of those alone of which a series came or went."""
+    keys, history = SUMMARY_KEYS[view.name], _history(series)
+    both = (
+        f"FROM (SELECT came, s.* FROM {history} s, (VALUES (false, {_FIRST}), (true, {_LAST})) m(came, seen) "
+        f"WHERE valid_from <= seen AND (valid_to IS NULL OR valid_to > seen) AND is_primary AND {_packed(keys)} IN "
+        f"(SELECT {_packed(keys)} FROM {history} WHERE {_MOVED} AND is_primary)) "
+    )
+    source = f", 'document' AS {ROW_SOURCE}, NULL::BIGINT AS {N_PENDING}"
+    sql = view.sql.replace("SELECT ", "SELECT came, ", 1).replace("GROUP BY ", "GROUP BY came, ")
+    sql = sql.replace("FROM main.series ", both.replace("s.*", f"s.*{source}", 1))
+    hidden = names([*keys, *(name for name in STAMPS if name in view.columns)])
+    return _Source(view.name, DB, f"SELECT {_packed(keys)} AS k, * EXCLUDE ({hidden}) FROM ({sql})")
+
+
+def _packed(keys: Iterable[str]) -> str:
+    return f"struct_pack({', '.join(f'{quoted(key)} := {quoted(key)}' for key in keys)})"
+
+
+_MOVED = f"valid_from <= {_LAST} AND (valid_to IS NULL OR valid_to > {_FIRST})"
+
+
+def _left(source: _Source) -> str:
     """CTEs of what only one of two moments has, for `_diff` and `_counts`.
 
     `t` has every key of which a row came or went: how many rows came (`a`) and went (`b`). Of keys that have both, `g`
@@ -165,15 +232,9 @@ def _left(table: Table) -> str:
 
     Columns are named by what they are not: readers parse all macros when they open the file, so short ones matter.
     """
-    keys, columns = key_of(table), {column.name for column in table.columns}
-    packed = ", ".join(f"{quoted(key)} := {quoted(key)}" for key in keys)
-    hidden = names([*keys, *(name for name in STAMPS if name in columns), *(column.name for column in VALIDITY)])
-    first, last = "from_moment::TIMESTAMPTZ", "to_moment::TIMESTAMPTZ"
     return (
         # Not materialized: `t` then reads no column but the keys'.
-        f"WITH r AS NOT MATERIALIZED (SELECT struct_pack({packed}) AS k, valid_from > {first} AS came, "
-        f"* EXCLUDE ({hidden}) FROM {_history(table)} WHERE valid_from <= {last} "
-        f"AND (valid_to IS NULL OR valid_to > {first}) AND came = (valid_to IS NULL OR valid_to > {last})), "
+        f"WITH r AS NOT MATERIALIZED ({source.relation}), "
         "t AS MATERIALIZED (SELECT k, count(*) FILTER (came) AS a, count(*) FILTER (NOT came) AS b FROM r GROUP BY k), "
         "g AS (SELECT * EXCLUDE (came), sum(if(came, 1, -1))::BIGINT AS d FROM "
         "(SELECT k, came, COLUMNS(* EXCLUDE (k, came))::VARCHAR FROM r "
@@ -181,23 +242,23 @@ def _left(table: Table) -> str:
     )
 
 
-def _counts(table: Table) -> tuple[str, str, str]:
+def _counts(source: _Source) -> tuple[str, str, str]:
     """How many rows `_diff` has of each change; nothing is paired for it."""
     sql = (
-        f"{_left(table)} SELECT change, n_rows FROM (SELECT unnest(['added', 'changed', 'deleted']) AS change, "
+        f"{_left(source)} SELECT change, n_rows FROM (SELECT unnest(['added', 'changed', 'deleted']) AS change, "
         "unnest([sum(greatest(a - b, 0)), sum(least(a, b)), sum(greatest(b - a, 0))])::BIGINT AS n_rows "
         "FROM (SELECT a, b FROM t WHERE a = 0 OR b = 0 UNION ALL "
         "SELECT sum(greatest(d, 0)), sum(greatest(-d, 0)) FROM g GROUP BY k)) WHERE n_rows > 0"
     )
-    comment = f"Rows of {table.name} added, changed and deleted between two moments, counted."
-    return f"{table.name}{COUNTS}(from_moment, to_moment, {DB})", sql, comment
+    comment = f"Rows of {source.name} added, changed and deleted between two moments, counted."
+    return f"{source.name}{COUNTS}(from_moment, to_moment, {source.parameters})", sql, comment
 
 
-def _diff(table: Table) -> tuple[str, str, str]:
+def _diff(source: _Source) -> tuple[str, str, str]:
     """Rows that counted at one of two moments only, the two states of a row side by side."""
     sql = (
         # Rows of equal keys are paired in the order of all their values.
-        f"{_left(table)}, p AS (SELECT * EXCLUDE (d, o, i), d > 0 AS came, "
+        f"{_left(source)}, p AS (SELECT * EXCLUDE (d, o, i), d > 0 AS came, "
         "row_number() OVER (PARTITION BY k, d > 0 ORDER BY o) AS n FROM "
         "(SELECT *, g AS o, unnest(range(abs(d))) AS i FROM g)), "
         "c AS (SELECT k, n, list({'attribute': attribute, 'before': before, 'after': after} ORDER BY attribute) "
@@ -210,5 +271,5 @@ def _diff(table: Table) -> tuple[str, str, str]:
         "FROM w LEFT JOIN c USING (k, n) UNION ALL SELECT change, k, NULL FROM (SELECT k, "
         "if(b = 0, 'added', 'deleted') AS change, unnest(range(a + b)) FROM t WHERE a = 0 OR b = 0))"
     )
-    comment = f"Rows of {table.name} added, changed (with what changed) and deleted between two moments."
-    return f"{table.name}_diff(from_moment, to_moment, {DB})", sql, comment
+    comment = f"Rows of {source.name} added, changed (with what changed) and deleted between two moments."
+    return f"{source.name}_diff(from_moment, to_moment, {source.parameters})", sql, comment

@@ -5,9 +5,13 @@ Does not belong here: printing (the command line) and the views themselves (`vie
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
+from ahi.index.columns import Tier
 from ahi.index.sql import literal_path, text
 
 if TYPE_CHECKING:
@@ -40,8 +44,19 @@ class QueryResult:
     rows: list[tuple[object, ...]]
 
     def dicts(self) -> list[dict[str, object]]:
-        """The rows by column name."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        """The rows by column name. What is named twice is numbered, as DuckDB numbers the columns of a subquery."""
+        names = _distinct(self.columns)
+        return [dict(zip(names, row, strict=True)) for row in self.rows]
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Each name once: a second `x` is `x_1`, or the first of `x_2`, `x_3` that is free. Case tells nothing apart."""
+    taken, named = set[str](), list[str]()
+    for column in columns:
+        free = (name for name in chain([column], (f"{column}_{n}" for n in count(1))) if name.lower() not in taken)
+        named.append(next(free))
+        taken.add(named[-1].lower())
+    return named
 
 
 def open_index(path: Path) -> duckdb.DuckDBPyConnection:
@@ -69,13 +84,14 @@ def open_index(path: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def query(path: Path, sql: str, parameters: Sequence[object] = ()) -> QueryResult:
+def query(path: Path, sql: str, parameters: Sequence[object] = (), *, tier: Tier = Tier.IDENTIFIED) -> QueryResult:
     """Answer one SELECT (or DESCRIBE, SHOW, SUMMARIZE, EXPLAIN, PIVOT) from the published index.
 
     Args:
         path: The published `index.duckdb`.
         sql: One statement.
         parameters: Values for its `?`.
+        tier: Whose index it is, for the words of an error.
 
     Raises:
         IndexNotPublishedError: Nothing has been published.
@@ -104,11 +120,56 @@ def query(path: Path, sql: str, parameters: Sequence[object] = ()) -> QueryResul
             advice = "A file of the index is gone, so this publication is too old: ask again."
             raise IndexQueryError(f"{advice} ({own_words(error)})") from None
         except duckdb.CatalogException as error:
-            shown = (str(row[0]) for row in connection.execute("SHOW TABLES").fetchall())
-            names = ", ".join(name for name in shown if not name.endswith(("_all", "_history")))
-            raise IndexQueryError(f"{own_words(error)} The index has: {names}; most also as ..._history.") from None
+            raise IndexQueryError(_without(connection, own_words(error), tier)) from None
         except duckdb.Error as error:
-            raise IndexQueryError(f"The query cannot be run. {own_words(error)}") from None
+            words = own_words(error)
+            higher = _column_above(connection, words, sql, tier)
+            raise IndexQueryError(f"The query cannot be run. {words} {higher}".rstrip()) from None
+
+
+_MISSING = re.compile(
+    r'(?P<kind>[\w ]+) with name (?P<name>.+?) does not exist!(?P<hint> Did you mean "(?P<like>.+?)"\?)?'
+)
+_NO_COLUMN = re.compile(r'(?:column|column named) "(?P<name>[^"]+)"')
+
+
+def _without(connection: duckdb.DuckDBPyConnection, words: str, tier: Tier) -> str:
+    """What to say of a name that the index has not: whether another tier has it, what is like it, what there is."""
+    found = _MISSING.search(words)
+    if found is None or not found["kind"].endswith(("Table", "Table Function")):
+        return words
+    views = _views(connection)
+    macros = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE NOT internal"
+    is_table = found["kind"].endswith("Table")
+    own = views if is_table else [str(row[0]) for row in connection.execute(macros).fetchall()]
+    higher = _above(tier, found["name"])
+    # DuckDB looks at its own tables and functions, too, such as pg_constraint and read_json.
+    if found["hint"] and (higher or found["like"].split(".")[-1] not in own):
+        like = get_close_matches(found["name"], sorted(own), 1)
+        words = words.replace(found["hint"], f' Did you mean "{like[0]}"?' if like and not higher else "")
+    names = ", ".join(name for name in views if not name.endswith(("_all", "_history")))
+    more = "`ahi schema` lists all" if tier is Tier.IDENTIFIED else f"`ahi schema --tier {tier.value}` lists all"
+    return f"{higher or words} The index has: {names}; {more}."
+
+
+def _column_above(connection: duckdb.DuckDBPyConnection, words: str, sql: str, tier: Tier) -> str:
+    """A sentence if a column that the tables of a statement have not is in those of a higher tier."""
+    found = _NO_COLUMN.search(words)
+    asked = {word.lower() for word in re.findall(r"\w+", sql)}
+    used = [view for view in _views(connection) if view in asked] if found else []
+    return _above(tier, found["name"], used) if found and used else ""
+
+
+def _views(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    return [str(row[0]) for row in connection.execute("SHOW TABLES").fetchall()]
+
+
+def _above(tier: Tier, name: str, columns_of: Sequence[str] = ()) -> str:
+    if tier is Tier.IDENTIFIED:
+        return ""
+    from ahi.index.dictionary import only_above
+
+    return only_above(tier, name, columns_of)
 
 
 def own_words(error: Exception) -> str:

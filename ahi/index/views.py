@@ -232,6 +232,11 @@ def _cast_failures(tables: Mapping[str, Table]) -> View:
     )
 
 
+def all_macros(tables: Mapping[str, Table]) -> list[tuple[str, str, str]]:
+    """Every table macro of the published index: name with parameters, SELECT, and what it shows."""
+    return macros(tables, _summaries(tables))
+
+
 def template_statements(tables: Mapping[str, Table], *, is_explained: bool = True) -> list[str]:
     """Everything of the published file that stays the same from one publication to the next.
 
@@ -257,7 +262,7 @@ def template_statements(tables: Mapping[str, Table], *, is_explained: bool = Tru
             for name, comment in view.columns.items()
             if not view.of or name not in views[view.of].columns
         ]
-    for signature, sql, comment in macros(tables, _summaries(tables)) if is_explained else ():
+    for signature, sql, comment in all_macros(tables) if is_explained else ():
         statements.append(f"CREATE MACRO main.{signature} AS TABLE {sql}")
         statements.append(f"COMMENT ON MACRO TABLE main.{signature.split('(')[0]} IS {text(comment)}")
     return statements

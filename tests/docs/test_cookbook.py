@@ -78,3 +78,53 @@ def test_reports_are_in_the_order_of_the_document():
     with duckdb.connect() as connection:
         rows = connection.execute(f"SELECT item_path FROM {paths} ORDER BY {order}").fetchall()
     assert [path for (path,) in rows] == ["1", "1.1", "1.1.1", "1.2", "1.10"]
+
+
+def sql_of(title: str) -> str:
+    (sql,) = (found["sql"] for found in QUESTION.finditer(PAGE.read_text()) if found["title"].startswith(title))
+    return str(sql)
+
+
+def test_lossy_images_are_those_whose_syntax_or_flag_says_so():
+    """No sample has every transfer syntax."""
+    lossy = {"50", "51", "81", "100", "100.1", "102", "108"}
+    told = lossy | {"57", "70", "80", "90", "91", "201", "203"}
+    rows = [(one, None) for one in told] + [(one, "01") for one in ("91", "203")] + [("90", "00")]
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE series (image_set_id INTEGER, Modality VARCHAR)")
+        connection.execute("INSERT INTO series VALUES (1, 'CT')")
+        connection.execute(
+            "CREATE TABLE instances (image_set_id INTEGER, TransferSyntaxUID VARCHAR, LossyImageCompression VARCHAR)"
+        )
+        connection.executemany("INSERT INTO instances VALUES (1, '1.2.840.10008.1.2.4.' || ?, ?)", rows)
+        found = connection.execute(sql_of("Lossy images")).fetchall()
+    assert {uid.removeprefix("1.2.840.10008.1.2.4.") for _, uid, _ in found} == lossy | {"91", "203"}
+
+
+def test_an_instance_is_imported_twice_in_one_series_by_two_uploads():
+    columns = "state, association_prefix, shard_key, batch_id, StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID"
+    rows = [
+        # One upload twice, two series, two uploads, one that failed, and three without an association.
+        *[("imported", "a", None, "1", "1", "2", "3")] * 2,
+        *[("imported", one, None, "1", "1", one, "4") for one in "ab"],
+        *[("imported", one, None, "1", "1", "2", "5") for one in "ab"],
+        *[(state, state, None, "1", "1", "2", "6") for state in ("imported", "failed")],
+        *[("imported", None, None, one, "1", "2", "7") for one in "123"],
+    ]
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE objects ({columns.replace(',', ' VARCHAR,')} VARCHAR)")
+        connection.executemany("INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        assert connection.execute(sql_of("Which instances are imported twice")).fetchall() == [(2, 3)]
+
+
+def test_studies_of_women_are_a_row_for_each_study():
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TABLE series AS SELECT 's' AS datastore_id, '1' AS StudyInstanceUID, 'F' AS PatientSex"
+        )
+        connection.execute("INSERT INTO series FROM series")
+        connection.execute(
+            "CREATE TABLE studies AS SELECT 's' AS datastore_id, '1' AS StudyInstanceUID, "
+            "DATE '2020-01-01' AS StudyDate, 24 AS patient_age_years, ['CT'] AS ModalitiesInStudy"
+        )
+        assert len(connection.execute(sql_of("Studies of women")).fetchall()) == 1

@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -98,6 +99,36 @@ def test_answers_as_table_json_and_csv(home: Path) -> None:
     ]
     rows = list(csv.DictReader(io.StringIO(ahi(home, "query", "-", "--csv", stdin=sql).stdout)))
     assert rows == [{"n": "1", "list": '["a", "b"]', "day": "2024-02-29", "nothing": ""}]
+
+
+def strictly(text: str) -> Any:
+    """JSON as strict readers take it, which know no NaN and no Infinity."""
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_json_has_every_column_and_strict_readers_take_it(home: Path) -> None:
+    sql = "SELECT 1 AS x, 2 AS x, 'nan'::DOUBLE AS n, ['inf'::DOUBLE, 1.5] AS list, {'a': '-inf'::FLOAT} AS struct, "
+    sql += "MAP {DATE '2024-02-29': 'nan'::DOUBLE} AS map"
+    (answer,) = strictly(ahi(home, "query", sql, "--json").stdout)
+    assert list(answer.items()) == [
+        *(("x", 1), ("x_1", 2), ("n", "NaN"), ("list", ["Infinity", 1.5])),
+        *(("struct", {"a": "-Infinity"}), ("map", {"2024-02-29": "NaN"})),
+    ]
+    (row,) = csv.DictReader(io.StringIO(ahi(home, "query", sql, "--csv").stdout))
+    assert strictly(row["list"]) == ["Infinity", 1.5]
+
+
+@pytest.mark.parametrize("command", [("query", "SELECT 1"), ("diff", "2020-01-01"), ("failures",)])
+def test_two_forms_of_one_answer_are_refused(home: Path, command: tuple[str, ...]) -> None:
+    said = ahi(home, *command, "--csv", "--json")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "choose one" in said.stderr
+
+
+def test_a_table_of_a_higher_tier_is_named_so(home: Path) -> None:
+    said = ahi(home, "schema", "conflicts", "--tier", "limited")
+    assert (said.returncode, said.stderr) == (2, "ahi: conflicts is in the identified tier only.\n")
+    assert "There is no table conflict." in ahi(home, "schema", "conflict").stderr
 
 
 def test_markup_in_a_value_is_shown_as_it_is(home: Path) -> None:

@@ -41,6 +41,12 @@ def test_what_cannot_be_read_is_no_proof(home: Path) -> None:
     assert [place["name"] for place in json.loads(said.stdout) if place["unreadable"]] == ["index.duckdb"]
 
 
+def test_every_line_of_a_narrow_record_has_its_name(home: Path) -> None:
+    said = ahi(home, "proof", "--no-lake", UID, env={"COLUMNS": "40"})
+    assert "name: archive_corrections" in said.stdout
+    assert not [line for line in said.stdout.splitlines() if line.startswith(":")]
+
+
 def test_copies_in_a_folder_are_searched_and_those_in_a_bucket_named(home: Path, tmp_path: Path) -> None:
     left = tmp_path / "copies" / "limited" / "latest.json"
     left.parent.mkdir(parents=True)

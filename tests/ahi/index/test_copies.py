@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from ahi.index import copies
@@ -55,6 +56,15 @@ def test_a_copy_is_made_after_each_change_and_young_ones_stay(index: Index, put,
     assert json.loads((folder / "latest.json").read_text())["folder"] == made[-1]
     assert pl.read_parquet(folder / "current" / "series.parquet").height == 4
     subprocess.run("sha256sum -c --strict --quiet *.sha256", shell=True, cwd=folder / "current", check=True)
+
+
+@pytest.mark.parametrize("run_id", ["run7", ""])
+def test_the_files_of_a_copy_name_the_run_that_made_them(index: Index, put, out: Path, run_id: str) -> None:
+    put("one", {"a": 1})
+    index.publish()
+    (copy,) = refresh_copies(index.root, TIERS[:1], str(out), run_id=run_id)
+    for path in Path(copy.place).glob("*.parquet"):
+        assert pq.read_metadata(path).metadata.get(b"run_id", b"").decode() == run_id, path
 
 
 def test_old_copies_go_with_what_was_erased_also_when_nothing_is_new(

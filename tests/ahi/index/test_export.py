@@ -54,6 +54,7 @@ def test_a_copy_holds_the_current_rows_sorted_by_study(full: Index, tmp_path: Pa
     published = full.query("SELECT seq, published_at FROM index_info").rows
     told = (int(metadata[b"seq"]), dt.datetime.fromisoformat(metadata[b"published_at"].decode()))
     assert ([told], metadata[b"dagster_run_id"]) == (published, b"run7")
+    assert b"run_id" not in metadata, "no run made this copy"
     subprocess.run("sha256sum -c --strict --quiet *.sha256", shell=True, cwd=tmp_path / "copy", check=True)
     assert not list(tmp_path.glob(".export-*"))
     readme = (tmp_path / "copy" / "README.txt").read_text()

@@ -55,10 +55,7 @@ def story(index: Index, put: Callable[..., object]) -> Callable[[int, int], list
                 index.publish()
                 index.compact() if kind == "compact" else index.expire()
                 continue
-            with index.snapshot() as connection:
-                at = connection.scalar(sa.select(sa.func.max(c.commits.c.committed_at)))
-            assert at is not None
-            moments.append((at, dict(now)))
+            moments.append((newest(index), dict(now)))
         return moments
 
     return tell
@@ -78,6 +75,14 @@ def as_of(connection: duckdb.DuckDBPyConnection, moment: dt.datetime) -> State:
 def diff(connection: duckdb.DuckDBPyConnection, first: dt.datetime, last: dt.datetime) -> dict[str, tuple[str, object]]:
     sql = "SELECT image_set_id, change, changes FROM series_diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ)"
     return {name: (change, changes) for name, change, changes in connection.execute(sql, [first, last]).fetchall()}
+
+
+def newest(index: Index) -> dt.datetime:
+    """Time of the newest commit."""
+    with index.snapshot() as connection:
+        at = connection.scalar(sa.select(sa.func.max(c.commits.c.committed_at)))
+    assert at is not None
+    return at
 
 
 def expected(before: State, after: State) -> dict[str, tuple[str, object]]:
@@ -170,7 +175,74 @@ def test_summaries_and_headers_as_of(index: Index, put) -> None:
         changed = f"SELECT count(*) FROM idx.series_diff({at}, now(), db := 'idx')"
         assert connection.execute(changed).fetchall() == [(1,)]
     counts = index.query(f"SELECT table_name, change, n_rows FROM diff({at}, now()) ORDER BY 1").rows
-    assert counts == [("instances", "deleted", 2), ("series", "deleted", 1)]
+    assert counts == [
+        (name, "deleted", n) for name, n in (("instances", 2), ("patients", 1), ("series", 1), ("studies", 1))
+    ]
+
+
+def test_studies_and_patients_change_with_their_series(index: Index, put) -> None:
+    """Rows without PatientID are of patients of their own, and have no key to be told apart by."""
+    put("one", {"a": 1}, StudyDescription="knee", patient_key="p", StudyInstanceUID="1")
+    put("two", {"b": 1, "c": 1}, StudyDescription="hip", patient_key=None, StudyInstanceUID="2")
+    put("three", {"d": 1}, patient_key=None, StudyInstanceUID="3")
+    first = newest(index)
+    put("anew", {"d": 1}, replace=True, patient_key=None, StudyInstanceUID="3")
+    put("more", {"a": 2, "e": 3}, StudyDescription="knee left", patient_key="p", StudyInstanceUID="1")
+    put("side", {"x": 5}, is_primary=False, patient_key="p", StudyInstanceUID="1")
+    put("new", {"f": 1}, patient_key="q", StudyInstanceUID="4")
+    with index.commit(kind="bury") as commit:
+        for name in "bc":
+            commit.bury("store", name, version=None, reason="gone", at=first)
+    last = newest(index)
+    for _ in range(2):
+        index.publish()
+        span, sql = [first, last], "FROM {}_diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ) ORDER BY ALL"
+        *others, (_, _, uid, changes) = sorted(
+            index.query(sql.format("studies"), span).rows, key=lambda row: row[2] == "1"
+        )
+        assert sorted(others) == [("added", "store", "4", None), ("deleted", "store", "2", None)]  # type: ignore[type-var]
+        told = {one["attribute"]: (one["before"], one["after"]) for one in changes}  # type: ignore[attr-defined]
+        assert (uid, told) == (
+            "1",
+            {
+                "NumberOfStudyRelatedInstances": ("1", "5"),
+                "NumberOfStudyRelatedSeries": ("1", "2"),
+                "StudyDescription": ("knee", "knee left"),
+            },
+        )
+        patients = [row[:3] for row in index.query(sql.format("patients"), span).rows]
+        assert patients == [("added", "store", "q"), ("changed", "store", "p"), ("deleted", "store", None)]
+        counts = index.query("FROM diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ)", span).rows
+        found = {(name, change): n for name, change, n in counts if name in ("studies", "patients")}
+        assert found == {(name, one): 1 for name in ("studies", "patients") for one in ("added", "changed", "deleted")}
+        with duckdb.connect() as connection:
+            connection.execute(f"ATTACH '{index.path}' AS idx (READ_ONLY)")
+            asked = "SELECT change FROM idx.studies_diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ, db := 'idx') ORDER BY ALL"
+            assert connection.execute(asked, span).fetchall() == [("added",), ("changed",), ("deleted",)]
+        index.compact_files = 2
+        index.compact()
+
+
+def test_differences_are_of_the_image_sets_that_the_view_shows(index: Index, put) -> None:
+    put("one", {"a": 1, "b": 1})
+    first = newest(index)
+    put("aside", {"a": 2, "x": 1}, is_primary=False)
+    put("more", {"b": 2})
+    index.publish()
+    sql = "SELECT image_set_id, change FROM series_diff(?::TIMESTAMPTZ, now(){}) ORDER BY 1"
+    assert index.query(sql.format(""), [first]).rows == [("a", "deleted"), ("b", "changed")]
+    everything = index.query(sql.format(", all_sets := true"), [first]).rows
+    assert everything == [("a", "changed"), ("b", "changed"), ("x", "added")]
+    shown, before = (index.query(f"SELECT count(*) FROM series_as_of({at})").rows for at in ("now()", f"'{first}'"))
+    assert (before, shown) == ([(2,)], [(1,)])
+
+
+def test_macros_say_that_headers_are_not_in_a_past_moment(index: Index) -> None:
+    index.publish()
+    comments = index.query("SELECT function_name, comment FROM duckdb_functions() WHERE function_name LIKE '%_as_of'")
+    of = {name: str(comment) for name, comment in comments.rows}
+    for name in ("studies", "patients", "series", "instances_all"):
+        assert "headers_as_of" in of[f"{name}_as_of"], name
 
 
 def test_only_tables_with_rows_of_a_batch_get_dead_keys(index: Index, put) -> None:
