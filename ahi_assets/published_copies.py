@@ -39,7 +39,9 @@ def published_copies(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResu
     s3 = pipeline.aws.s3 if settings.copies_to.startswith(S3) else None
     with domain_errors():
         try:
-            copies = refresh_copies(settings.index_dir, settings.copies_tiers, settings.copies_to, s3=s3)
+            copies = refresh_copies(
+                settings.index_dir, settings.copies_tiers, settings.copies_to, s3=s3, run_id=pipeline.run_id
+            )
         except ExportError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
     there = {copy.tier for copy in copies}

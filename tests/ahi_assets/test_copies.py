@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pyarrow.parquet as pq
 import pytest
 
 from ahi.index.columns import Tier
@@ -41,7 +42,10 @@ def test_the_asset_says_what_it_copied_and_what_was_never_published(
     assert "make it first" in str(failure.step_failure_data.error)
     out.mkdir()
     site.pipeline.index.publish()
-    said = metadata_of(copied(site, instance))
+    made = copied(site, instance)
+    said = metadata_of(made)
+    file = next((out / Tier.IDENTIFIED / "current").rglob("*.parquet"))
+    assert pq.read_metadata(file).metadata[b"run_id"] == made.run_id.encode()
     assert said["deidentified: not published"] is True
     assert said["identified: is new"] is True
     assert (out / Tier.IDENTIFIED / "current").resolve().name in said["identified: place"]
