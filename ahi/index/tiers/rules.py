@@ -26,12 +26,18 @@ sends names in a SeriesDescription sends them into this tier, which is why it as
 
 Dates:
 
-- `year` (default): of each date the year, as its 1 January. Times of day are out.
-- `shift`: dates of a patient moved back by the same 1 to 365 whole days, from a keyed hash of the patient; times of
-  day are out. Dates that are not of the patient (calibration, creation of the object) and those of an unknown patient
-  have the year only. In PS3.15 annex E this is the Retain Longitudinal Temporal Information with Modified Dates
-  Option. Whoever knows the day of one event of a patient knows the shift, and if an event was on the same day for many
-  (a batch of derived series), their shifts beside each other. Do not give out both kinds: the year narrows the shift.
+Only dates of DICOM (VR DA) cross: days of the clock on the wall. Times of day, moments and the offset from UTC are out.
+Moments are kept in UTC: where their day or year is not that of the date beside them, the two tell the hour, and at a
+turn of the year the day.
+
+- `year` (default): of each date the year, as its 1 January. Where two dates of one study have different years, the
+  study or its processing went on from one year into the other: of a short one that tells the day.
+- `shift`: dates of a patient moved back by the same 1 to 365 whole days, from a keyed hash of the patient. Dates that
+  are not of the patient (calibration, creation of the object) and those of an unknown patient are out: their real year
+  beside a moved date would narrow the shift, with each study more. In PS3.15 annex E this is the Retain Longitudinal
+  Temporal Information with Modified Dates Option. Whoever knows the day of one event of a patient knows the shift, and
+  if an event was on the same day for many (a batch of derived series), their shifts beside each other. Do not give out
+  both kinds: the year narrows the shift.
 
 The folder of a tier also tells when files appear and which rows came together, and its views in which columns nobody
 has sent a value: give out copies (`ahi export --tier`).
@@ -155,17 +161,12 @@ _REPORTED = {
 # many patients: moved, it would tell how far the shifts of two patients lie apart.
 _OF_THE_PATIENT = frozenset(
     (
-        "study_datetime_utc",
         "StudyDate",
         "SeriesDate",
         "ContentDate",
         "AcquisitionDate",
-        "AcquisitionDateTime",
         "PerformedProcedureStepStartDate",
-        "RadiopharmaceuticalStartDateTime",
         "RTPlanDate",
-        "FrameAcquisitionDateTime",
-        "FrameReferenceDateTime",
     )
 )
 # Numbers whose meaning a code in the same row says: columns of that code and of the unit.
@@ -188,8 +189,8 @@ _DEIDENTIFIED: dict[str, Rule | None] = {
     "datastore_id": _HASH,
     "image_set_id": _HASH,
     "patient_age_years": Rule(How.AGE),
-    "study_datetime_utc": Rule(How.DATE),
-    "TimezoneOffsetFromUTC": Rule(How.PATTERN, pattern=r"[+-](0\d|1[0-4])[0-5]\d"),
+    # The region, and beside a moment or a change of the offset the hour. No reviewed value opens it.
+    "TimezoneOffsetFromUTC": None,
     "Manufacturer": Rule(How.VENDOR),
     "schema_version": Rule(How.PATTERN, pattern=r"\d{1,4}"),
     "parser_version": Rule(How.PATTERN, pattern=r"(documents|headers)-\d{1,4}"),
@@ -239,16 +240,19 @@ def _deidentified(table: Table, column: Column, policy: Policy) -> Rule | None:
         return Rule(How.CODED) if column.tier is Tier.DEIDENTIFIED else None
     if kind == "VARCHAR":
         return _text(table, column, policy)
-    if kind in ("DATE", "TIMESTAMPTZ"):
-        return _date(column)
+    if kind == "DATE":
+        return _date(column, policy)
     return _number(table, column) if kind in _NUMBERS else None
 
 
-def _date(column: Column) -> Rule | None:
-    # Derived times need a line of their own above: they may tell of the pipeline instead of the patient.
+def _date(column: Column, policy: Policy) -> Rule | None:
+    # Derived dates need a line of their own above: they may tell of the pipeline instead of the patient. A TIMESTAMPTZ
+    # has no rule at all: its year in UTC once stood beside that of the local StudyDate, and told New Year's morning.
     if column.tag is None:
         return None
-    return Rule(How.DATE if column.name in _OF_THE_PATIENT else How.YEAR)
+    if column.name in _OF_THE_PATIENT:
+        return Rule(How.DATE)
+    return Rule(How.YEAR) if policy.dates is Dates.YEAR else None
 
 
 def _number(table: Table, column: Column) -> Rule | None:
@@ -283,7 +287,8 @@ def _code_part(table: Table, column: Column) -> Rule | None:
 
 
 def _terms(table: Table) -> dict[str, frozenset[str]]:
-    columns = frozenset(column.name for column in table.columns)
+    # Of a series with two offsets, that it has them tells the night when the clocks changed.
+    columns = frozenset(column.name for column in table.columns) - {"TimezoneOffsetFromUTC"}
     return TERMS | {"mixed_attrs": columns, "reason_not_regular": columns}
 
 

@@ -176,8 +176,10 @@ class Projection:
                 shown = pa.StructArray.from_arrays(_coded(*fields), fields=list(array.type), mask=array.is_null())
             case How.AGE:
                 shown = pc.min_element_wise(pc.floor(array), pa.scalar(OLDEST), skip_nulls=False)
-            case How.DATE | How.YEAR:
-                shown = _dates(array, days if rule.how is How.DATE else None)
+            case How.DATE:
+                shown = _dates(array, days)
+            case How.YEAR:
+                shown = _dates(array, None)
             case How.LABEL:
                 # Wider first: the smallest of 32 bits has no absolute value in them.
                 is_small = pc.less_equal(pc.abs(array.cast(pa.int64())), pa.scalar(LARGEST_LABEL))
@@ -250,17 +252,13 @@ def _coded(codes: Sequence[Any], schemes: Sequence[Any]) -> list[Array]:
 
 
 def _dates(array: Array, days: Array | None) -> Array:
-    """Dates moved back, or their year where nobody knows by how much. What is finer than a day is left out."""
+    """The year of dates; with days, dates moved back by these, null where nobody knows by how many."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    day = pc.floor_temporal(array, unit="day").cast(pa.timestamp("us")).cast(pa.date32())
-    year = pc.floor_temporal(day, unit="year").cast(pa.date32())
-    if days is not None:
-        moved = pc.subtract(day.cast(pa.int32()), days).cast(pa.date32())
-        day = pc.if_else(days.is_valid(), moved, year)
-    else:
-        day = year
-    if pa.types.is_timestamp(array.type):
-        return day.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
-    return day
+    if not pa.types.is_date32(array.type):
+        # The day of a moment is that of UTC, which beside a local one tells the hour.
+        raise NotImplementedError(f"No date rule is known for {array.type}.")
+    if days is None:
+        return pc.floor_temporal(array, unit="year").cast(pa.date32())
+    return pc.subtract(array.cast(pa.int32()), days).cast(pa.date32())
