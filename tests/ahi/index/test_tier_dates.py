@@ -46,7 +46,8 @@ def sent(column: Column, moment: Moment) -> object:
 def shown(name: str, policy: Policy, moments: Sequence[Moment], patient: str | None = "p") -> list[tuple[object, ...]]:
     """Rows of a table as the tier has them, one for each moment."""
     table = SETS[name]
-    projection = Projection(table, TIER, Keys(b"s", TIER), policy, lambda sets: dict.fromkeys(sets, patient or "p"))
+    keys = Keys(b"s", TIER)
+    projection = Projection(table, TIER, keys, policy, lambda sets: dict.fromkeys(sets, patient or "p"), 2026)
     kinds = {column.name: arrow_type(column.duckdb_type) for column in table.columns}
     columns = {column.name: column for column in table.columns}
     batch = {
