@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     # The stubs do not know the kinds of arrays.
     Array = Any
 
-OLDEST = 90.0
 # A day as DICOM writes it, and what may follow: hours, minutes, seconds.
 _DAY = re.compile(r"(18|19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])\d*")
 _YEARS = range(1800, 2100)
@@ -30,27 +29,21 @@ _TIMES = {
 }
 
 
-def measured(
-    values: Array, codes: Sequence[Any], schemes: Sequence[Any], units: Sequence[Any], unit_schemes: Sequence[Any]
-) -> Array:
-    """Numbers under a concept of the standard under which none names somebody or a day; ages in whole years."""
+def measured(values: Array, codes: Sequence[Any], schemes: Sequence[Any]) -> Array:
+    """Numbers under a concept of the standard under which none names somebody, an age or a day."""
     import pyarrow as pa
 
-    pairs, years = list(zip(schemes, codes, strict=True)), ("UCUM", "a")
+    pairs = list(zip(schemes, codes, strict=True))
     concepts = {pair: meanings().get(pair) for pair in set(pairs)}
-    passing = {pair: meaning for pair, meaning in concepts.items() if meaning and not is_identifying(meaning)}
-    ages = {pair for pair, meaning in passing.items() if is_age(meaning)}
-
-    def shown(value: float | None, pair: tuple[Any, Any], unit: tuple[Any, Any]) -> float | None:
-        if value is None or pair not in passing or reads_as_day(value):
-            return None
-        if pair in ages:
-            # In days it would be a day of birth.
-            return min(value // 1, OLDEST) if unit == years else None
-        return value
-
-    rows = zip(values.to_pylist(), pairs, zip(unit_schemes, units, strict=True), strict=True)
-    return pa.array([shown(*row) for row in rows], values.type)
+    # A report does not say when somebody was that old; the series does, and has the age (`transform`).
+    passing = {
+        pair for pair, meaning in concepts.items() if meaning and not is_identifying(meaning) and not is_age(meaning)
+    }
+    rows = zip(values.to_pylist(), pairs, strict=True)
+    return pa.array(
+        [None if value is None or pair not in passing or reads_as_day(value) else value for value, pair in rows],
+        values.type,
+    )
 
 
 def reads_as_day(value: float) -> bool:

@@ -14,10 +14,13 @@ sends names in a SeriesDescription sends them into this tier, which is why it as
 **deidentified** shows numbers, words of the standard, and keyed hashes of UIDs. What is claimed, and no more:
 
 - No column holds names, addresses, record, account, serial or accession numbers, UIDs, or text that is not in a list
-  here or in the standard. Text, codes and UIDs are checked by value. Ages of 90 and more are 90, birth dates are out.
-- A number of a report crosses only under a code of the standard whose meaning is no identifier, date or time of day,
-  and none that begins as a day does. Labels such as SeriesNumber cross up to 99,999. No other number is checked: who
-  keys a record number into PatientWeight, or calls it a Length in a report, sends it into this tier.
+  here or in the standard. Text, codes and UIDs are checked by value. Birth dates are out.
+- Of nobody who is 90 or more by the end of the year in which the tier was built is there an age, of no study: 85 in
+  2015 and a study in 2025 are 95. So of a study ten years old all ages of 79 and more are null, those of 90 and more
+  are null always, not a class of their own. Reports give no age. This holds as far as ages and dates were sent right.
+- A number of a report crosses only under a code of the standard whose meaning is no identifier, age, date or time of
+  day, and none that begins as a day does. Labels such as SeriesNumber cross up to 99,999. No other number is checked:
+  who keys a record number into PatientWeight, or calls it a Length in a report, sends it into this tier.
 - It is **not Safe Harbor** (45 CFR 164.514(b)(2)): the join keys are keyed hashes *derived* from identifiers, which
   164.514(c) allows nobody to call so, and the operator must know of nothing else that identifies. To give it out is an
   expert's determination under (b)(1).
@@ -26,12 +29,18 @@ sends names in a SeriesDescription sends them into this tier, which is why it as
 
 Dates:
 
-- `year` (default): of each date the year, as its 1 January. Times of day are out.
-- `shift`: dates of a patient moved back by the same 1 to 365 whole days, from a keyed hash of the patient; times of
-  day are out. Dates that are not of the patient (calibration, creation of the object) and those of an unknown patient
-  have the year only. In PS3.15 annex E this is the Retain Longitudinal Temporal Information with Modified Dates
-  Option. Whoever knows the day of one event of a patient knows the shift, and if an event was on the same day for many
-  (a batch of derived series), their shifts beside each other. Do not give out both kinds: the year narrows the shift.
+Only dates of DICOM (VR DA) cross: days of the clock on the wall. Times of day, moments and the offset from UTC are out.
+Moments are kept in UTC: where their day or year is not that of the date beside them, the two tell the hour, and at a
+turn of the year the day.
+
+- `year` (default): of each date the year, as its 1 January. Where two dates of one study have different years, the
+  study or its processing went on from one year into the other: of a short one that tells the day.
+- `shift`: dates of a patient moved back by the same 1 to 365 whole days, from a keyed hash of the patient. Dates that
+  are not of the patient (calibration, creation of the object) and those of an unknown patient are out: their real year
+  beside a moved date would narrow the shift, with each study more. In PS3.15 annex E this is the Retain Longitudinal
+  Temporal Information with Modified Dates Option. Whoever knows the day of one event of a patient knows the shift, and
+  if an event was on the same day for many (a batch of derived series), their shifts beside each other. Do not give out
+  both kinds: the year narrows the shift.
 
 The folder of a tier also tells when files appear and which rows came together, and its views in which columns nobody
 has sent a value: give out copies (`ahi export --tier`).
@@ -58,14 +67,14 @@ class How(StrEnum):
     KEEP = "as in the identified tier"
     HASH = "keyed hash, of this tier only"
     DATE = "by the date rule of the tier"
-    AGE = "whole years; 90 stands for 90 and more"
+    AGE = "whole years; null for whoever may be 90 by the end of the year in which the tier was built"
     TERMS = "null unless one of the known terms"
     PATTERN = "null unless of the expected form"
     VENDOR = "present name of a known maker, else null"
     STANDARD = "null unless a UID that the standard defines"
     YEAR = "year only, as its 1 January"
     LABEL = "null above 99,999"
-    NUMBER = "null unless under a standard concept that names no date and nobody; ages whole years, 90 for more"
+    NUMBER = "null unless under a standard concept that names no date, no age and nobody"
     NAMELESS = "null under a concept that names somebody or a birth, or that says nothing"
     MOMENT = "null unless a date or time of DICOM; null under a concept that names somebody or a birth"
     DATETIME = "null unless a date and time of DICOM"
@@ -93,8 +102,9 @@ class Rule:
         how: What is done.
         terms: Values that pass, for TERMS; reviewed values that pass besides, for CREATOR and PRIVATE_NAME.
         pattern: Regular expression of values that pass, for PATTERN.
-        code: Columns with code and coding scheme, for CODE, SCHEME and MEANING; for NUMBER those of concept and unit;
-            for NAMELESS and MOMENT those of the concept and its meaning, for MOMENT also the kind of item.
+        code: Columns with code and coding scheme, for CODE, SCHEME and MEANING; for NUMBER those of the concept;
+            for NAMELESS and MOMENT those of the concept and its meaning, for MOMENT also the kind of item; for AGE
+            the date at which somebody was that old.
     """
 
     how: How
@@ -155,23 +165,18 @@ _REPORTED = {
 # many patients: moved, it would tell how far the shifts of two patients lie apart.
 _OF_THE_PATIENT = frozenset(
     (
-        "study_datetime_utc",
         "StudyDate",
         "SeriesDate",
         "ContentDate",
         "AcquisitionDate",
-        "AcquisitionDateTime",
         "PerformedProcedureStepStartDate",
-        "RadiopharmaceuticalStartDateTime",
         "RTPlanDate",
-        "FrameAcquisitionDateTime",
-        "FrameReferenceDateTime",
     )
 )
-# Numbers whose meaning a code in the same row says: columns of that code and of the unit.
+# Numbers whose meaning a code in the same row says: columns of that code.
 _MEASURED = {
-    ("sr_content", "numeric_value"): ("concept_code", "concept_scheme", "unit_code", "unit_scheme"),
-    ("measurements", "value"): ("quantity_code", "quantity_scheme", "unit_code", "unit_scheme"),
+    ("sr_content", "numeric_value"): ("concept_code", "concept_scheme"),
+    ("measurements", "value"): ("quantity_code", "quantity_scheme"),
 }
 # Labels that a sender is free to choose; a day or a record number would fit in. Some are kept as _min and _max.
 _LABELS = frozenset(
@@ -187,9 +192,9 @@ _DEIDENTIFIED: dict[str, Rule | None] = {
     "patient_key": _HASH,
     "datastore_id": _HASH,
     "image_set_id": _HASH,
-    "patient_age_years": Rule(How.AGE),
-    "study_datetime_utc": Rule(How.DATE),
-    "TimezoneOffsetFromUTC": Rule(How.PATTERN, pattern=r"[+-](0\d|1[0-4])[0-5]\d"),
+    "patient_age_years": Rule(How.AGE, code=("StudyDate",)),
+    # The region, and beside a moment or a change of the offset the hour. No reviewed value opens it.
+    "TimezoneOffsetFromUTC": None,
     "Manufacturer": Rule(How.VENDOR),
     "schema_version": Rule(How.PATTERN, pattern=r"\d{1,4}"),
     "parser_version": Rule(How.PATTERN, pattern=r"(documents|headers)-\d{1,4}"),
@@ -239,16 +244,19 @@ def _deidentified(table: Table, column: Column, policy: Policy) -> Rule | None:
         return Rule(How.CODED) if column.tier is Tier.DEIDENTIFIED else None
     if kind == "VARCHAR":
         return _text(table, column, policy)
-    if kind in ("DATE", "TIMESTAMPTZ"):
-        return _date(column)
+    if kind == "DATE":
+        return _date(column, policy)
     return _number(table, column) if kind in _NUMBERS else None
 
 
-def _date(column: Column) -> Rule | None:
-    # Derived times need a line of their own above: they may tell of the pipeline instead of the patient.
+def _date(column: Column, policy: Policy) -> Rule | None:
+    # Derived dates need a line of their own above: they may tell of the pipeline instead of the patient. A TIMESTAMPTZ
+    # has no rule at all: its year in UTC once stood beside that of the local StudyDate, and told New Year's morning.
     if column.tag is None:
         return None
-    return Rule(How.DATE if column.name in _OF_THE_PATIENT else How.YEAR)
+    if column.name in _OF_THE_PATIENT:
+        return Rule(How.DATE)
+    return Rule(How.YEAR) if policy.dates is Dates.YEAR else None
 
 
 def _number(table: Table, column: Column) -> Rule | None:
@@ -283,7 +291,8 @@ def _code_part(table: Table, column: Column) -> Rule | None:
 
 
 def _terms(table: Table) -> dict[str, frozenset[str]]:
-    columns = frozenset(column.name for column in table.columns)
+    # Of a series with two offsets, that it has them tells the night when the clocks changed.
+    columns = frozenset(column.name for column in table.columns) - {"TimezoneOffsetFromUTC"}
     return TERMS | {"mixed_attrs": columns, "reason_not_regular": columns}
 
 
@@ -343,12 +352,12 @@ def _described(column: Column, rule: Rule, policy: Policy | None) -> str:
     return f"{column.description} Here: {note}."
 
 
-def digest_of(table: Table, tier: Tier, policy: Policy) -> str:
-    """Digest of everything that decides what a file of the tier holds."""
+def digest_of(table: Table, tier: Tier, policy: Policy, year: int) -> str:
+    """Digest of everything that decides what a file of the tier holds that is made in a year."""
     import pydicom
 
     rules = {
-        name: (rule.how, sorted(rule.terms), rule.pattern, rule.code)
+        name: (rule.how, sorted(rule.terms), rule.pattern, rule.code, year if rule.how is How.AGE else None)
         for name, rule in rules_of(table, tier, policy).items()
     }
     types = [(column.name, column.duckdb_type) for column in table.columns]

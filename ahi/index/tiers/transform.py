@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ahi.index.columns import Tier
 from ahi.index.normalise import manufacturer
 from ahi.index.registry import arrow_type
-from ahi.index.tiers.reports import OLDEST, is_moment, measured, moments, nameless
+from ahi.index.tiers.reports import is_moment, measured, moments, nameless
 from ahi.index.tiers.rules import ROW_VERSION, Dates, How, Policy, rules_of, tier_table
 from ahi.index.tiers.terms import keywords, meanings, private_creators, private_names, standard_uids
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 HASH_LETTERS = 32
 MAX_SHIFT_DAYS = 365
 LARGEST_LABEL = 99_999
+# The age from which on the law has one class of all (45 CFR 164.514(b)(2)(i)(C)).
+OLDEST = 90
 # Of values whose meaning other columns of the row say.
 _BY_CONCEPT: Mapping[How, Callable[..., Array]] = {
     How.NUMBER: measured,
@@ -88,6 +90,7 @@ class Projection:
         keys: Its hashes.
         policy: What the operator decided.
         patients: Gives the patient key of image sets, for tables whose rows do not say it.
+        year: At whose end nobody is 90 or more whose age is shown.
     """
 
     table: Table
@@ -95,6 +98,7 @@ class Projection:
     keys: Keys
     policy: Policy
     patients: Patients
+    year: int
 
     @property
     def output(self) -> Table:
@@ -156,6 +160,8 @@ class Projection:
         if rule.how in (How.CODE, How.SCHEME, How.MEANING):
             code, scheme = (batch[part].to_pylist() for part in rule.code)
             return _coded(code, scheme)[(How.CODE, How.SCHEME, How.MEANING).index(rule.how)]
+        if rule.how is How.AGE:
+            return ages(batch[name], batch[rule.code[0]], self.year)
         if how := _BY_CONCEPT.get(rule.how):
             return how(batch[name], *(batch[part].to_pylist() for part in rule.code))
         return self._value(rule, batch[name], days)
@@ -174,10 +180,10 @@ class Projection:
             case How.CODED:
                 fields = [array.field(part).to_pylist() for part in range(2)]
                 shown = pa.StructArray.from_arrays(_coded(*fields), fields=list(array.type), mask=array.is_null())
-            case How.AGE:
-                shown = pc.min_element_wise(pc.floor(array), pa.scalar(OLDEST), skip_nulls=False)
-            case How.DATE | How.YEAR:
-                shown = _dates(array, days if rule.how is How.DATE else None)
+            case How.DATE:
+                shown = _dates(array, days)
+            case How.YEAR:
+                shown = _dates(array, None)
             case How.LABEL:
                 # Wider first: the smallest of 32 bits has no absolute value in them.
                 is_small = pc.less_equal(pc.abs(array.cast(pa.int64())), pa.scalar(LARGEST_LABEL))
@@ -249,18 +255,36 @@ def _coded(codes: Sequence[Any], schemes: Sequence[Any]) -> list[Array]:
     return [pa.array(part, pa.string()) for part in parts]
 
 
-def _dates(array: Array, days: Array | None) -> Array:
-    """Dates moved back, or their year where nobody knows by how much. What is finer than a day is left out."""
+def ages(array: Array, dates: Array, year: int) -> Array:
+    """Whole years of those who cannot be 90 by the end of a year; null for the others, and where there is no date.
+
+    Each row tells for itself, whatever else comes of the patient: 90 for 90 and more, row by row, told by the row of
+    ten years before how much more, and to null that one later would be to make old files anew with each new one.
+
+    Args:
+        array: Ages.
+        dates: When somebody was that old.
+        year: The year, no date is after it.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    day = pc.floor_temporal(array, unit="day").cast(pa.timestamp("us")).cast(pa.date32())
-    year = pc.floor_temporal(day, unit="year").cast(pa.date32())
-    if days is not None:
-        moved = pc.subtract(day.cast(pa.int32()), days).cast(pa.date32())
-        day = pc.if_else(days.is_valid(), moved, year)
-    else:
-        day = year
-    if pa.types.is_timestamp(array.type):
-        return day.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
-    return day
+    whole: Array = pc.floor(array)
+    latest, none = pa.scalar(year, pa.int64()), pa.scalar(0, pa.int64())
+    since: Array = pc.max_element_wise(pc.subtract(latest, pc.year(dates)), none, skip_nulls=False)
+    # One less: 79 in spring may be 80 in autumn. So whoever reaches 90 has no age in any row, and a null tells no turn.
+    shown = pc.less(pc.add(whole, since), pa.scalar(OLDEST - 1))
+    return pc.if_else(pc.and_(shown, pc.greater_equal(whole, pa.scalar(0))), whole, pa.scalar(None, array.type))
+
+
+def _dates(array: Array, days: Array | None) -> Array:
+    """The year of dates; with days, dates moved back by these, null where nobody knows by how many."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_date32(array.type):
+        # The day of a moment is that of UTC, which beside a local one tells the hour.
+        raise NotImplementedError(f"No date rule is known for {array.type}.")
+    if days is None:
+        return pc.floor_temporal(array, unit="year").cast(pa.date32())
+    return pc.subtract(array.cast(pa.int32()), days).cast(pa.date32())

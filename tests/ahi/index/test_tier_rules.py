@@ -77,7 +77,7 @@ def test_a_reviewed_value_crosses() -> None:
 
 def applied(column: Column, values: list[object]) -> list[object]:
     table = replace(SERIES, columns=(*(c for c in SERIES.columns if c.name != column.name), column))
-    projection = Projection(table, Tier.DEIDENTIFIED, Keys(b"s", Tier.DEIDENTIFIED), Policy(), lambda _: {})
+    projection = Projection(table, Tier.DEIDENTIFIED, Keys(b"s", Tier.DEIDENTIFIED), Policy(), lambda _: {}, 2026)
     kinds = {one.name: arrow_type(one.duckdb_type) for one in table.columns}
     batch = {name: pa.nulls(len(values), kinds[name]) for name in projection.sources()}
     batch |= {"image_set_id": pa.array(["a"] * len(values)), "batch_id": pa.array(["b"] * len(values))}
@@ -98,7 +98,6 @@ NAMED = {column.name: column for _, column in EVERY}
             [["ORIGINAL", None], None, [], [None, "AXIAL"]],
         ),
         ("Manufacturer", ["GE MEDICAL SYSTEMS", "Gerda Doe"], ["GE HealthCare", None]),
-        ("TimezoneOffsetFromUTC", ["+0100", "-0330", "12345678", "+01:0"], ["+0100", "-0330", None, None]),
         (
             "sop_class_uids",
             [["1.2.840.10008.5.1.4.1.1.2", "1.2.3", "1.2.840.10008.19200131.4711815"]],
@@ -112,8 +111,9 @@ NAMED = {column.name: column for _, column in EVERY}
         ("creator", ["SIEMENS MR HEADER", "Jane Doe"], ["SIEMENS MR HEADER", None]),
         ("TemplateIdentifier", ["1500", "47118"], ["1500", None]),
         ("private_group", ["0029", "0028"], ["0029", None]),
-        ("patient_age_years", [0.4, 45.9, 90.0, 103.0, None], [0.0, 45.0, 90.0, 90.0, None]),
-        ("mixed_attrs", [["Rows", "DOE"]], [["Rows", None]]),
+        # Nobody knows when that was.
+        ("patient_age_years", [45.9, None], [None, None]),
+        ("mixed_attrs", [["Rows", "DOE", "TimezoneOffsetFromUTC"]], [["Rows", None, None]]),
         (
             "ProcedureCodeSequence",
             [[{"code": "113014", "scheme": "DCM", "meaning": "Jane Doe"}, {"code": "4711", "scheme": "99DOE"}], None],
@@ -159,9 +159,7 @@ def test_no_fingerprint_of_a_file_and_no_private_number_crosses() -> None:
 )
 def test_of_a_date_that_is_not_the_patients_only_the_year_crosses(name: str) -> None:
     column = NAMED.get(name) or dicom("Series", name, 0x00181204, "DA", "1", Tier.DEIDENTIFIED, "A date of a device.")
-    rule = rule_for(SERIES, column, Tier.DEIDENTIFIED, Policy(Dates.SHIFT))
-    assert rule is not None
-    assert rule.how is How.YEAR
+    assert rule_for(SERIES, column, Tier.DEIDENTIFIED, Policy(Dates.SHIFT)) is None, "it would narrow the shift"
     day = dt.date(2020, 5, 6)
     assert applied(column, [[day] if column.is_list else day])[0] in ([dt.date(2020, 1, 1)], dt.date(2020, 1, 1))
 

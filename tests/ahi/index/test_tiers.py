@@ -164,7 +164,7 @@ def test_what_is_printed_of_a_columns_tier_is_what_the_built_tiers_have(index: I
 def test_a_shift_keeps_the_days_between_the_dates_of_a_patient(index: Index, put) -> None:
     days = [dt.date(2020, 1, 1), dt.date(2021, 2, 3)]
     for number, day in enumerate(days):
-        put(f"{number}", {f"a{number}": 1}, patient_key="p", StudyDate=day, patient_age_years=93.2)
+        put(f"{number}", {f"a{number}": 1}, patient_key="p", StudyDate=day, patient_age_years=43.2)
     put("other", {"b": 1}, StudyDate=dt.date(2020, 5, 6))
     build_tier(index, Tier.DEIDENTIFIED, SECRET, Policy(Dates.SHIFT))
     rows = ask(
@@ -173,9 +173,9 @@ def test_a_shift_keeps_the_days_between_the_dates_of_a_patient(index: Index, put
     first, last = sorted(row[0] for row in rows)
     assert last - first == days[1] - days[0]
     assert 1 <= (days[0] - first).days <= 365
-    assert {row[1] for row in rows} == {90.0}
+    assert {row[1] for row in rows} == {43.0}
     unknown = ask(index, Tier.DEIDENTIFIED, "SELECT StudyDate FROM series WHERE patient_key IS NULL")
-    assert unknown == [(dt.date(2020, 1, 1),)], "of an unknown patient the year"
+    assert unknown == [(None,)], "the year of an unknown patient may stand in the study of a known one"
 
 
 def test_instances_are_shifted_like_their_series(index: Index, series_row) -> None:
@@ -185,18 +185,15 @@ def test_instances_are_shifted_like_their_series(index: Index, series_row) -> No
     row = series_row("a", patient_key="p", StudyDate=day)
     instance = {k: row[k] for k in ("datastore_id", "image_set_id", "image_set_version", "is_primary")}
     files = [
-        index.write("series", [row | {"DateOfLastCalibration": [day]}], batch_id="one"),
+        index.write("series", [row], batch_id="one"),
         index.write("instances", [instance | {"AcquisitionDate": day}], batch_id="one"),
     ]
     head: Head = AHead("store", "a", 1, True, "1.2.3", "1.2.3.a", 1, patient_key="p")
     with index.commit(batch_id="one", kind="test", files=files) as commit:
         commit.raise_heads([head])
     build_tier(index, Tier.DEIDENTIFIED, SECRET, Policy(Dates.SHIFT))
-    sql = (
-        "SELECT StudyDate = AcquisitionDate, StudyDate <> DATE '2020-05-06', DateOfLastCalibration "
-        "FROM series, instances"
-    )
-    assert ask(index, Tier.DEIDENTIFIED, sql) == [(True, True, [dt.date(2020, 1, 1)])]
+    sql = "SELECT StudyDate = AcquisitionDate, StudyDate <> DATE '2020-05-06' FROM series, instances"
+    assert ask(index, Tier.DEIDENTIFIED, sql) == [(True, True)]
 
 
 def test_a_build_makes_only_what_is_new(index: Index, put) -> None:
