@@ -66,7 +66,7 @@ class TierReport:
         made: Files made.
         retired: Files that lost their live file.
         removed: Retired files that were removed after their grace.
-        rows: Rows of each table, dead ones included.
+        rows: Rows of the live files of each table, dead ones and those that stay out included.
         commits_behind: Commits that came since.
     """
 

@@ -8,7 +8,8 @@ is not enough, a line below does. A new column of text thus stays out of the de-
 **limited** follows the limited data set of HIPAA (45 CFR 164.514(e)): columns that the registry keeps to the identified
 tier are left out (names, record and account numbers, addresses of people), so are long texts and every person name;
 serial numbers and names of devices, numbers of procedure steps and the patient key are keyed hashes. Numbers and
-times of reports stay unless their concept names somebody or a birth. Dates, UIDs and short descriptions stay: whoever
+times of reports stay unless their concept names somebody or a birth. Codes and references inside private sequences are
+out, like values of private elements. Dates, UIDs and short descriptions stay: whoever
 sends names in a SeriesDescription sends them into this tier, which is why it asks for a data use agreement.
 
 **deidentified** shows numbers, words of the standard, and keyed hashes of UIDs. What is claimed, and no more:
@@ -221,6 +222,10 @@ _DEIDENTIFIED: dict[str, Rule | None] = {
     "received_at": None,
 }
 
+# Tables of what stands anywhere in an object, and their columns that say where. What stands in a private sequence is
+# the value of a private element, which crosses nowhere: a code's meaning once came into the limited tier as sent.
+_PLACES = {"codes": ("sequence_path", "keyword"), "object_references": ("sequence_path", "sequence")}
+
 # Lists that only doing it needs: whoever asks which column crosses, as each publication does, loads no pydicom.
 _PRIVATE = {"creator": How.CREATOR, "decoded_name": How.PRIVATE_NAME}
 
@@ -296,6 +301,11 @@ def _terms(table: Table) -> dict[str, frozenset[str]]:
     return TERMS | {"mixed_attrs": columns, "reason_not_regular": columns}
 
 
+def places(table: Table) -> tuple[str, ...]:
+    """Columns with keywords and tags by which rows stay out of the lower tiers: those inside private sequences."""
+    return _PLACES.get(table.name, ())
+
+
 def rules_of(table: Table, tier: Tier, policy: Policy | None = None) -> dict[str, Rule]:
     """Rules of the columns that cross, in the order of the table."""
     found = ((column.name, rule_for(table, column, tier, policy)) for column in table.columns)
@@ -361,4 +371,5 @@ def digest_of(table: Table, tier: Tier, policy: Policy, year: int) -> str:
         for name, rule in rules_of(table, tier, policy).items()
     }
     types = [(column.name, column.duckdb_type) for column in table.columns]
-    return hashlib.sha256(repr((rules, types, policy.dates, pydicom.__version__)).encode()).hexdigest()[:16]
+    made_by = (rules, types, places(table), policy.dates, pydicom.__version__)
+    return hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ from ahi.index.columns import Tier
 from ahi.index.normalise import manufacturer
 from ahi.index.registry import arrow_type
 from ahi.index.tiers.reports import is_moment, measured, moments, nameless
-from ahi.index.tiers.rules import ROW_VERSION, Dates, How, Policy, rules_of, tier_table
+from ahi.index.tiers.rules import ROW_VERSION, Dates, How, Policy, places, rules_of, tier_table
 from ahi.index.tiers.terms import keywords, meanings, private_creators, private_names, standard_uids
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 HASH_LETTERS = 32
 MAX_SHIFT_DAYS = 365
 LARGEST_LABEL = 99_999
+# A tag of an odd group in a path of keywords and tags.
+_PRIVATE_TAG = re.compile(r"(^|.*\.)[0-9A-F]{3}[13579BDF][0-9A-F]{4}(\..*|$)", re.IGNORECASE | re.DOTALL)
 # The age from which on the law has one class of all (45 CFR 164.514(b)(2)(i)(C)).
 OLDEST = 90
 # Of values whose meaning other columns of the row say.
@@ -114,7 +116,13 @@ class Projection:
     def sources(self) -> list[str]:
         """Columns of the index that are read."""
         rules = rules_of(self.table, self.tier, self.policy)
-        needed = {*rules, self.table.row_key, "batch_id", *(name for rule in rules.values() for name in rule.code)}
+        needed = {
+            *rules,
+            self.table.row_key,
+            "batch_id",
+            *places(self.table),
+            *(name for rule in rules.values() for name in rule.code),
+        }
         if self._shifts(rules.values()):
             needed.add("patient_key")
         return [column.name for column in self.table.columns if column.name in needed]
@@ -128,6 +136,9 @@ class Projection:
         """
         import pyarrow as pa
 
+        for place in places(self.table):
+            is_public = _mapped(batch[place], lambda path: not _PRIVATE_TAG.fullmatch(path), pa.bool_()).fill_null(True)
+            batch = {name: array.filter(is_public) for name, array in batch.items()}
         versions = list(zip(batch[self.table.row_key].to_pylist(), batch["batch_id"].to_pylist(), strict=True))
         if dead and not dead.isdisjoint(versions):
             kept = pa.array([version not in dead for version in versions])

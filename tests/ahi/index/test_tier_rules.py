@@ -11,7 +11,7 @@ import pytest
 
 from ahi.index.columns import Column, Tier, dicom
 from ahi.index.registry import TABLES, arrow_type
-from ahi.index.tiers.rules import LOWER, Dates, How, Policy, Rule, crosses, rule_for, tier_table
+from ahi.index.tiers.rules import LOWER, Dates, How, Policy, Rule, crosses, places, rule_for, tier_table
 from ahi.index.tiers.terms import TERMS
 from ahi.index.tiers.transform import Keys, Projection
 
@@ -195,3 +195,43 @@ def test_a_reviewed_value_crosses_besides_a_list_of_the_standard() -> None:
     modality = rule_for(SERIES, NAMED["Modality"], Tier.DEIDENTIFIED, policy)
     assert modality is not None
     assert {"CT", "ZZ"} <= modality.terms
+
+
+@pytest.mark.parametrize("tier", LOWER)
+@pytest.mark.parametrize(("name", "inner"), [("codes", "keyword"), ("object_references", "sequence")])
+def test_what_stands_in_a_private_sequence_does_not_cross(tier: Tier, name: str, inner: str) -> None:
+    """The meaning of a code there came into the limited tier, which has no value of a private element."""
+    paths = {
+        "ProcedureCodeSequence": True,
+        "SharedFunctionalGroupsSequence.FrameAnatomySequence": True,
+        # Of an even group: an attribute that is newer than the dictionary.
+        "00189999.ConceptNameCodeSequence": True,
+        "00291001": False,
+        "00291001.ConceptNameCodeSequence": False,
+        "0029100A.ConceptNameCodeSequence": False,
+        "0029100a.ConceptNameCodeSequence": False,
+        "RequestAttributesSequence.00411001": False,
+        "RequestAttributesSequence.00411001.ConceptNameCodeSequence": False,
+    }
+    table, n_rows = TABLES[name], len(paths) + 2
+    projection = Projection(table, tier, Keys(b"s", tier), Policy(), lambda _: {}, 2026)
+    kinds = {one.name: arrow_type(one.duckdb_type) for one in table.columns}
+    batch = {one: pa.nulls(n_rows, kinds[one]) for one in projection.sources()}
+    batch |= {
+        "image_set_id": pa.array(["a"] * n_rows),
+        "batch_id": pa.array(["b"] * n_rows),
+        "sequence_path": pa.array([*paths, None, "ProcedureCodeSequence"]),
+        inner: pa.array([path.rpartition(".")[2] for path in paths] + [None, "00291001"]),
+        "image_set_version": pa.array(range(n_rows), kinds["image_set_version"]),
+    }
+    shown = projection.apply(batch, frozenset())["image_set_version"].to_pylist()
+    assert shown == [at for at, crosses_over in enumerate([*paths.values(), True, False]) if crosses_over]
+    # With rows that do not count, too.
+    assert projection.apply(batch, frozenset({("a", "b")})).num_rows == 0
+
+
+def test_each_table_with_paths_says_what_becomes_of_private_ones() -> None:
+    """Those that have no value of what stands there, or none below the identified tier, need not leave rows out."""
+    pathed = {t.name for t in TABLES.values() if any(column.name == "sequence_path" for column in t.columns)}
+    assert pathed == {"codes", "object_references", "private_elements", "skipped_content"}
+    assert {name for name in pathed if places(TABLES[name])} == {"codes", "object_references"}
