@@ -221,28 +221,28 @@ def _change(
     result: FileResult | None, job: chain.Job, attempts: int, settings: Settings, versions: Mapping[str, int | None]
 ) -> dict[str, object]:
     """New values of one object, from its line and the fate of its job."""
-    blank: dict[str, object] = dict.fromkeys(("not_before", "reason_code", "reason_text", "warnings"))
-    blank["manifest_line"] = result.line if result else None
+    common: dict[str, object] = dict.fromkeys(("not_before", "reason_code", "reason_text", "warnings"))
+    common["manifest_line"] = result.line if result else None
     place: dict[str, object] = {"image_set_id": None, "image_set_version": None, "is_primary": None}
     if result and result.image_set_id:
         version = result.image_set_version or versions.get(result.image_set_id)
         place = {"image_set_id": result.image_set_id, "image_set_version": version, "is_primary": result.is_primary}
-        return {**blank, **place, "state": ObjectState.IMPORTED, "warnings": ",".join(result.warnings) or None}
+        return {**common, **place, "state": ObjectState.IMPORTED, "warnings": ",".join(result.warnings) or None}
     if result and not _transient(result.error_type):
         reason = {"reason_code": Reason.IMPORT_REJECTED, "reason_text": result.error_text}
-        return {**blank, **place, **reason, "state": ObjectState.FAILED}
+        return {**common, **place, **reason, "state": ObjectState.FAILED}
     # Which object of a failed job is to blame is found out when it is planned again (`ahi.archive.isolation`).
     is_open = job.shard_key is not None and result is None and job.status != "COMPLETED"
     if attempts < settings.max_attempts or is_open:
         wait = dt.timedelta(seconds=settings.retry_seconds * 4 ** min(attempts - 1, MOST_RAISES))
-        return {**blank, **place, "state": ObjectState.READY, "not_before": now() + wait}
+        return {**common, **place, "state": ObjectState.READY, "not_before": now() + wait}
     if result:
         code, text = Reason.IMPORT_SERVER_ERROR, result.error_text
     elif job.status == "COMPLETED":
         code, text = Reason.NOT_REPORTED, f"in none of {attempts} jobs' results"
     else:
         code, text = Reason.JOB_FAILED, job.message or f"{attempts} jobs failed without saying why"
-    return {**blank, **place, "state": ObjectState.FAILED, "reason_code": code, "reason_text": text}
+    return {**common, **place, "state": ObjectState.FAILED, "reason_code": code, "reason_text": text}
 
 
 def _transient(error_type: str | None) -> bool:

@@ -40,7 +40,7 @@ def published_copies(pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResu
     with domain_errors():
         try:
             copies = refresh_copies(
-                settings.index_dir, settings.copies_tiers, settings.copies_to, s3=s3, run_id=pipeline.run_id or ""
+                settings.index_dir, settings.copies_tiers, settings.copies_to, s3=s3, run_id=pipeline.run_id
             )
         except ExportError as error:
             raise dg.Failure(str(error), allow_retries=False) from None

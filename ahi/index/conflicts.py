@@ -34,12 +34,6 @@ OF_FRAMES = ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 SIDE = ("value", "is_primary", "image_set_ids", "source", "sop_instance_uids", "object_ids")
 PADDING = "' ' || chr(0)"
 UNION = " UNION ALL "
-# What there is of each value of a source, instances or frames.
-_EACH_ONCE = (
-    "bool_or(is_primary) AS is_primary, list_sort(list(DISTINCT image_set_id)) AS image_set_ids, "
-    "'{source}' AS source, list_sort(list(DISTINCT SOPInstanceUID)) AS sop_instance_uids, "
-    "NULL::VARCHAR[] AS object_ids"
-)
 # Headers that say something else than their document: both entities ask them, and comparing is most of the work.
 BESIDE = (
     "SELECT datastore_id, StudyInstanceUID, SeriesInstanceUID, image_set_id, is_primary, SOPInstanceUID, object_id, "
@@ -168,7 +162,7 @@ def _of_side_tables(names: Sequence[str]) -> str:
     )
     return (
         "SELECT datastore_id, SeriesInstanceUID AS entity_id, attribute, value, "
-        f"{_EACH_ONCE.format(source='instance')} FROM ({said}) WHERE value <> '' GROUP BY ALL"
+        f"{_each_once('instance')} FROM ({said}) WHERE value <> '' GROUP BY ALL"
     )
 
 
@@ -182,7 +176,15 @@ def _of_mixed(source: str, table: str, own: list[str]) -> str:
         f"ON s.mixed_attrs IS NOT NULL AND {' AND '.join(f's.{uid} = i.{uid}' for uid in uids)}"
     )
     return (
-        f"SELECT datastore_id, entity_id, attribute, value, {_EACH_ONCE.format(source=source)} "
+        f"SELECT datastore_id, entity_id, attribute, value, {_each_once(source)} "
         f"FROM ({known}) UNPIVOT (value FOR attribute IN ({', '.join(map(quoted, own))})) "
         "WHERE list_contains(mixed_attrs, attribute) GROUP BY ALL"
+    )
+
+
+def _each_once(source: str) -> str:
+    """What there is of each value that instances or frames have, to be selected beside it."""
+    return (
+        f"bool_or(is_primary) AS is_primary, list_sort(list(DISTINCT image_set_id)) AS image_set_ids, {text(source)} "
+        "AS source, list_sort(list(DISTINCT SOPInstanceUID)) AS sop_instance_uids, NULL::VARCHAR[] AS object_ids"
     )

@@ -56,7 +56,7 @@ class Copy:
 
 
 def refresh_copies(
-    root: Path, tiers: Sequence[Tier], destination: str, *, s3: S3Client | None = None, run_id: str = ""
+    root: Path, tiers: Sequence[Tier], destination: str, *, s3: S3Client | None = None, run_id: str | None = None
 ) -> list[Copy]:
     """Copy each tier that was published and has changed since its newest copy, and remove old copies from a folder.
 
@@ -78,7 +78,7 @@ def refresh_copies(
     return [_refresh(source, tier, destination.rstrip("/"), s3, run_id) for tier, source in found if source.exists()]
 
 
-def _refresh(source: Path, tier: Tier, destination: str, s3: S3Client | None, run_id: str) -> Copy:
+def _refresh(source: Path, tier: Tier, destination: str, s3: S3Client | None, run_id: str | None) -> Copy:
     # Of what is there now: a copy that shows more than that is made anew next time, one that shows less would stay.
     digest = digest_of(source)
     above = None if destination.startswith(S3) else Path(destination)

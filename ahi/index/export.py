@@ -73,7 +73,7 @@ class Exported:
 
 
 def export(
-    source: Path, tier: Tier, destination: str, *, s3: S3Client | None = None, run_id: str = ""
+    source: Path, tier: Tier, destination: str, *, s3: S3Client | None = None, run_id: str | None = None
 ) -> list[Exported]:
     """Copy what a published index shows now.
 
@@ -82,7 +82,7 @@ def export(
         tier: Which it is.
         destination: A folder that does not exist or is empty, or `s3://bucket/prefix`.
         s3: Client for such a one.
-        run_id: Dagster run that makes the copy, for the metadata of its files; empty: none does.
+        run_id: Dagster run that makes the copy, for the metadata of its files; None: none does.
 
     Raises:
         IndexNotPublishedError: There is nothing to copy.
@@ -116,7 +116,7 @@ def export(
     return tables
 
 
-def _write(source: Path, tier: Tier, folder: Path, run_id: str) -> list[Exported]:
+def _write(source: Path, tier: Tier, folder: Path, run_id: str | None) -> list[Exported]:
     with spilling(folder) as connection:
         connection.execute(f"ATTACH {text(str(source))} AS source (READ_ONLY)")
         connection.execute("USE source")
