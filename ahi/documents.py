@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 
 # Rises when the same document may give other rows.
-PARSER_VERSION = "documents-6"
+PARSER_VERSION = "documents-7"
 
 # Documents of one shape that become rows together.
 _TOGETHER = 200

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 # Rises when the same bytes may give other values. Its name tells rows of headers from those of documents.
-PARSER_VERSION = "headers-3"
+PARSER_VERSION = "headers-4"
 
 IDENTITY = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 

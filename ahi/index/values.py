@@ -32,6 +32,7 @@ _TIME = re.compile(r"(\d{2})(?:(:?)(\d{2})(?:\2(\d{2})(?:\.(\d{1,6})\d*)?)?)?", 
 _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})", re.ASCII)
 _DATETIME = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{2})?(\d{2})?(\d{2})?(?:\.(\d{1,6})\d*)?([+-]\d{4})?", re.ASCII)
 _VM = re.compile(r"(\d+)(?:-(?:(\d+)|(\d*)n))?", re.ASCII)
+_WEST, _EAST, _HOUR = dt.timedelta(hours=-12), dt.timedelta(hours=14), 60
 _AGE = re.compile(r"(\d{1,3})([DWMY])", re.ASCII)
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 RANGES = {
@@ -96,7 +97,7 @@ def _micros(fraction: str | None) -> int:
 
 
 def parse_offset(text: object) -> dt.timezone | None:
-    """Offset from UTC of `+HHMM` or `-HHMM`; None for anything else."""
+    """Offset from UTC of `+HHMM` or `-HHMM`, from -1200 to +1400 (PS3.5 table 6.2-1); None for anything else."""
     return _offset(text) if isinstance(text, str) else None
 
 
@@ -106,8 +107,8 @@ def _offset(text: str) -> dt.timezone | None:
     if match is None:
         return None
     sign, hours, minutes = match.groups()
-    delta = dt.timedelta(hours=int(hours), minutes=int(minutes))
-    return dt.timezone(-delta if sign == "-" else delta) if delta < dt.timedelta(hours=24) else None
+    delta = dt.timedelta(hours=int(hours), minutes=int(minutes)) * (-1 if sign == "-" else 1)
+    return dt.timezone(delta) if _WEST <= delta <= _EAST and int(minutes) < _HOUR else None
 
 
 def _datetime(text: str, offset: dt.timezone | None) -> dt.datetime:
@@ -327,8 +328,11 @@ _NAME_COMPONENTS = ("family", "given", "middle", "prefix", "suffix")
 
 
 def name_parts(name: object) -> dict[str, str | None] | None:
-    """Components of a person's name: five of the alphabetic group, and the other two groups whole (PS3.5 6.2.1)."""
-    if not isinstance(name, str) or not name:
+    """Components of a person's name: five of the alphabetic group, and the other two groups whole (PS3.5 6.2.1).
+
+    Several names, with a backslash between them, have none: parts of two people would be taken for those of one.
+    """
+    if not isinstance(name, str) or not name or "\\" in name:
         return None
     groups = [group.strip(PADDING) for group in name.split("=")[:3]]
     groups += [""] * (3 - len(groups))

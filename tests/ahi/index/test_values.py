@@ -175,6 +175,14 @@ def test_the_offset_of_the_object_counts_for_a_time_without_its_own():
     assert one("DT", "20240101000000", offset=offset) == (dt.datetime(2023, 12, 31, 22, tzinfo=dt.UTC), [])
 
 
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [("+0530", 5.5), ("-1200", -12), ("+1400", 14), ("-1201", None), ("+1401", None), ("+2300", None), ("+0160", None)],
+)
+def test_an_offset_is_one_that_the_earth_has(text: str, hours: float | None):
+    assert parse_offset(text) == (None if hours is None else dt.timezone(dt.timedelta(hours=hours)))
+
+
 def test_codes_take_the_long_forms_too():
     items = [{"CodeValue": None, "LongCodeValue": "L", "CodingSchemeDesignator": "SRT "}, {"CodeMeaning": "x"}, {}]
     assert one("SQ", items)[0] == [
@@ -202,6 +210,7 @@ def test_name_parts():
     }
     assert name_parts("a^b^c^d^e^f=1=2=3")["suffix"] == "e"
     assert name_parts(None) is None
+    assert name_parts("Doe^Jane\\Roe^Ann") is None
 
 
 @pytest.mark.parametrize(
