@@ -9,8 +9,8 @@ other so that the machine's moods fall on all alike. A turn is
 - a publication, and what the run that publishes does besides: it merges batches' files where there are
   enough, which is once in 15 batches, so that only the mean says something;
 - queries of it: one study's instances and one patient's series, opening the file included as `ahi query` does; then,
-  in a connection that has it open, the study again, all and four columns of it, one series, one instance, and the
-  study in a copy (`ahi export`).
+  in a connection that has it open, of `STUDIES` studies anywhere in it all and four columns, one series and one
+  instance, and the study in a copy (`ahi export`). Each is asked twice, and the second time counts.
 
 Every other commit replaces image sets of the turn before. CPU is the mean, wall-clock time the median of all turns;
 `ratio` is to the files alone.
@@ -19,6 +19,7 @@ Every other commit replaces image sets of the turn before. CPU is the mean, wall
 from __future__ import annotations
 
 import argparse
+import random
 import shutil
 import statistics
 import tempfile
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
 FOUR = "SOPInstanceUID, InstanceNumber, Rows, Columns"
 SMALL = 2 * 2**20
 """An eighth of what it is by default: rows made by column take an eighth of the bytes that real ones do."""
+STUDIES = 5
+FILLED = 0.99
+"""Part of the image sets that `fill` surely makes: whole files of them."""
 KINDS = {"one set of 100": (1, 100), "100 sets of one": (100, 1)}
 
 
@@ -176,24 +180,35 @@ def turn(subject: Subject, parts: Any) -> None:
         subject.time(f"commit, {kind}", lambda b=batch_id, f=flat, k=kept: commit(subject, b, f, k))
     subject.time("publication", index.publish)
     subject.time("merging of batches", index.compact_batches)
-    some = subject.size // PER_SET * (number % 7) // 8
-    of_study = f"FROM instances WHERE StudyInstanceUID = '{study_uids([some])[0]}'"
+    # The same places of each index: how far into its row group a study stands counts for as much as the index's size.
+    places = [random.Random(number * STUDIES + n).random() for n in range(STUDIES)]
+    some = [int(subject.size // PER_SET * place * FILLED) for place in places]
+    of_study = f"FROM instances WHERE StudyInstanceUID = '{study_uids(some[:1])[0]}'"
     found = subject.time("one study's 100 instances", lambda: index.query(f"SELECT * {of_study}"))
     assert len(found.rows) == PER_SET, len(found.rows)
-    patient = f"SELECT * FROM series WHERE PatientID = 'P{100_000_000 + some}'"
+    patient = f"SELECT * FROM series WHERE PatientID = 'P{100_000_000 + some[0]}'"
     assert len(subject.time("one patient's series", lambda: index.query(patient)).rows) == 1
-    with open_index(index.path) as connection:
-        first = f"SELECT SeriesInstanceUID, SOPInstanceUID {of_study} LIMIT 1"
-        series_uid, uid = connection.execute(first).fetchall()[0]
-        ask(subject, connection, "file open: the study", f"SELECT * {of_study}", PER_SET)
-        ask(subject, connection, "file open: four columns of it", f"SELECT {FOUR} {of_study}", PER_SET)
-        series = f"SELECT * FROM instances WHERE SeriesInstanceUID = '{series_uid}'"
-        ask(subject, connection, "file open: one series", series, PER_SET)
-        one = f"SELECT * FROM instances WHERE SOPInstanceUID = '{uid}'"
-        ask(subject, connection, "file open: one instance", one, 1)
-    with duckdb.connect(str(subject.copy / "index.duckdb"), read_only=True) as connection:
-        ask(subject, connection, "copy open: the study", f"SELECT * {of_study}", PER_SET)
-        ask(subject, connection, "copy open: four columns of it", f"SELECT {FOUR} {of_study}", PER_SET)
+    copy = duckdb.connect(str(subject.copy / "index.duckdb"), read_only=True)
+    with open_index(index.path) as connection, copy:
+        for study_uid in study_uids(some):
+            ask_about(subject, connection, copy, study_uid)
+
+
+def ask_about(
+    subject: Subject, connection: duckdb.DuckDBPyConnection, copy: duckdb.DuckDBPyConnection, study_uid: str
+) -> None:
+    """Questions of one study to the open index and its copy."""
+    of_study = f"FROM instances WHERE StudyInstanceUID = '{study_uid}'"
+    first = f"SELECT SeriesInstanceUID, SOPInstanceUID {of_study} LIMIT 1"
+    series_uid, uid = connection.execute(first).fetchall()[0]
+    ask(subject, connection, "file open: the study", f"SELECT * {of_study}", PER_SET)
+    ask(subject, connection, "file open: four columns of it", f"SELECT {FOUR} {of_study}", PER_SET)
+    series = f"SELECT * FROM instances WHERE SeriesInstanceUID = '{series_uid}'"
+    ask(subject, connection, "file open: one series", series, PER_SET)
+    one = f"SELECT * FROM instances WHERE SOPInstanceUID = '{uid}'"
+    ask(subject, connection, "file open: one instance", one, 1)
+    ask(subject, copy, "copy open: the study", f"SELECT * {of_study}", PER_SET)
+    ask(subject, copy, "copy open: four columns of it", f"SELECT {FOUR} {of_study}", PER_SET)
 
 
 def ask(subject: Subject, connection: duckdb.DuckDBPyConnection, what: str, sql: str, n_rows: int) -> None:
