@@ -103,8 +103,13 @@ def open_index(settings: Settings) -> Index:
 
 
 @contextmanager
-def aws_errors(settings: Settings) -> Iterator[None]:
-    """Turn what goes wrong on the way to AWS into one sentence."""
+def aws_errors(settings: Settings, *, destination: str = "") -> Iterator[None]:
+    """Turn what goes wrong on the way to AWS into one sentence.
+
+    Args:
+        settings: Whose landing bucket is asked.
+        destination: Bucket of the caller's choice that is asked instead.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
     from ahi.aws import error_code
@@ -114,6 +119,8 @@ def aws_errors(settings: Settings) -> Iterator[None]:
     except ClientError as error:
         code, where = error_code(error), settings.landing_bucket
         if code in {"NoSuchBucket", "404"}:
+            if destination:
+                fail(f"The bucket {destination} does not exist at this endpoint. Make it first, or name another.")
             fail(f"The landing bucket {where} does not exist at this endpoint. Is AHI_LANDING_BUCKET of another stack?")
         fail(f"AWS refused: {code}. Credentials and region come from the usual AWS_* variables.")
     except BotoCoreError as error:

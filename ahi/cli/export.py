@@ -34,8 +34,9 @@ def export(
     settings = common.open_settings()
     source = tier_root(settings.index_dir, tier) / "index.duckdb"
     s3 = common.connect().s3 if destination.startswith(S3) else None
+    bucket = destination.removeprefix(S3).partition("/")[0] if s3 else ""
     try:
-        with common.aws_errors(settings):
+        with common.aws_errors(settings, destination=bucket):
             tables = copy(source, tier, destination, s3=s3)
     except (ExportError, IndexNotPublishedError) as error:
         common.fail(str(error))

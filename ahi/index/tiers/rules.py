@@ -7,10 +7,11 @@ is not enough, a line below does. A new column of text thus stays out of the de-
 
 **limited** follows the limited data set of HIPAA (45 CFR 164.514(e)): columns that the registry keeps to the identified
 tier are left out (names, record and account numbers, addresses of people), so are long texts and every person name;
-serial numbers and names of devices, numbers of procedure steps and the patient key are keyed hashes. Numbers and
-times of reports stay unless their concept names somebody or a birth. Codes and references inside private sequences are
-out, like values of private elements. Dates, UIDs and short descriptions stay: whoever
-sends names in a SeriesDescription sends them into this tier, which is why it asks for a data use agreement.
+serial numbers, names and application titles of devices, numbers of procedure steps, UIDs that reports hold as values
+and the patient key are keyed hashes. Numbers and times of reports stay unless their concept names somebody or a birth.
+Codes and references inside private sequences are out, like values of private elements. Dates, UIDs and short
+descriptions stay: whoever sends names in a SeriesDescription sends them into this tier, which is why it asks for a data
+use agreement.
 
 **deidentified** shows numbers, words of the standard, and keyed hashes of UIDs. What is claimed, and no more:
 
@@ -149,7 +150,8 @@ _PROSE = frozenset(("PN", "ST", "LT", "UT", "UC", "UR", "UN"))
 _LIMITED = dict.fromkeys(
     (
         *("patient_key", "DeviceSerialNumber", "GantryID", "StationName", "device_serial_number", "device_uid"),
-        "PerformedProcedureStepID",
+        # The title of a device's application is mostly the name of the device.
+        *("source_aet", "SourceApplicationEntityTitle", "PerformedProcedureStepID"),
     ),
     _HASH,
 )
@@ -161,6 +163,8 @@ _REPORTED = {
         How.MOMENT, code=("concept_code", "concept_scheme", "concept_meaning", "ValueType")
     ),
     ("dose_events", "started_at"): Rule(How.DATETIME),
+    # The device and the subject among them: as sent, one join with `device_uid` undid its hash.
+    ("sr_content", "uid_value"): _HASH,
 }
 # Dates of what happened to the patient, which a shift moves. Any other is the device's or the archive's, the same for
 # many patients: moved, it would tell how far the shifts of two patients lie apart.

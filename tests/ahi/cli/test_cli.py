@@ -141,6 +141,12 @@ def test_sending_to_a_bucket_that_is_not_there(home: Path, aws_stack: AwsStack) 
     assert "The landing bucket not-there does not exist" in said.stderr
 
 
+def test_copying_to_a_bucket_that_is_not_there(home: Path, aws_stack: AwsStack) -> None:
+    said = ahi(home, "export", "s3://not-there/copy", env=aws_stack.env)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "The bucket not-there does not exist at this endpoint" in said.stderr
+
+
 def test_what_was_sent_is_open_until_the_pipeline_has_taken_it(home: Path, aws_stack: AwsStack, tmp_path: Path) -> None:
     aws_stack.reset()
     (tmp_path / "DOE^JOHN.dcm").write_bytes(b"no DICOM")

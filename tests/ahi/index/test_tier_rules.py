@@ -173,9 +173,21 @@ def test_every_label_of_a_sender_has_the_limit_of_labels() -> None:
     assert {name for name, rule in rules.items() if rule is None or rule.how is not How.LABEL} == set()
 
 
-@pytest.mark.parametrize("name", ["StationName", "PerformedProcedureStepID", "DeviceSerialNumber"])
-def test_what_names_a_device_or_a_step_is_a_hash_in_the_limited_tier(name: str) -> None:
-    rule = rule_for(SERIES, NAMED[name], Tier.LIMITED)
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ("series", "StationName"),
+        ("series", "PerformedProcedureStepID"),
+        ("series", "DeviceSerialNumber"),
+        ("series", "source_aet"),
+        ("instances", "SourceApplicationEntityTitle"),
+        ("dose_events", "device_uid"),
+        ("sr_content", "uid_value"),
+    ],
+)
+def test_what_names_a_device_or_a_step_is_a_hash_in_the_limited_tier(table: str, name: str) -> None:
+    (column,) = (column for column in TABLES[table].columns if column.name == name)
+    rule = rule_for(TABLES[table], column, Tier.LIMITED)
     assert rule is not None
     assert rule.how is How.HASH
 
