@@ -87,13 +87,17 @@ def sight_some(pipeline: Pipeline, image_set_ids: Iterable[str]) -> tuple[Counte
 
 
 def seen_versions(pipeline: Pipeline, image_set_ids: Iterable[str]) -> dict[str, int]:
-    """The version in which we have seen each of some image sets: 0 for one that was gone, none for one never seen."""
+    """The version in which we have seen each of some image sets: none for one never seen.
+
+    0 for one that was gone, and for one that has to be looked at again since the index has it otherwise.
+    """
     table, seen = catalog.sightings, dict[str, int]()
-    columns = (table.c.image_set_id, sa.case((table.c.gone, 0), else_=table.c.version))
+    columns = (table.c.image_set_id, sa.case((sa.or_(table.c.gone, _astray()), 0), else_=table.c.version))
     with pipeline.index.engine.connect() as connection:
         for some in chunked(image_set_ids, 500):
             mine = sa.and_(table.c.datastore_id == pipeline.settings.datastore_id, table.c.image_set_id.in_(some))
-            seen |= {str(row[0]): int(row[1]) for row in connection.execute(sa.select(*columns).where(mine))}
+            query = sa.select(*columns).select_from(_with_heads()).where(mine)
+            seen |= {str(row[0]): int(row[1]) for row in connection.execute(query)}
     return seen
 
 
@@ -278,15 +282,35 @@ def _note(connection: sa.Connection, pipeline: Pipeline, image_set_id: str, *, v
     """Raise the sighting: the highest version wins, and what the service calls deleted is."""
     table, moment = catalog.sightings, now()
     mine = sa.and_(table.c.datastore_id == pipeline.settings.datastore_id, table.c.image_set_id == image_set_id)
-    row = connection.execute(sa.select(table).where(mine)).mappings().first()
+    query = sa.select(table, _astray().label("astray")).select_from(_with_heads()).where(mine)
+    row = connection.execute(query).mappings().first()
     seen = {"gone": gone, "seen_at": moment, "pending": True}
     if row is None:
         key = {"datastore_id": pipeline.settings.datastore_id, "image_set_id": image_set_id}
         connection.execute(table.insert().values(**key, version=version, **seen))
-    elif version > row["version"] or gone != row["gone"]:
+    elif version > row["version"] or gone != row["gone"] or row["astray"]:
         connection.execute(table.update().where(mine).values(version=max(version, row["version"]), **seen))
-        if row["gone"] and not gone:
+        if not gone and (row["gone"] or row["astray"]):
             _unbury(connection, pipeline.settings.datastore_id, image_set_id, version)
+
+
+def _with_heads() -> sa.Join:
+    """Sightings, each with its head where there is one."""
+    table, heads = catalog.sightings, catalog.heads
+    same = sa.and_(heads.c.datastore_id == table.c.datastore_id, heads.c.image_set_id == table.c.image_set_id)
+    return table.outerjoin(heads, same)
+
+
+def _astray() -> sa.ColumnElement[bool]:
+    """Whether the index shows what is gone, or has buried what is there, and nothing is pending that mends it.
+
+    Earlier code left such rows, when what HealthImaging said changed while a commit was under way.
+    """
+    table, heads = catalog.sightings, catalog.heads
+    shown = sa.and_(heads.c.image_set_id.is_not(None), heads.c.deleted_at.is_(None))
+    unreadable = sa.func.coalesce(table.c.unreadable_version, -1) == table.c.version
+    buried = sa.and_(heads.c.deleted_at.is_not(None), sa.not_(unreadable))
+    return sa.and_(sa.not_(table.c.pending), sa.case((table.c.gone, shown), else_=buried))
 
 
 def _unbury(connection: sa.Connection, datastore_id: str, image_set_id: str, version: int) -> None:
