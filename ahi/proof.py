@@ -85,11 +85,11 @@ class Sought:
 
     @property
     def pattern(self) -> str:
-        """The UID as a whole; for Python and for RE2, which cannot look ahead."""
+        """The UID as a whole; for Python and for RE2, which can look neither ahead nor behind."""
         one = re.escape(self.uid)
         if re.fullmatch("[0-9.]+", self.uid):
-            # In `in/1.2.3.dcm` it is whole, in 1.2.3.4 it is not.
-            return rf"(^|[^0-9.]){one}($|[^0-9.]|\.$|\.[^0-9])"
+            # In `in/CT.1.2.3.dcm` it is whole, in 1.2.3.4 it is not: only a digit beyond the point makes it longer.
+            return rf"(^\.?|[^0-9.]|[^0-9]\.){one}($|[^0-9.]|\.$|\.[^0-9])"
         return rf"(^|[^0-9A-Za-z.]){one}($|[^0-9A-Za-z.])"
 
     def words(self, tier: str) -> list[tuple[str, str]]:

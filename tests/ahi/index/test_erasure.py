@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import duckdb
+import pyarrow.compute as pc
 import pytest
 import sqlalchemy as sa
 
@@ -232,13 +233,27 @@ def test_the_proof_knows_the_name_of_a_uid_in_the_tiers(archive: Index) -> None:
     assert [place for place in prove(archive, SECRET, secret=KEY) if place.n] == []
 
 
-@pytest.mark.parametrize("text", ["in/7.7.7.1.dcm", "7.7.7.1.", '{"uid":"7.7.7.1"}', "a7.7.7.1", "7.7.7.1"])
-def test_a_uid_is_found_inside_names(text: str) -> None:
-    for uid in ("7.7.7.1", "7.7.7", "7.7.1"):
+WHOLE = """7.7.7.1|7.7.7.1.|.7.7.7.1|..7.7.7.1..|a7.7.7.1|a.7.7.7.1|in/7.7.7.1.dcm|in/CT.7.7.7.1|in/CT.7.7.7.1.tmp
+in/.7.7.7.1|in/CT.7.7.7.1.|in/a1.b.7.7.7.1/1|{"uid":"7.7.7.1"}|{'uid': .7.7.7.1}|2.7.7.7.1 7.7.7.1"""
+LONGER = """7.7.7.10|17.7.7.1|2.7.7.7.1|7.7.7.1.2|in/CT.2.7.7.7.1.tmp|in/CT.7.7.7.1.2.tmp|.2.7.7.7.1|7.7.7.1.0.dcm"""
+
+
+@pytest.mark.parametrize("engine", ["Python", "DuckDB", "Arrow"])
+def test_a_uid_is_found_inside_names(engine: str) -> None:
+    def finds(uid: str, text: str) -> bool:
         pattern = Sought(uid, {}).pattern
+        if engine == "Python":
+            return bool(re.search(pattern, text))
+        if engine == "Arrow":
+            return bool(pc.match_substring_regex(text, pattern).as_py())
         with duckdb.connect() as connection:
-            told = connection.execute("SELECT regexp_matches(?, ?)", [text, pattern]).fetchone()
-        assert (bool(re.search(pattern, text)),) == told == (uid == "7.7.7.1",)
+            return connection.execute("SELECT regexp_matches(?, ?)", [text, pattern]).fetchall() == [(True,)]
+
+    whole = [text for line in WHOLE.splitlines() for text in line.split("|")]
+    longer = LONGER.split("|")
+    assert [text for text in whole if not finds("7.7.7.1", text)] == []
+    assert [text for text in longer if finds("7.7.7.1", text)] == []
+    assert [text for text in whole + longer for uid in ("7.7.7", "7.7.1") if finds(uid, text)] == []
 
 
 def test_nothing_is_expected_of_what_an_erasure_leaves_of_an_association(index: Index) -> None:
