@@ -184,7 +184,7 @@ def with_counts(select: str, counts: str, datastore_id: str) -> str:
     one = f"SELECT {keys}, sum({N_PENDING})::BIGINT AS {N_PENDING} FROM {counts} GROUP BY {keys}"
     same = "p.of_study = r.StudyInstanceUID AND p.of_series = r.SeriesInstanceUID"
     here = f" AND r.datastore_id = {text(datastore_id)}" if datastore_id else ""
-    counted = f"if(r.is_primary{here}, coalesce(p.{N_PENDING}, 0), 0) AS {N_PENDING}"
+    counted = f"CASE WHEN r.is_primary{here} THEN coalesce(p.{N_PENDING}, 0) ELSE 0 END AS {N_PENDING}"
     return f"SELECT r.*, {counted} FROM ({select}) r LEFT JOIN ({one}) p ON {same}"
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from datetime import date
@@ -51,6 +52,22 @@ def test_a_fresh_index_has_every_view_typed_and_explained(index: Index) -> None:
         "AND (NOT ends_with(table_name, '_history') OR starts_with(column_name, 'valid_'))"
     )
     assert unexplained.rows == []
+
+
+def test_nothing_in_the_file_calls_what_is_no_function_to_older_duckdb(index: Index, upload, index_documents) -> None:
+    """To them `if` is syntax: kept in a macro or a view, as DuckDB 2 writes it, it is a function they do not have."""
+    upload("1", "2")
+    index_documents("1")
+    index.publish()
+    sql = (
+        "SELECT view_name AS name, sql FROM duckdb_views() UNION ALL "
+        "SELECT function_name, macro_definition FROM duckdb_functions() WHERE NOT internal"
+    )
+    told = index.query(sql).rows
+    assert {"series_current", "diff", "series_diff", "studies_diff_counts", "series_as_of"} <= {
+        name for name, _ in told
+    }
+    assert [name for name, kept in told if re.search(r"\b\"?if\"?\s*\(", str(kept), re.IGNORECASE)] == []
 
 
 def test_no_view_has_a_window_and_an_anti_join_only_where_rows_are_dead(index: Index, put) -> None:
