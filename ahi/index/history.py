@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ahi.index.columns import Column, Table, Tier
 from ahi.index.pending import N_PENDING, ROW_SOURCE, SHOWN
 from ahi.index.sql import quoted, text
-from ahi.index.view import View, names
+from ahi.index.view import STUDY_OF_UNKNOWN, View, names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -42,7 +42,11 @@ KEYS = {
 # Columns that say how a row was made: a row made anew with the same values has not changed.
 STAMPS = ("batch_id", "indexed_at", "dagster_run_id", "schema_version", "parser_version", "image_set_version")
 # Views made of the series of a moment, with what names a row of them.
-SUMMARY_KEYS = {"studies": ("datastore_id", "StudyInstanceUID"), "patients": ("datastore_id", "patient_key")}
+SUMMARY_KEYS = {
+    "studies": ("datastore_id", "StudyInstanceUID"),
+    # The study of an unknown patient, as the view tells them apart: else one who goes and one who comes are a change.
+    "patients": ("datastore_id", "patient_key", "StudyInstanceUID"),
+}
 # Parameter of the macros: under which name the file is attached, where it is not in use.
 DB = "db := 'main'"
 # Parameter of differences of image sets: whether those that are not primary count too, as in the views `..._all`.
@@ -203,20 +207,23 @@ def _of_table(table: Table) -> _Source:
 def _of_summary(view: View, series: Table) -> _Source:
     """Rows of a view of series at the two moments, of those alone of which a series came or went."""
     keys, history = SUMMARY_KEYS[view.name], _history(series)
+    made = {name: STUDY_OF_UNKNOWN for name in keys if name not in view.columns}
+    key = _packed(keys, made)
     both = (
         f"FROM (SELECT came, s.* FROM {history} s, (VALUES (false, {_FIRST}), (true, {_LAST})) m(came, seen) "
-        f"WHERE valid_from <= seen AND (valid_to IS NULL OR valid_to > seen) AND is_primary AND {_packed(keys)} IN "
-        f"(SELECT {_packed(keys)} FROM {history} WHERE {_MOVED} AND is_primary)) "
+        f"WHERE valid_from <= seen AND (valid_to IS NULL OR valid_to > seen) AND is_primary AND {key} IN "
+        f"(SELECT {key} FROM {history} WHERE {_MOVED} AND is_primary)) "
     )
     source = f", 'document' AS {ROW_SOURCE}, NULL::BIGINT AS {N_PENDING}"
-    sql = view.sql.replace("SELECT ", "SELECT came, ", 1).replace("GROUP BY ", "GROUP BY came, ")
+    more = "".join(f"{how} AS {quoted(name)}, " for name, how in made.items())
+    sql = view.sql.replace("SELECT ", f"SELECT came, {more}", 1).replace("GROUP BY ", "GROUP BY came, ")
     sql = sql.replace("FROM main.series ", both.replace("s.*", f"s.*{source}", 1))
     hidden = names([*keys, *(name for name in STAMPS if name in view.columns)])
     return _Source(view.name, DB, f"SELECT {_packed(keys)} AS k, * EXCLUDE ({hidden}) FROM ({sql})")
 
 
-def _packed(keys: Iterable[str]) -> str:
-    return f"struct_pack({', '.join(f'{quoted(key)} := {quoted(key)}' for key in keys)})"
+def _packed(keys: Iterable[str], made: Mapping[str, str] | None = None) -> str:
+    return f"struct_pack({', '.join(f'{quoted(key)} := {(made or {}).get(key, quoted(key))}' for key in keys)})"
 
 
 _MOVED = f"valid_from <= {_LAST} AND (valid_to IS NULL OR valid_to > {_FIRST})"

@@ -13,6 +13,9 @@ from ahi.index.sql import quoted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Nothing tells whose a study without PatientID is: each is of a patient of its own.
+STUDY_OF_UNKNOWN = "CASE WHEN patient_key IS NULL THEN StudyInstanceUID END"
+
 
 @dataclass(frozen=True)
 class View:

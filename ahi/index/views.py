@@ -22,7 +22,7 @@ from ahi.index.provenance import provenance_views
 from ahi.index.relations import empty_relations, fixed_relations
 from ahi.index.sql import quoted, text
 from ahi.index.tag_registry import known_tags, tag_registry
-from ahi.index.view import View
+from ahi.index.view import STUDY_OF_UNKNOWN, View
 from ahi.index.whole import WHOLE, whole_views
 
 if TYPE_CHECKING:
@@ -85,10 +85,6 @@ def _shown_views(table: Table, described: Mapping[str, str], everything: str) ->
             (everything, f"{table.name}_current_all", f"{CURRENT}, primary or not."),
         )
     ]
-
-
-# Nothing tells whose a study without PatientID is: each is of a patient of its own.
-STUDY_OF_UNKNOWN = "CASE WHEN patient_key IS NULL THEN StudyInstanceUID END"
 
 
 def _agreed(columns: list[Column]) -> str:

@@ -17,8 +17,7 @@ from ahi.index.publish import STORAGE
 from ahi.index.registry import SCHEMA_VERSION
 from ahi.index.sql import literal_path, quoted, text
 from ahi.index.tiers.rules import ROW_VERSION, Policy, crosses, tier_table
-from ahi.index.view import View, names
-from ahi.index.views import STUDY_OF_UNKNOWN
+from ahi.index.view import STUDY_OF_UNKNOWN, View, names
 from ahi.index.writer import sync_folder
 
 if TYPE_CHECKING:

@@ -215,6 +215,23 @@ def test_studies_and_patients_change_with_their_series(index: Index, put) -> Non
         index.compact()
 
 
+def test_an_unknown_patient_who_comes_is_not_another_who_goes(index: Index, put) -> None:
+    """Each study without PatientID is of a patient of its own, and so it is in differences."""
+    put("one", {"a": 1}, PatientName="A", patient_key=None, StudyInstanceUID="1")
+    put("two", {"c": 1}, PatientName="C", patient_key=None, StudyInstanceUID="3")
+    first = newest(index)
+    with index.commit(kind="bury") as commit:
+        commit.bury("store", "a", version=None, reason="gone", at=first)
+    put("three", {"b": 1}, PatientName="B", patient_key=None, StudyInstanceUID="2")
+    put("four", {"c": 2}, PatientName="C^D", patient_key=None, StudyInstanceUID="3")
+    index.publish()
+    span = [first, newest(index)]
+    sql = "SELECT change, patient_key, StudyInstanceUID FROM patients_diff(?::TIMESTAMPTZ, ?::TIMESTAMPTZ) ORDER BY ALL"
+    assert index.query(sql, span).rows == [("added", None, "2"), ("changed", None, "3"), ("deleted", None, "1")]
+    counts = "SELECT change, n_rows FROM patients_diff_counts(?::TIMESTAMPTZ, ?::TIMESTAMPTZ) ORDER BY ALL"
+    assert index.query(counts, span).rows == [("added", 1), ("changed", 1), ("deleted", 1)]
+
+
 def test_differences_are_of_the_image_sets_that_the_view_shows(index: Index, put) -> None:
     put("one", {"a": 1, "b": 1})
     first = newest(index)
