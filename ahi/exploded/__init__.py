@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 Tables = dict[str, list[Row]]
 _STRUCTURES = ("StructureSetROISequence", "ROIContourSequence", "RTROIObservationsSequence")
+_GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 
-_OBJECTS = frozenset(("SegmentSequence", "PerFrameFunctionalGroupsSequence", "ContentSequence", *_STRUCTURES))
+_OBJECTS = frozenset(("SegmentSequence", "ContentSequence", *_GROUPS, *_STRUCTURES))
 _RT = radiotherapy.PLANS | {radiotherapy.DOSE}
 
 
@@ -135,11 +136,8 @@ def _makers(attributes: Attributes) -> Iterable[tuple[str, Maker]]:
     """What kinds of object an instance is, and what makes their rows."""
     if "SegmentSequence" in attributes:
         yield "SegmentSequence", lambda one, notes, _: {"segments": segment_rows(one, notes)}
-    if "PerFrameFunctionalGroupsSequence" in attributes:
-        yield (
-            "PerFrameFunctionalGroupsSequence",
-            lambda one, notes, offset: {"frames_functional": frame_rows(one, notes, offset)},
-        )
+    if any(name in attributes for name in _GROUPS):
+        yield _GROUPS[0], lambda one, notes, offset: {"frames_functional": frame_rows(one, notes, offset)}
     if "ContentSequence" in attributes:
         yield "ContentSequence", _report
     if any(name in attributes for name in _STRUCTURES):

@@ -39,7 +39,7 @@ SEGMENTS = image_set_table(
         _col("TrackingID", 0x00620020, "UT", "1", _L, "Name by which the finding is followed; free text."),
         _col("TrackingUID", 0x00620021, "UI", "1", _L, "Unique identifier by which the finding is followed."),
         derived("referenced_series_uid", "VARCHAR", _L, "Series that was segmented; null if several: see references."),
-        derived("n_frames", "INTEGER", _D, "Frames of the segment; null for a label map."),
+        derived("n_frames", "INTEGER", _D, "Frames of the segment; null for a label map, or if not told."),
     ),
     (*_SORT, "SegmentNumber"),
 )
@@ -123,7 +123,7 @@ RT_PLANS = image_set_table(
 
 FRAMES_FUNCTIONAL = image_set_table(
     "frames_functional",
-    "One row for each frame of an enhanced multi-frame object, shared values filled in.",
+    "One row for each frame of an enhanced multi-frame object, with shared values and what the order of tiles tells.",
     (
         *_IDS,
         derived("frame_number", "INTEGER", _D, "Number of the frame in its instance, from 1, as in `frames`."),
@@ -158,8 +158,12 @@ FRAMES_FUNCTIONAL = image_set_table(
         _col("ReferencedSegmentNumber", 0x0062000B, "US", "1-n", _D, "Segment that a frame of a segmentation shows."),
         _col("ColumnPositionInTotalImagePixelMatrix", 0x0048021E, "SL", "1", _D, "First column of a tile of a slide."),
         _col("RowPositionInTotalImagePixelMatrix", 0x0048021F, "SL", "1", _D, "First row of a tile of a slide."),
-        _col("XOffsetInSlideCoordinateSystem", 0x0040072A, "DS", "1", _D, "Place of a tile on the slide in mm."),
-        _col("YOffsetInSlideCoordinateSystem", 0x0040073A, "DS", "1", _D, "Place of a tile on the slide in mm."),
+        _col(
+            "XOffsetInSlideCoordinateSystem", 0x0040072A, "DS", "1", _D, "Place of a tile on the slide in mm, if sent."
+        ),
+        _col(
+            "YOffsetInSlideCoordinateSystem", 0x0040073A, "DS", "1", _D, "Place of a tile on the slide in mm, if sent."
+        ),
         _col("OpticalPathIdentifier", 0x00480106, "SH", "1", _D, "Optical path of a tile."),
     ),
     (*_SORT, "frame_number"),
