@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from botocore.exceptions import BotoCoreError, ClientError
@@ -30,7 +30,7 @@ from ahi.index import catalog
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from ahi.pipeline import Pipeline
 
@@ -89,10 +89,11 @@ def sight_some(pipeline: Pipeline, image_set_ids: Iterable[str]) -> tuple[Counte
 def seen_versions(pipeline: Pipeline, image_set_ids: Iterable[str]) -> dict[str, int]:
     """The version in which we have seen each of some image sets: none for one never seen.
 
-    0 for one that was gone, and for one that has to be looked at again since the index has it otherwise.
+    0 for one that was gone, and for one to be looked at again: the index has it otherwise, or its document is lost.
     """
     table, seen = catalog.sightings, dict[str, int]()
-    columns = (table.c.image_set_id, sa.case((sa.or_(table.c.gone, _astray()), 0), else_=table.c.version))
+    unseen = sa.or_(table.c.gone, _astray(), _without_document())
+    columns = (table.c.image_set_id, sa.case((unseen, 0), else_=table.c.version))
     with pipeline.index.engine.connect() as connection:
         for some in chunked(image_set_ids, 500):
             mine = sa.and_(table.c.datastore_id == pipeline.settings.datastore_id, table.c.image_set_id.in_(some))
@@ -230,11 +231,24 @@ def _keep(pipeline: Pipeline, looks: _Looks, sighting: Sighting, lease: str) -> 
         "day": day_of(moment),
     }
     with pipeline.index.transaction() as connection:
-        if not _document(connection, settings.datastore_id, sighting.image_set_id, sighting.version):
-            connection.execute(catalog.documents.insert().values(row))
-        _note(connection, pipeline, sighting.image_set_id, version=sighting.version, gone=False)
+        again = _enter(connection, row)
+        _note(connection, pipeline, sighting.image_set_id, version=sighting.version, gone=False, again=again)
         leases.let_go(connection, lease)
     return 0 if kept else len(blob)
+
+
+def _enter(connection: sa.Connection, row: Mapping[str, Any]) -> bool:
+    """Put a document into the catalog. Returns whether the catalog had it before and it was gone from the lake."""
+    table = catalog.documents
+    mine = sa.and_(*(column == row[column.name] for column in table.primary_key))
+    old = connection.execute(sa.select(table.c.erased_at).where(mine)).first()
+    if old is None:
+        connection.execute(table.insert().values(row))
+    elif old.erased_at is not None:
+        # The day stays: rows are published by it.
+        news = {name: value for name, value in row.items() if name != "day"} | {"erased_at": None, "seq": None}
+        connection.execute(table.update().where(mine).values(news))
+    return old is not None and old.erased_at is not None
 
 
 def _kept_before(pipeline: Pipeline, sighting: Sighting, key: str) -> bytes | None:
@@ -268,18 +282,26 @@ def _read(pipeline: Pipeline, sighting: Sighting) -> bytes:
 
 
 def _kept(pipeline: Pipeline, image_set_id: str, version: int) -> bool:
-    with pipeline.index.engine.connect() as connection:
-        return _document(connection, pipeline.settings.datastore_id, image_set_id, version)
-
-
-def _document(connection: sa.Connection, datastore_id: str, image_set_id: str, version: int) -> bool:
     table = catalog.documents
-    where = (table.c.datastore_id == datastore_id, table.c.image_set_id == image_set_id, table.c.version == version)
-    return connection.execute(sa.select(table.c.version).where(*where)).first() is not None
+    mine = (table.c.datastore_id == pipeline.settings.datastore_id, table.c.image_set_id == image_set_id)
+    query = sa.select(table.c.version).where(*mine, table.c.version == version, table.c.erased_at.is_(None))
+    with pipeline.index.engine.connect() as connection:
+        return connection.execute(query).first() is not None
 
 
-def _note(connection: sa.Connection, pipeline: Pipeline, image_set_id: str, *, version: int, gone: bool) -> None:
-    """Raise the sighting: the highest version wins, and what the service calls deleted is."""
+def _note(
+    connection: sa.Connection,
+    pipeline: Pipeline,
+    image_set_id: str,
+    *,
+    version: int,
+    gone: bool,
+    again: bool = False,
+) -> None:
+    """Raise the sighting: the highest version wins, and what the service calls deleted is.
+
+    `again`: the index has to read the document of this version once more.
+    """
     table, moment = catalog.sightings, now()
     mine = sa.and_(table.c.datastore_id == pipeline.settings.datastore_id, table.c.image_set_id == image_set_id)
     query = sa.select(table, _astray().label("astray")).select_from(_with_heads()).where(mine)
@@ -288,7 +310,7 @@ def _note(connection: sa.Connection, pipeline: Pipeline, image_set_id: str, *, v
     if row is None:
         key = {"datastore_id": pipeline.settings.datastore_id, "image_set_id": image_set_id}
         connection.execute(table.insert().values(**key, version=version, **seen))
-    elif version > row["version"] or gone != row["gone"] or row["astray"]:
+    elif version > row["version"] or gone != row["gone"] or row["astray"] or again:
         connection.execute(table.update().where(mine).values(version=max(version, row["version"]), **seen))
         if not gone and (row["gone"] or row["astray"]):
             _unbury(connection, pipeline.settings.datastore_id, image_set_id, version)
@@ -311,6 +333,17 @@ def _astray() -> sa.ColumnElement[bool]:
     unreadable = sa.func.coalesce(table.c.unreadable_version, -1) == table.c.version
     buried = sa.and_(heads.c.deleted_at.is_not(None), sa.not_(unreadable))
     return sa.and_(sa.not_(table.c.pending), sa.case((table.c.gone, shown), else_=buried))
+
+
+def _without_document() -> sa.ColumnElement[bool]:
+    """Whether the lake has lost the document of the version seen."""
+    table, documents = catalog.sightings, catalog.documents
+    return sa.exists().where(
+        documents.c.datastore_id == table.c.datastore_id,
+        documents.c.image_set_id == table.c.image_set_id,
+        documents.c.version == table.c.version,
+        documents.c.erased_at.is_not(None),
+    )
 
 
 def _unbury(connection: sa.Connection, datastore_id: str, image_set_id: str, version: int) -> None:

@@ -14,9 +14,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from botocore.exceptions import ClientError
 from more_itertools import chunked, constrained_batches
 
 from ahi import inbox, quarantine
+from ahi.aws import GONE, error_code
 from ahi.clock import now
 from ahi.collector import collector_paused
 from ahi.documents import DocumentHead, Flattened, flatten_all
@@ -118,7 +120,8 @@ def _newest_kept(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> Iterator[
         sightings.c.image_set_id == documents.c.image_set_id,
         sightings.c.version == documents.c.version,
     )
-    query = sa.select(documents).join(sightings, same).where(sa.not_(sightings.c.gone), where)
+    there = (sa.not_(sightings.c.gone), documents.c.erased_at.is_(None))
+    query = sa.select(documents).join(sightings, same).where(*there, where)
     kept = _paged(pipeline, query)
     return constrained_batches(kept, CHUNK_BYTES, CHUNK_DOCUMENTS, get_len=lambda one: one.size_bytes, strict=False)
 
@@ -149,8 +152,13 @@ def _read(pipeline: Pipeline, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
 def _index(pipeline: Pipeline, chunk: Sequence[Kept], report: IndexReport, *, replace: bool) -> None:
     """One commit of the documents of a chunk, fetched from the lake side by side."""
 
-    def fetch(kept: Kept) -> bytes:
-        return pipeline.aws.s3.get_object(Bucket=settings.lake_bucket, Key=kept.object_key)["Body"].read()
+    def fetch(kept: Kept) -> bytes | None:
+        try:
+            return pipeline.aws.s3.get_object(Bucket=settings.lake_bucket, Key=kept.object_key)["Body"].read()
+        except ClientError as error:
+            if error_code(error) not in GONE:
+                raise
+            return None
 
     settings = pipeline.settings
 
@@ -159,27 +167,34 @@ def _index(pipeline: Pipeline, chunk: Sequence[Kept], report: IndexReport, *, re
 
 
 def index_documents(
-    pipeline: Pipeline, chunk: Sequence[Kept], blobs: Iterable[bytes], report: IndexReport, *, replace: bool = False
+    pipeline: Pipeline,
+    chunk: Sequence[Kept],
+    blobs: Iterable[bytes | None],
+    report: IndexReport,
+    *,
+    replace: bool = False,
 ) -> None:
     """One commit: files of rows, heads raised, objects marked as indexed.
 
     Args:
         pipeline: Index and settings.
         chunk: What is known of each document.
-        blobs: The documents, in the same order.
+        blobs: The documents, in the same order; None for one that the lake does not have.
         report: Takes the numbers.
         replace: Let an equal version win, which is indexing again.
     """
     batch_id = f"index:{uuid.uuid4().hex}"
-    heads, good, bad = [], list[Kept](), list[quarantine.Item]()
+    heads, good, bad = [], list[Kept](), list[tuple[Kept, quarantine.Item]]()
+    gone = list[Kept]()
     key_of = patient_key_of(pipeline)
     stamp = {"indexed_at": now(), "dagster_run_id": pipeline.run_id}
     writer = TableWriter(pipeline.index.root, pipeline.index.tables, batch_id=batch_id)
     with collector_paused():
-        for flat in flatten_all(zip(chunk, blobs, strict=True), patient_key=key_of, stamp=stamp):
+        for flat in flatten_all(_there(chunk, blobs, gone), patient_key=key_of, stamp=stamp):
             for kept, head in flat.documents:
                 if isinstance(head, DocumentError):
-                    bad.append(quarantine.Item("documents", Reason.DOCUMENT_NOT_UNDERSTOOD, str(head), kept.object_key))
+                    why = Reason.DOCUMENT_NOT_UNDERSTOOD
+                    bad.append((kept, quarantine.Item("documents", why, str(head), kept.object_key)))
                     continue
                 good.append(kept)
                 heads.append(_head(kept, head))
@@ -191,9 +206,35 @@ def index_documents(
         won = {head.image_set_id for head in commit.raise_heads(heads, replace=replace)}
         report.stale += len(heads) - len(won)
         _shown(commit, good)
-        report.quarantined += quarantine.enter(commit.connection, bad, batch_id)
-        known = {kept.image_set_id for kept in good}
-        _caught_up(commit, [kept for kept in chunk if kept.image_set_id not in known], unreadable=True)
+        items = [*(item for _, item in bad), *_lost(commit, gone)]
+        report.quarantined += quarantine.enter(commit.connection, items, batch_id)
+        _caught_up(commit, [kept for kept, _ in bad], unreadable=True)
+
+
+def _there(chunk: Sequence[Kept], blobs: Iterable[bytes | None], gone: list[Kept]) -> Iterator[tuple[Kept, bytes]]:
+    """Documents with their bytes; those without any go into `gone`."""
+    for kept, blob in zip(chunk, blobs, strict=True):
+        if blob is None:
+            gone.append(kept)
+        else:
+            yield kept, blob
+
+
+def _lost(commit: Commit, gone: Iterable[Kept]) -> Iterator[quarantine.Item]:
+    """Note documents that the lake has lost, so that the next look at their image sets reads them again.
+
+    What was erased meanwhile is not lost. The sighting is left as it is: nothing has been dealt with.
+    """
+    table, sightings = catalog.documents, catalog.sightings
+    for kept in gone:
+        names = ("datastore_id", "image_set_id")
+        mine = [table.c[name] == getattr(kept, name) for name in (*names, "version")]
+        theirs = [sightings.c[name] == getattr(kept, name) for name in names]
+        wanted = sa.exists().where(*theirs, sa.not_(sightings.c.gone))
+        change = table.update().where(*mine, table.c.erased_at.is_(None), wanted)
+        if commit.connection.execute(change.values(erased_at=commit.committed_at, seq=commit.seq)).rowcount:
+            text = "The lake does not have the document that it kept"
+            yield quarantine.Item("documents", Reason.DOCUMENT_GONE, text, kept.object_key)
 
 
 def _count(report: IndexReport, flat: Flattened[Kept]) -> None:

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     RESULT_NOT_UNDERSTOOD = "RESULT_NOT_UNDERSTOOD"
     RESULT_OF_UNKNOWN_FILE = "RESULT_OF_UNKNOWN_FILE"
     DOCUMENT_NOT_UNDERSTOOD = "DOCUMENT_NOT_UNDERSTOOD"
+    DOCUMENT_GONE = "DOCUMENT_GONE"
     RESOURCE_INVALID = "RESOURCE_INVALID"
 
 
@@ -65,5 +66,6 @@ ADVICE: dict[Reason, str] = {
     Reason.RESULT_NOT_UNDERSTOOD: "A line of a job's results is not JSON. Its file goes into another job by itself.",
     Reason.RESULT_OF_UNKNOWN_FILE: "A job took a file that came into its folder meanwhile. Plan the archive again.",
     Reason.DOCUMENT_NOT_UNDERSTOOD: "HealthImaging's document has an unknown form. It is kept; re-index later.",
+    Reason.DOCUMENT_GONE: "The lake lost a document. A sweep has it read from HealthImaging again: nothing to do.",
     Reason.RESOURCE_INVALID: "FHIR lines that are not valid were not sent. Correct them: `ahi fhir failures --export`.",
 }

@@ -260,7 +260,7 @@ documents = sa.Table(
     sa.Column("updated_at", Instant, comment="When HealthImaging made this version"),
     sa.Column("fetched_at", Instant, nullable=False, comment="When HealthImaging was asked for it"),
     sa.Column("day", sa.String, nullable=False, comment="Day of that, YYYY-MM-DD in UTC"),
-    sa.Column("erased_at", Instant, comment="When the kept document was erased; null: it is there"),
+    sa.Column("erased_at", Instant, comment="When the kept document was erased or found gone; null: it is there"),
     _seq(),
     sa.Index("ix_documents_day", "day"),
     sa.Index("ix_documents_seq", "seq"),

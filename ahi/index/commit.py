@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CHUNK = 500
 # Rows of these tables are written without a number, and get the one of the next commit, for incremental publishing.
 STAMPED = (c.jobs, c.quarantine, c.events, c.documents)
+# Of a head. Erased too: what comes back after its erasure and is deleted again has to be erased again.
+DELETION = ("deleted_at", "delete_reason", "deleted_version", "erased_at")
 # Statements are made once: making one costs as much as executing it.
 _UNNUMBERED = sa.select(*(sa.exists().where(table.c.seq.is_(None)).label(table.name) for table in STAMPED))
 _HEADS = sa.select(c.heads).where(c.heads.c.image_set_id.in_(sa.bindparam("ids", expanding=True)))
@@ -117,17 +119,12 @@ class Commit:
             elif _wins(head, old, replace=replace):
                 winners.append(head)
                 buried.append((head.image_set_id, old.batch_id))
-                updates.append(
-                    self._head_row(head) | {"deleted_at": None, "delete_reason": None, "deleted_version": None}
-                )
+                updates.append(self._head_row(head) | dict.fromkeys(DELETION))
             else:
                 buried.append((head.image_set_id, self.batch_id))
                 if old.deleted_at is not None and old.erased_at is None and head.version > old.version:
                     # It loses to a deletion, but still says what was deleted, whichever of the two came first.
-                    updates.append(
-                        self._head_row(head)
-                        | {name: getattr(old, name) for name in ("deleted_at", "delete_reason", "deleted_version")}
-                    )
+                    updates.append(self._head_row(head) | {name: getattr(old, name) for name in DELETION})
         self._insert(c.heads, inserts)
         self._update_heads(updates)
         self._bury(self.image_set_tables, buried)
