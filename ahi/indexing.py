@@ -107,22 +107,37 @@ def catch_up(pipeline: Pipeline, batches: Sequence[Batch] = (), *, only: Collect
 def index_again(pipeline: Pipeline, day: str) -> IndexReport:
     """Write the rows of one day's documents again, as the present code reads them, without HealthImaging."""
     report, of_day = IndexReport(), catalog.documents.c.day == day
-    for chunk in _newest_kept(pipeline, of_day):
+    # The second is read when the first is through: what that could read now is shown in its newest version.
+    for chunk in chain(_newest_kept(pipeline, of_day), _older_shown(pipeline, of_day)):
         _index(pipeline, chunk, report, replace=True)
     return report
 
 
 def _newest_kept(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> Iterator[tuple[Kept, ...]]:
-    """Kept documents of the version that HealthImaging shows, of image sets not gone, in groups for a commit."""
+    """Kept documents of the version that HealthImaging shows, of image sets not gone."""
     sightings, documents = catalog.sightings, catalog.documents
-    same = sa.and_(
-        sightings.c.datastore_id == documents.c.datastore_id,
-        sightings.c.image_set_id == documents.c.image_set_id,
-        sightings.c.version == documents.c.version,
-    )
-    there = (sa.not_(sightings.c.gone), documents.c.erased_at.is_(None))
-    query = sa.select(documents).join(sightings, same).where(*there, where)
-    kept = _paged(pipeline, query)
+    same = sa.and_(_same_image_set(sightings), sightings.c.version == documents.c.version)
+    return _chunks(pipeline, sa.select(documents).join(sightings, same).where(sa.not_(sightings.c.gone), where))
+
+
+def _older_shown(pipeline: Pipeline, where: sa.ColumnElement[bool]) -> Iterator[tuple[Kept, ...]]:
+    """Kept documents of the version that the index shows where it cannot show the newest: that one is unreadable."""
+    sightings, documents, heads = catalog.sightings, catalog.documents, catalog.heads
+    shown = sa.and_(_same_image_set(heads), heads.c.version == documents.c.version, heads.c.deleted_at.is_(None))
+    newer = sa.and_(_same_image_set(sightings), sightings.c.version > documents.c.version, sa.not_(sightings.c.gone))
+    return _chunks(pipeline, sa.select(documents).join(heads, shown).join(sightings, newer).where(where))
+
+
+def _same_image_set(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a row of a table and one of the documents are about the same image set."""
+    documents = catalog.documents
+    same = table.c.datastore_id == documents.c.datastore_id
+    return sa.and_(same, table.c.image_set_id == documents.c.image_set_id)
+
+
+def _chunks(pipeline: Pipeline, query: sa.Select[Any]) -> Iterator[tuple[Kept, ...]]:
+    """Documents of a query that the lake has, in groups for a commit."""
+    kept = _paged(pipeline, query.where(catalog.documents.c.erased_at.is_(None)))
     return constrained_batches(kept, CHUNK_BYTES, CHUNK_DOCUMENTS, get_len=lambda one: one.size_bytes, strict=False)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+
 import pytest
 import sqlalchemy as sa
 
@@ -113,6 +116,49 @@ def test_a_sweep_mends_an_index_that_buried_what_is_there(site, one):
     site.drive()
     assert (shown(site), buried(site), sighting(site, one)) == ([one], [], (1, False, False))
     assert not any(site.sweep().values())
+
+
+# -- documents that cannot be read ---------------------------------------------------------------------------------
+
+
+def put_document(site, image_set_id, version, body):
+    """Put something in the place of a document; gives what was there."""
+    s3, key = site.stack.client("s3"), image_sets.document_key(site.pipeline, image_set_id, version)
+    place = {"Bucket": site.stack.env["AHI_LAKE_BUCKET"], "Key": key}
+    before = s3.get_object(**place)["Body"].read()
+    s3.put_object(**place, Body=body)
+    return before
+
+
+def second_version(site, image_set_id):
+    """Change the name of the patient in HealthImaging, and read the document of that."""
+    name = {"SchemaVersion": 1.1, "Patient": {"DICOM": {"PatientName": "Other^Name"}}}
+    site.stack.client("medical-imaging").update_image_set_metadata(
+        datastoreId=site.datastore_id,
+        imageSetId=image_set_id,
+        latestVersionId="1",
+        updateImageSetMetadataUpdates={"DICOMUpdates": {"updatableAttributes": json.dumps(name).encode()}},
+    )
+    site.stack.wait_for(lambda: image_sets.sight(site.pipeline, [image_set_id])["kept"], what="version 2")
+
+
+def versions(site):
+    site.pipeline.index.publish()
+    return [row[0] for row in site.rows("SELECT image_set_version FROM series_all")]
+
+
+def test_rows_of_an_older_version_follow_while_the_newest_is_unreadable(site, one):
+    second_version(site, one)
+    whole = put_document(site, one, 2, gzip.compress(b"{}"))
+    site.drive()
+    before = batches(site)
+    assert (versions(site), len(quarantined(site))) == ([1], 1)
+    report = indexing.index_again(site.pipeline, day_of(now()))
+    assert (report.documents, versions(site)) == (1, [1])
+    assert batches(site) != before
+    put_document(site, one, 2, whole)
+    assert indexing.index_again(site.pipeline, day_of(now())).documents == 1
+    assert versions(site) == [2]
 
 
 # -- documents that the lake has lost ------------------------------------------------------------------------------
