@@ -104,7 +104,8 @@ def patient_key_function(secret: bytes) -> PatientKey:
     keyed = hmac.new(secret, digestmod=hashlib.sha256)
 
     def patient_key(issuer: str | None, patient_id: str | None) -> str | None:
-        if not (patient_id or "").strip(" \t\r\n\0"):
+        # Empty values, with a backslash between them, are no ID: strangers would become one patient.
+        if not (patient_id or "").strip(" \t\r\n\0\\"):
             return None
         one = keyed.copy()
         issuer, patient_id = (issuer or "").strip(PADDING), (patient_id or "").strip(PADDING)

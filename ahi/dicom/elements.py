@@ -101,7 +101,7 @@ def type_values(
                 if value is not None:
                     values[name] = value
                 continue
-        if memo is None and vr == b"UI" and is_usual and b"\\" not in raw and raw.isascii():
+        if memo is None and vr == b"UI" and is_usual and b"\\" not in raw and raw.isascii() and raw.strip(b"\0 "):
             values[name] = raw.decode("ascii").rstrip("\0 ")
             continue
         n_failures = len(failures)
@@ -181,13 +181,16 @@ def _plain(raw: bytes, vr: str, column: Column, context: Context, failures: list
 
 
 def _item(item: Elements, outer: tuple[str, ...], *, big: bool) -> Item:
-    """A sequence item by keyword; it inherits the character sets unless it has its own (PS3.5 7.5.3)."""
+    """A sequence item by keyword; it inherits the character sets unless it has its own (PS3.5 7.5.3).
+
+    Elements that no column has a field for are there by tag.
+    """
     encodings = _encodings(item) or outer
     found: Item = {}
     for tag, (_, raw) in item.items():
         if tag == CHARACTER_SET:
             continue
-        keyword = _ITEM_FIELDS[tag][0]
+        keyword = _ITEM_FIELDS[tag][0] if tag in _ITEM_FIELDS else f"{tag:08X}"
         if isinstance(raw, list):
             found[keyword] = [_item(inner, encodings, big=big) for inner in raw]
         else:

@@ -12,6 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from ahi.dicom.elements import WANTED, WANTED_IN_ITEMS
+from ahi.dicom.walker import UNREAD
 from ahi.index.registry import LAST_HEADER_TAG
 
 if TYPE_CHECKING:
@@ -68,10 +69,16 @@ def _wanted(dataset: Any, wanted: dict[int, bool]) -> Elements:
         if is_sequence:
             element = dataset[tag]
             if element.VR == "SQ":
-                elements[tag] = (b"SQ", [_wanted(item, WANTED_IN_ITEMS) for item in element.value])
+                elements[tag] = (b"SQ", [_unread(item) | _wanted(item, WANTED_IN_ITEMS) for item in element.value])
             continue
         raw = dataset.get_item(tag)
         value = raw.value
         if isinstance(value, bytes) and len(value) == raw.length:
             elements[tag] = ((raw.VR or "").encode(), value)
     return elements
+
+
+def _unread(item: Any) -> Elements:
+    """Elements of an item that have a value which nobody asked for."""
+    values = {int(tag): item.get_item(tag).value for tag in item.keys() - WANTED_IN_ITEMS.keys() if tag.element}
+    return {tag: UNREAD for tag, value in values.items() if (value.strip() if isinstance(value, bytes) else value)}

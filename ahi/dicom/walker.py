@@ -29,6 +29,8 @@ Element: TypeAlias = "tuple[bytes, bytes | list[Elements]]"
 Elements: TypeAlias = "dict[int, Element]"
 Wanted: TypeAlias = "Mapping[int, bool]"
 """Tags to keep; True for a sequence, which only a dictionary tells in implicit VR and in an UN."""
+UNREAD: Element = (b"", b"unread")
+"""In the place of a value inside an item that nobody asked for: the item is no empty one."""
 
 
 @dataclass(frozen=True)
@@ -242,10 +244,14 @@ def _read_item(  # noqa: C901, PLR0912 (the same loop for items)
             position, items = read_items(data, start, value_length, inner, inner_wanted, depth + 1)
             if items is not None:
                 item[tag] = (b"SQ", items)
+            elif wanted is not None and position > start + 8:
+                item[tag] = UNREAD
             continue
         position = start + value_length
         if position > end:
             raise Short if length == UNDEFINED else Odd
         if kind is not None:
             item[tag] = (vr, data[start:position])
+        elif wanted is not None and tag & 0xFFFF and data[start:position].strip():
+            item[tag] = UNREAD
     return end, item

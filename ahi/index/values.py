@@ -19,7 +19,7 @@ from ahi.index.columns import SHAPES
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ahi.index.columns import Column, Shape
+    from ahi.index.columns import Column, Field, Shape
 
 Item = dict[str, object]
 """Attributes of a sequence item by keyword; values as a HealthImaging document has them."""
@@ -27,6 +27,8 @@ Item = dict[str, object]
 _RAW_LIMIT = 256
 PADDING = "\0 "
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# Python's int takes more: digits of other scripts, and a line's end. Of more digits than it takes, a float is made.
+_WHOLE = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 _DATE = re.compile(r"(\d{4})([.\-/]?)(\d{2})\2(\d{2})", re.ASCII)
 _TIME = re.compile(r"(\d{2})(?:(:?)(\d{2})(?:\2(\d{2})(?:\.(\d{1,6})\d*)?)?)?", re.ASCII)
 _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})", re.ASCII)
@@ -153,18 +155,13 @@ def _float(value: str | float) -> float:
 
 
 def _integer(value: str | float, low: int, high: int) -> int:
-    try:
+    if isinstance(value, int) or (isinstance(value, str) and _WHOLE.fullmatch(value)):
         number = int(value)
-    except (ValueError, OverflowError):
-        number = None
-    if number is None or number != value:
-        if isinstance(value, str) and number is not None and "_" not in value:
-            pass
-        else:
-            whole = _float(value)
-            if not whole.is_integer():
-                raise CastError("not a whole number")
-            number = int(whole)
+    else:
+        whole = _float(value)
+        if not whole.is_integer():
+            raise CastError("not a whole number")
+        number = int(whole)
     if not low <= number <= high:
         raise CastError("out of range")
     return number
@@ -226,11 +223,25 @@ def _scalar(vr: str) -> Callable[[object, dt.timezone | None], object]:
         return lambda value, _: parse(str(value).strip(PADDING))
     if vr == "DT":
         return lambda value, offset: _datetime(str(value).strip(PADDING), offset)
-    return lambda value, _: _text(value, vr)
+    return lambda value, _: _text(value, vr) or None
 
 
 def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip(PADDING))
+
+
+def _holds_nothing(value: object) -> bool:
+    """Whether there is no value anywhere inside. The character set of an item says nothing without text."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, list | tuple):
+            left.extend(one)
+        elif isinstance(one, dict):
+            left.extend(inner for keyword, inner in one.items() if keyword != "SpecificCharacterSet")
+        elif not _is_empty(one.strip("\\" + PADDING) if isinstance(one, str) else one):
+            return False
+    return True
 
 
 def cast(column: Column, value: object, failures: list[CastFailure], offset: dt.timezone | None = None) -> object:
@@ -284,44 +295,52 @@ def _only(
     offset: dt.timezone | None,
 ) -> object:
     """The value of a list that should hold one. Text is kept as sent, a second number or date fits no column."""
-    if len(values) > 1 and RANGES.keys() | {"DA", "TM", "DT", "DS", "FD", "FL"} >= {vr}:
-        if all(_is_empty(one) for one in values):
-            return None
+    if len(values) <= 1:
+        return None if not values or _is_empty(values[0]) else scalar(values[0], offset)
+    if RANGES.keys() | {"DA", "TM", "DT", "DS", "FD", "FL"} >= {vr} and not all(map(_is_empty, values)):
         raise CastError("more than one value")
-    if len(values) > 1:
-        return "\\".join(_text(one or "", vr) for one in values) or None
-    return None if not values or _is_empty(values[0]) else scalar(values[0], offset)
+    texts = [_text("" if one is None else one, vr) for one in values]
+    return "\\".join(texts) if any(texts) else None
 
 
 def _raw(value: object) -> str:
-    text = "\\".join(str(one) for one in value) if isinstance(value, list | tuple) else str(value)
-    return text[:_RAW_LIMIT]
+    """The value as sent; of items only the keywords, as the whole would hold more than an attribute's value."""
+    several = value if isinstance(value, list | tuple) else [value]
+    parts = [part for one in several for part in (one if isinstance(one, dict) else (one,))]
+    return "\\".join(map(str, parts))[:_RAW_LIMIT]
 
 
 def _items(shape: Shape, value: object) -> list[dict[str, object]] | None:
-    """Items of a sequence as structs; items without any field of the shape are left out."""
-    if not isinstance(value, list):
+    """Items of a sequence as structs; items without any value are left out."""
+    if _holds_nothing(value):
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise CastError("not a list of items")
-    cells = [cell for item in value if (cell := _item(shape, item)) is not None]
-    return cells or None
+    return [_item(shape, item) for item in value if not _holds_nothing(item)]
 
 
-def _item(shape: Shape, item: object) -> dict[str, object] | None:
-    if not isinstance(item, dict):
-        raise CastError("not a list of items")
-    cell: dict[str, object] = {}
-    for field in SHAPES[shape]:
-        cell[field.name] = None
-        for keyword in field.keywords:
-            value = item.get(keyword)
-            if field.shape is not None:
-                nested = _items(field.shape, value) if value else None
-                cell[field.name] = nested[0] if nested else None
-            elif not _is_empty(value):
-                one = "\\".join(map(str, value)) if isinstance(value, list) else value
-                cell[field.name] = _text(one, field.vr) or None
-                break
-    return cell if any(one is not None for one in cell.values()) else None
+def _item(shape: Shape, item: Item) -> dict[str, object]:
+    cell = {field.name: _field(field, item) for field in SHAPES[shape]}
+    if all(one is None for one in cell.values()):
+        raise CastError("an item without any field of the column")
+    return cell
+
+
+def _field(field: Field, item: Item) -> object:
+    """Value of a field: of the first of its attributes that has one."""
+    for keyword in field.keywords:
+        value = item.get(keyword)
+        if field.shape is not None:
+            nested = _items(field.shape, value) or []
+            if len(nested) > 1:
+                message = f"more than one item of {keyword}"
+                raise CastError(message)
+            return nested[0] if nested else None
+        several = value.split("\\") if isinstance(value, str) and field.vr not in _UNSPLIT else value
+        several = several if isinstance(several, list) else [several]
+        if (text := _only(field.vr, several, _scalar(field.vr), None)) is not None:
+            return text
+    return None
 
 
 _NAME_COMPONENTS = ("family", "given", "middle", "prefix", "suffix")

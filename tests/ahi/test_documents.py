@@ -272,7 +272,15 @@ def test_damaged_documents_give_rows_or_a_reason(content):
 
 
 def test_without_patient_id_there_is_no_patient_key():
-    assert {KEY(issuer, name) for issuer in (None, "A") for name in (None, "", "  ")} == {None}
+    assert {KEY(issuer, name) for issuer in (None, "A") for name in (None, "", "  ", "\\", " \\\0")} == {None}
+
+
+@pytest.mark.parametrize("empty", ["\\", ["", ""], [None, " "]])
+def test_a_patient_id_of_empty_values_is_none(empty):
+    sent = document(instance(1))
+    sent["Patient"]["DICOM"]["PatientID"] = empty
+    (series,) = rows_of(sent).rows("series")
+    assert (series["PatientID"], series["patient_key"], series["cast_failures"]) == (None, None, None)
 
 
 def test_the_patient_key_is_keyed_and_unambiguous():

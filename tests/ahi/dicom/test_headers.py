@@ -204,6 +204,35 @@ def test_codes_are_read_in_every_encoding():
     assert values["AnatomicRegionSequence"] == [{"code": "T-A0100", "scheme": "SRT", "meaning": "Brain"}]
 
 
+def item_of(*elements: bytes) -> bytes:
+    return struct.pack("<HHI", 0xFFFE, 0xE000, sum(map(len, elements))) + b"".join(elements)
+
+
+ENDLESS = explicit(0x00081140, "SQ", b"")[:8] + b"\xff" * 4
+SEQUENCE_END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+@pytest.mark.parametrize("tail", [b"", explicit(0x00100020, "LO", b"P1")], ids=["lean", "pydicom"])
+@pytest.mark.parametrize(
+    ("item", "raw"),
+    [
+        (item_of(), None),
+        (item_of(explicit(0x00080070, "LO", b""), explicit(0x00080100, "SH", b"\\ ")), None),
+        (item_of(ENDLESS, SEQUENCE_END), None),
+        (item_of(explicit(0x00080070, "LO", b"ACME")), "00080070"),
+        (item_of(explicit(0x00080100, "SH", b""), explicit(0x00100020, "LO", b"P2")), "CodeValue\\PatientID"),
+        (item_of(ENDLESS, item_of(), SEQUENCE_END), "00081140"),
+    ],
+    ids=["no elements", "empty elements", "an empty sequence", "another element", "empty and another", "a sequence"],
+)
+def test_items_without_a_field_of_their_column_are_empty_or_do_not_fit(item, raw, tail):
+    result = header(part10({0x00082218: ("SQ", item)}, tail=tail))
+    assert result.parser == ("pydicom" if tail else "lean")
+    assert "AnatomicRegionSequence" not in result.values
+    expected = [("AnatomicRegionSequence", raw, "an item without any field of the column")] if raw else []
+    assert [(one.keyword, one.raw, one.reason) for one in result.cast_failures] == expected
+
+
 def test_a_deflate_bomb_stays_small():
     import tracemalloc
 

@@ -38,10 +38,12 @@ def is_empty(value) -> bool:
 
 
 def is_nothing(part, tag, column) -> bool:
-    """Whether an element has no value: none, padding, or items without any code, scheme or meaning."""
+    """Whether an element has no value: none, padding, or items without any."""
     raw = part.get_item(tag).value
     is_padding = isinstance(raw, bytes) and not raw.strip(b"\0 \\")
-    return not raw or is_padding or column.vr == "SQ" or is_empty(part[tag].value)
+    if column.vr == "SQ":
+        return all(is_empty(element.value) for item in part[tag].value for element in item.iterall())
+    return not raw or is_padding or is_empty(part[tag].value)
 
 
 def test_header_elements_are_typed_failed_or_empty():

@@ -62,6 +62,15 @@ def one(vr: str, value: object, vm: str = "1", offset: dt.timezone | None = None
         ("LO", None, None),
         ("LO", "", None),
         ("LO", 12, "12"),
+        ("LO", "\\", None),
+        ("LO", ["", None], None),
+        ("UI", " \\\0", None),
+        ("PN", "=", None),
+        ("PN", ["=", ""], None),
+        ("LO", ["a", None, 0], "a\\\\0"),
+        ("SQ", [], None),
+        ("SQ", " ", None),
+        ("SQ", [{}, {"CodeValue": ["", None], "Foo": [{"SpecificCharacterSet": "ISO_IR 100"}]}], None),
     ],
 )
 def test_scalars(vr, value, expected):
@@ -87,6 +96,11 @@ def test_scalars(vr, value, expected):
         ("DS", float("inf"), "not a finite number"),
         ("DS", "1e999", "not a finite number"),
         ("IS", "1_000", "not a decimal number"),
+        ("IS", "\uff11\uff12", "not a decimal number"),
+        ("IS", "\u0661\u0662", "not a decimal number"),
+        ("IS", "12\n", "not a decimal number"),
+        ("IS", ["12", "1\u00a0"], "more than one value"),
+        ("IS", "9" * 5000, "not a finite number"),
         ("IS", "1.5", "not a whole number"),
         ("IS", "2147483648", "out of range"),
         ("US", -1, "out of range"),
@@ -94,6 +108,8 @@ def test_scalars(vr, value, expected):
         ("LO", {"a": 1}, "not text"),
         ("SQ", "text", "not a list of items"),
         ("SQ", ["text"], "not a list of items"),
+        ("SQ", [{"Foo": "x"}], "an item without any field of the column"),
+        ("SQ", [{"CodeValue": "1"}, {"Foo": [{"CodeValue": "2"}]}], "an item without any field of the column"),
     ],
 )
 def test_what_does_not_fit_is_null_with_a_reason(vr, value, reason):
@@ -198,6 +214,24 @@ def test_a_request_holds_its_code():
     assert value[0]["requested_procedure"] == {"code": "C", "scheme": None, "meaning": None}
 
 
+@pytest.mark.parametrize(
+    ("codes", "reason"),
+    [
+        ([{"CodeValue": "C"}, {"CodeValue": "D"}], "more than one item of RequestedProcedureCodeSequence"),
+        ([{"Foo": "x"}], "an item without any field of the column"),
+        ([{"CodeValue": "C"}, {}], None),
+        ([{}], None),
+    ],
+)
+def test_a_request_with_codes_that_have_no_place_does_not_fit(codes, reason):
+    item = {"AccessionNumber": "A1", "RequestedProcedureCodeSequence": codes}
+    failures: list = []
+    value = cast(COLUMNS["RequestAttributesSequence"], [item], failures)
+    assert [failure.reason for failure in failures] == ([reason] if reason else [])
+    assert (value is None) == bool(reason)
+    assert all(failure.raw == "AccessionNumber\\RequestedProcedureCodeSequence" for failure in failures)
+
+
 def test_name_parts():
     assert name_parts("Yamada^Tarou=山田^太郎=やまだ^たろう") == {
         "family": "Yamada",
@@ -267,9 +301,25 @@ JSON = st.recursive(
 )
 
 
+def leaves(value: object) -> list[object]:
+    if isinstance(value, dict | list):
+        return [leaf for one in (value.values() if isinstance(value, dict) else value) for leaf in leaves(one)]
+    return [value]
+
+
+def says_nothing(value: object, padding: str) -> bool:
+    return all(leaf is None or (isinstance(leaf, str) and not leaf.strip(padding)) for leaf in leaves(value))
+
+
 @given(st.sampled_from(sorted(COLUMNS)), JSON)
-def test_any_value_gives_a_value_or_a_failure(name, value):
+def test_any_value_is_typed_or_failed_or_empty(name, value):
     failures: list = []
     found = cast(COLUMNS[name], value, failures)
     assert not failures or found is None
     assert all(len(failure.raw) <= 256 for failure in failures)
+    if found is None and not failures:
+        # Some types have more padding: line ends of an AE, the equal signs of a name, the backslash of most.
+        assert says_nothing(value, "\0 \\=\t\r\n")
+    else:
+        assert found != ""
+        assert not (COLUMNS[name].shape and says_nothing(value, "\0 "))
