@@ -218,7 +218,12 @@ _WHAT = {
     "series_xa": "series of angiography or fluoroscopy (XA, RF)",
     "series_sm": "series of whole slides",
 }
-_MIXED = derived("mixed_attrs", "VARCHAR[]", _D, "Columns left null: the instances differ, or a value did not fit.")
+_MIXED = derived(
+    "mixed_attrs",
+    "VARCHAR[]",
+    _D,
+    "Columns left null: values differ, those that did not fit included. An only value is in cast_failures alone.",
+)
 
 
 def side_tables(keys: tuple[Column, ...]) -> tuple[Table, ...]:

@@ -61,6 +61,7 @@ def test_what_differs_by_error_is_null_and_named():
         (("NaN", "120"), None, ["KVP"]),
         (("NaN", "abc"), None, ["KVP"]),
         (("NaN", "NaN"), None, None),
+        (("120\\100",), None, None),
         (("NaN", None, ""), None, None),
         (("120", None, ""), 120.0, None),
     ],
