@@ -23,7 +23,12 @@ SERIES_IDS: tuple[Column, ...] = (_KNOWN["StudyInstanceUID"], _KNOWN["SeriesInst
 IDS: tuple[Column, ...] = (*SERIES_IDS, _KNOWN["SOPInstanceUID"])
 _LEVEL = derived("level", "VARCHAR", _D, "instance; or series, study, patient: said of all, without SOPInstanceUID.")
 _INSTANCES = derived("n_instances", "INTEGER", _D, "Instances that say so: of a series, when all say the same.")
-_PATH = derived("sequence_path", "VARCHAR", _D, "Keywords of the sequences around it, outermost first, with dots.")
+_PATH = derived(
+    "sequence_path",
+    "VARCHAR",
+    _D,
+    "Keywords of the sequences around it, outermost first, with dots; one that stands inside its like is named once.",
+)
 
 REFERENCES = image_set_table(
     "object_references",
