@@ -68,6 +68,14 @@ class Known(Protocol):
     """What is known of a document before it is read."""
 
     @property
+    def datastore_id(self) -> str:
+        """Data store that the document was asked of."""
+
+    @property
+    def image_set_id(self) -> str:
+        """Image set that the document was asked for."""
+
+    @property
     def version(self) -> int:
         """Version of the image set that the document is of."""
 
@@ -201,6 +209,7 @@ def flatten_all(
     for known, content in documents:
         try:
             top = parsed(content)
+            _check_ids(known, top)
         except DocumentError as error:
             yield Flattened([(known, error)], [])
             continue
@@ -214,6 +223,12 @@ def flatten_all(
             yield from _together(waiting.pop(single.shape), patient_key, stamp)
     for alike in waiting.values():
         yield from _together(alike, patient_key, stamp)
+
+
+def _check_ids(known: Known, top: Mapping[str, Any]) -> None:
+    """Refuse a document of another image set: no deletion and no later version would ever reach its rows."""
+    if (string(top, "DatastoreID"), string(top, "ImageSetID")) != (known.datastore_id, known.image_set_id):
+        raise DocumentError("The document is of another image set than the one that it was kept for.")
 
 
 def _alone(known: K, top: Mapping[str, Any], patient_key: PatientKey, stamp: Mapping[str, object]) -> Flattened[K]:
