@@ -311,19 +311,16 @@ def _raw(value: object) -> str:
 
 
 def _items(shape: Shape, value: object) -> list[dict[str, object]] | None:
-    """Items of a sequence as structs; items without any value are left out."""
+    """Items of a sequence as structs; items without any field of the shape are left out, but not all of them."""
     if _holds_nothing(value):
         return None
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise CastError("not a list of items")
-    return [_item(shape, item) for item in value if not _holds_nothing(item)]
-
-
-def _item(shape: Shape, item: Item) -> dict[str, object]:
-    cell = {field.name: _field(field, item) for field in SHAPES[shape]}
-    if all(one is None for one in cell.values()):
-        raise CastError("an item without any field of the column")
-    return cell
+    cells = [{field.name: _field(field, item) for field in SHAPES[shape]} for item in value]
+    known = [cell for cell in cells if any(one is not None for one in cell.values())]
+    if not known:
+        raise CastError("no item has a field of the column")
+    return known
 
 
 def _field(field: Field, item: Item) -> object:

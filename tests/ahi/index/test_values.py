@@ -108,8 +108,8 @@ def test_scalars(vr, value, expected):
         ("LO", {"a": 1}, "not text"),
         ("SQ", "text", "not a list of items"),
         ("SQ", ["text"], "not a list of items"),
-        ("SQ", [{"Foo": "x"}], "an item without any field of the column"),
-        ("SQ", [{"CodeValue": "1"}, {"Foo": [{"CodeValue": "2"}]}], "an item without any field of the column"),
+        ("SQ", [{"Foo": "x"}], "no item has a field of the column"),
+        ("SQ", [{}, {"Foo": [{"CodeValue": "2"}]}], "no item has a field of the column"),
     ],
 )
 def test_what_does_not_fit_is_null_with_a_reason(vr, value, reason):
@@ -200,7 +200,8 @@ def test_an_offset_is_one_that_the_earth_has(text: str, hours: float | None):
 
 
 def test_codes_take_the_long_forms_too():
-    items = [{"CodeValue": None, "LongCodeValue": "L", "CodingSchemeDesignator": "SRT "}, {"CodeMeaning": "x"}, {}]
+    long = {"CodeValue": None, "LongCodeValue": "L", "CodingSchemeDesignator": "SRT "}
+    items = [long, {"CodeMeaning": "x"}, {}, {"Foo": "y"}]
     assert one("SQ", items)[0] == [
         {"code": "L", "scheme": "SRT", "meaning": None},
         {"code": None, "scheme": None, "meaning": "x"},
@@ -218,7 +219,7 @@ def test_a_request_holds_its_code():
     ("codes", "reason"),
     [
         ([{"CodeValue": "C"}, {"CodeValue": "D"}], "more than one item of RequestedProcedureCodeSequence"),
-        ([{"Foo": "x"}], "an item without any field of the column"),
+        ([{"Foo": "x"}], "no item has a field of the column"),
         ([{"CodeValue": "C"}, {}], None),
         ([{}], None),
     ],
