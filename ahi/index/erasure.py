@@ -10,13 +10,13 @@ rows out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from more_itertools import chunked
 
 from ahi.index import catalog as c
-from ahi.index.catalog import ObjectState
+from ahi.index.catalog import IN_FLIGHT, ObjectState
 from ahi.index.compaction import COMPACT_LOCK, Inputs, merge
 from ahi.index.engine import empty_log, locked
 from ahi.index.fold import fold
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from ahi.index.store import Commit, Index
 
 CHUNK = 500
+# Its series and its own UID, as the header says.
+Instance = tuple[str | None, str | None]
 # Set while files of the catalog's tables may hold what was erased from its rows.
 ERASING = "erasing"
 # Of the ledger, besides the key. Message and line name the object until their bucket's lifecycle ends them.
@@ -67,7 +69,8 @@ class Sealed:
 def due(index: Index, before: dt.datetime) -> list[tuple[str, str]]:
     """Image sets (data store, id) that were deleted before a moment and of which something is left."""
     heads, objects, dead = c.heads, c.objects, c.dead
-    late_object = sa.exists().where(objects.c.image_set_id == heads.c.image_set_id, objects.c.erased_at.is_(None))
+    left = sa.and_(objects.c.erased_at.is_(None), sa.not_(_waits()))
+    late_object = sa.exists().where(objects.c.image_set_id == heads.c.image_set_id, left)
     late_rows = sa.exists().where(
         dead.c.row_key == heads.c.image_set_id, dead.c.purged_seq.is_(None), dead.c.seq >= heads.c.seq
     )
@@ -131,32 +134,49 @@ def _seal(commit: Commit, image_sets: Sequence[tuple[str, str]], before: dt.date
         ids = [image_set_id for _, image_set_id, _ in here]
         final = heads.update().where(gone, heads.c.image_set_id.in_(ids))
         commit.connection.execute(final.values(deleted_version=None, seq=commit.seq))
-        own = _uids(commit.connection, c.objects.c.image_set_id.in_(ids))
-        found |= {row.object_id for row in own} | _never_in(commit.connection, own)
+        own = _instances(commit.connection, sa.and_(c.objects.c.image_set_id.in_(ids), sa.not_(_waits())))
+        found |= own.keys() | _never_in(commit.connection, set(own.values()))
         still += here
     commit.bury_headers(sorted(found))
     return Sealed(still, sorted(found), commit.seq)
 
 
-def _uids(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Any]:
+def _waits() -> sa.ColumnElement[bool]:
+    """Whether the instance of an object is on its way, as another object.
+
+    The object then stays, and with it its image set's only word of the instance: when the other has ended in no image
+    set, both are erased. Nothing else would ever ask about the other.
+    """
+    other = c.objects.alias()
+    return sa.exists().where(
+        other.c.SOPInstanceUID == c.objects.c.SOPInstanceUID,
+        other.c.SeriesInstanceUID.is_not_distinct_from(c.objects.c.SeriesInstanceUID),
+        other.c.state.in_(IN_FLIGHT),
+    )
+
+
+def _instances(connection: sa.Connection, where: sa.ColumnElement[bool]) -> dict[str, Instance]:
+    """The instances of objects."""
     columns = (c.objects.c.object_id, c.objects.c.SeriesInstanceUID, c.objects.c.SOPInstanceUID)
-    return list(connection.execute(sa.select(*columns).where(where)))
+    return {row[0]: (row[1], row[2]) for row in connection.execute(sa.select(*columns).where(where))}
 
 
-def _never_in(connection: sa.Connection, own: Iterable[Any]) -> set[str]:
-    """Objects of the same instances that got into no image set, unless their series is still in another one."""
-    instances = {(row.SeriesInstanceUID, row.SOPInstanceUID) for row in own if row.SOPInstanceUID}
-    ended = c.objects.c.state.in_((ObjectState.FAILED, ObjectState.SET_ASIDE))
-    found: dict[str, str] = {}
-    for part in chunked(sorted({uid for _, uid in instances}), CHUNK):
-        for row in _uids(connection, sa.and_(c.objects.c.SOPInstanceUID.in_(part), ended)):
-            if (row.SeriesInstanceUID, row.SOPInstanceUID) in instances:
-                found[row.object_id] = row.SeriesInstanceUID
-    alive: set[str] = set()
-    for part in chunked(sorted(set(found.values())), CHUNK):
-        here = sa.and_(c.heads.c.SeriesInstanceUID.in_(part), c.heads.c.deleted_at.is_(None))
-        alive |= set(connection.scalars(sa.select(c.heads.c.SeriesInstanceUID).where(here)))
-    return {object_id for object_id, series in found.items() if series not in alive}
+def _never_in(connection: sa.Connection, instances: set[Instance]) -> set[str]:
+    """Objects of some instances that got into no image set, unless the instance is in one that is not deleted."""
+    o, heads = c.objects.c, c.heads.c
+    gone = sa.exists().where(heads.image_set_id == o.image_set_id, heads.deleted_at.is_not(None))
+    query = sa.select(o.object_id, o.SeriesInstanceUID, o.SOPInstanceUID, o.state, gone.label("gone"))
+    found: dict[str, Instance] = {}
+    alive: set[Instance] = set()
+    for part in chunked(sorted({uid for _, uid in instances if uid}), CHUNK):
+        # By the UID alone: SQLite would take the index of states, and read every object that ever failed.
+        for row in connection.execute(query.where(o.SOPInstanceUID.in_(part))):
+            instance = (row.SeriesInstanceUID, row.SOPInstanceUID)
+            if row.state in (ObjectState.FAILED, ObjectState.SET_ASIDE):
+                found[row.object_id] = instance
+            elif not row.gone:
+                alive.add(instance)
+    return {object_id for object_id, instance in found.items() if instance in instances - alive}
 
 
 def _erase_rows(index: Index, table: Table, keys: Sequence[str], done: Erased) -> Erased:

@@ -26,14 +26,21 @@ SECRET, OTHER = "1.2.840.99.7", "1.2.840.99.8"
 KEY = b"key of the tests"
 
 
-def take_in(index: Index, image_set_id: str, study: str, version: int, *, objects: tuple[str, ...] = ()) -> None:
-    """One version of an image set with two instances, and header rows and ledger rows of some objects of it."""
+def take_in(
+    index: Index, image_set_id: str, study: str, version: int, *, objects: tuple[str, ...] = (), instance: int = 1
+) -> None:
+    """One version of an image set with two instances, and header rows and ledger rows of some objects of one."""
     batch_id, series = f"{image_set_id}.{version}", f"{study}.1"
     base = {"datastore_id": "store", "image_set_id": image_set_id, "image_set_version": version, "is_primary": True}
     base |= {"StudyInstanceUID": study, "SeriesInstanceUID": series}
     instances = [base | {"SOPInstanceUID": f"{series}.{number}"} for number in (1, 2)]
     headers = [
-        {"object_id": name, "StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": f"{series}.1"}
+        {
+            "object_id": name,
+            "StudyInstanceUID": study,
+            "SeriesInstanceUID": series,
+            "SOPInstanceUID": f"{series}.{instance}",
+        }
         for name in objects
     ]
     files = [
@@ -44,7 +51,7 @@ def take_in(index: Index, image_set_id: str, study: str, version: int, *, object
     with index.commit(batch_id=batch_id, kind="test", files=files) as commit:
         commit.raise_heads([Head("store", image_set_id, version, True, study, series, 2, patient_key=f"k{study}")])
         for row in headers:
-            state = "failed" if row["object_id"].startswith("failed") else "imported"
+            state = next((one for one in ("failed", "held") if row["object_id"].startswith(one)), "imported")
             values = row | {"bucket": "b", "key": f"in/{study}/x", "etag": f"e{study}", "state": state}
             values |= {
                 "state_since": now(),
@@ -184,6 +191,42 @@ def test_an_image_set_that_came_back_meanwhile_stays(archive: Index) -> None:
     assert (done.image_sets, asked) == (1, [("store", "b", None)])
     assert archive.query("SELECT image_set_id, image_set_version FROM series_all").rows == [("a", 4)]
     assert archive.query("SELECT count(*) FROM instances").rows == [(2,)]
+
+
+@pytest.mark.both_catalogs
+@pytest.mark.parametrize("end", ["failed", "set_aside", "imported"])
+def test_a_copy_on_its_way_is_erased_when_it_has_ended_in_no_image_set(index: Index, end: str) -> None:
+    take_in(index, "a", SECRET, 1, objects=("o1", "held1"))
+    delete(index, "a")
+    assert erase(index, due(index, now())).objects == 0
+    assert due(index, now()) == [], "until it has ended, nothing is to be done"
+    with index.commit(kind="test") as commit:
+        place = {"image_set_id": "c" if end == "imported" else None, "state": end, "changed_seq": commit.seq}
+        commit.connection.execute(c.objects.update().where(c.objects.c.object_id == "held1").values(place))
+    assert due(index, now()) == [("store", "a")]
+    assert erase(index, due(index, now())).objects == (1 if end == "imported" else 2)
+    if end == "imported":
+        assert "objects" in holding(index, SECRET)
+        delete(index, "c")
+        assert erase(index, due(index, now())) == Erased(1, 1, 1, 1)
+    index.publish()
+    index.expire()
+    assert (holding(index, SECRET), due(index, now())) == ([], [])
+
+
+@pytest.mark.parametrize("instance", [1, 2])
+def test_a_copy_is_spared_only_while_its_own_instance_is_in_an_image_set(index: Index, instance: int) -> None:
+    """That the series lives on in another image set spares none: that one's deletion would not ask for the copy."""
+    take_in(index, "a", SECRET, 1, objects=("o1", "failed1"))
+    take_in(index, "b", SECRET, 1, objects=("o2",), instance=instance)
+    done = []
+    for image_set_id in ("a", "b"):
+        delete(index, image_set_id)
+        done.append(erase(index, due(index, now())).objects)
+    index.publish()
+    index.expire()
+    assert done == ([1, 2] if instance == 1 else [2, 1])
+    assert (holding(index, SECRET), due(index, now())) == ([], [])
 
 
 @pytest.mark.both_catalogs
