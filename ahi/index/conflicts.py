@@ -34,6 +34,13 @@ OF_FRAMES = ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 SIDE = ("value", "is_primary", "image_set_ids", "source", "sop_instance_uids", "object_ids")
 PADDING = "' ' || chr(0)"
 UNION = " UNION ALL "
+# What primary image sets show and no other does, or the reverse. HealthImaging puts aside what lacks a value, too, or
+# what has an instance a second time, and a study may have none left but those.
+_SHOWN_BY = "bool_{0}(is_primary) FILTER (source = 'document')"
+_APART = (
+    f"{_SHOWN_BY.format('or')} <> {_SHOWN_BY.format('and')} "
+    "OR (entity = 'study' AND attribute = 'is_primary' AND NOT bool_or(is_primary))"
+)
 # Headers that say something else than their document: both entities ask them, and comparing is most of the work.
 BESIDE = (
     "SELECT datastore_id, StudyInstanceUID, SeriesInstanceUID, image_set_id, is_primary, SOPInstanceUID, object_id, "
@@ -54,20 +61,23 @@ def conflicts(tables: Mapping[str, Table]) -> View:
     return View(
         "conflicts",
         f"{named}SELECT datastore_id, entity, entity_id, attribute, list({{{packed}}} ORDER BY value, source) AS sides "
-        f"FROM ({UNION.join(sides)}) GROUP BY ALL HAVING min(value) <> max(value)",
+        f"FROM ({UNION.join(sides)}) GROUP BY ALL HAVING min(value) <> max(value) OR {_APART}",
         "One row for each attribute of a patient, study or series on which its current image sets, primary or not, the "
-        "headers of its objects, or the instances or frames of one image set differ. Nulls do not count as a "
-        "difference. What headers alone say differently of a patient stands under the study.",
+        "headers of its objects, or the instances or frames of one image set differ. A null counts as a difference "
+        "only of primary image sets from those that are not. Each of the latter is in the row is_primary of its study, "
+        "and of its series if that has both, whether or not anything else differs. What headers alone say differently "
+        "of a patient stands under the study.",
         {
             "datastore_id": "HealthImaging data store.",
             "entity": "patient, study or series.",
             "entity_id": "Its patient_key, StudyInstanceUID or SeriesInstanceUID.",
-            "attribute": "Keyword of the attribute; patient_key of a study whose series have several.",
-            "sides": "Each value as text, whether a primary image set is behind it, those image sets, and its source. "
-            "document: they show it. header: objects uploaded into them say it, the document does not. instance, "
-            "frame: some of their instances, or frames of enhanced ones, have it, the series or its side table shows "
-            "null (mixed_attrs); of these the smallest and the largest value. Of all but document the instances, "
-            "of headers the objects too.",
+            "attribute": "Keyword of the attribute; patient_key of a study whose series have several; is_primary of a "
+            "study or series with image sets that HealthImaging put aside.",
+            "sides": "Each value as text (null: image sets without it, beside some that were put aside), whether a "
+            "primary image set is behind it, those image sets, and its source. document: they show it. header: objects "
+            "uploaded into them say it, the document does not. instance, frame: some of their instances, or frames of "
+            "enhanced ones, have it, the series or its side table shows null (mixed_attrs); of these the smallest and "
+            "the largest value. Of all but document the instances, of headers the objects too.",
         },
     )
 
@@ -86,23 +96,29 @@ def _of_image_sets(series: Table, entity: str, key: str, levels: tuple[str, ...]
     ]
     # An issuer that only some series name gives a study two keys, and no attribute differs.
     own += ["patient_key"] if entity == "study" else []
+    # Another series of a patient may lack what this one has; a study or series is put together by these.
+    is_joined = entity != "patient"
+    own += ["is_primary"] if is_joined else []
     shown = ", ".join(f"{quoted(name)}::VARCHAR AS {quoted(name)}" for name in own)
     number = f"hash({', '.join(map(quoted, own))})"
     suspected = (
         f"SELECT datastore_id, {key} AS entity_id FROM internal.series_rows WHERE {key} IS NOT NULL GROUP BY ALL "
         f"HAVING min({number}) <> max({number})"
     )
+    suspected += " OR NOT bool_or(is_primary)" if entity == "study" else ""
     if is_told:
         suspected += f" UNION SELECT datastore_id, entity_id FROM told WHERE entity = {text(entity)}"
+    aside = f"{key} IN (SELECT {key} FROM internal.series_rows WHERE NOT is_primary)" if is_joined else "false"
     known = (
-        f"SELECT r.datastore_id, entity_id, image_set_id, is_primary, {shown} FROM internal.series_rows r "
-        f"JOIN ({suspected}) s ON r.datastore_id = s.datastore_id AND r.{key} = s.entity_id"
+        f"SELECT r.datastore_id, entity_id, image_set_id, r.is_primary AS counts, {aside} AS has_aside, {shown} "
+        f"FROM internal.series_rows r JOIN ({suspected}) s ON r.datastore_id = s.datastore_id AND r.{key} = s.entity_id"
     )
     return (
         f"SELECT datastore_id, {text(entity)} AS entity, entity_id, attribute, value, "
-        "bool_or(is_primary) AS is_primary, list(image_set_id ORDER BY image_set_id) AS image_set_ids, "
+        "bool_or(counts) AS is_primary, list(image_set_id ORDER BY image_set_id) AS image_set_ids, "
         "'document' AS source, NULL::VARCHAR[] AS sop_instance_uids, NULL::VARCHAR[] AS object_ids "
-        f"FROM ({known}) UNPIVOT (value FOR attribute IN ({', '.join(map(quoted, own))})) GROUP BY ALL"
+        f"FROM ({known}) UNPIVOT INCLUDE NULLS (value FOR attribute IN ({', '.join(map(quoted, own))})) "
+        "WHERE value IS NOT NULL OR has_aside GROUP BY ALL"
     )
 
 

@@ -29,12 +29,15 @@ def indexed(index: Index):
         side: dict[str, object] | None = None,
         documents: dict[str, dict[str, object]] | None = None,
         series_uid: str = SERIES,
+        study_uid: str = STUDY,
+        image_set_id: str = "",
         is_primary: bool = True,
         **series: object,
     ) -> None:
-        names, batch_id = list(instances or headers), f"b{series_uid}"
-        uids = dict(zip(UIDS, (STUDY, series_uid), strict=False))
-        base = uids | {"datastore_id": "store", "image_set_id": f"i{series_uid}", "image_set_version": 1}
+        ident = image_set_id or f"i{series_uid}"
+        names, batch_id = list(instances or headers), f"b{ident}"
+        uids = dict(zip(UIDS, (study_uid, series_uid), strict=False))
+        base = uids | {"datastore_id": "store", "image_set_id": ident, "image_set_version": 1}
         base |= {"is_primary": is_primary}
         files = [
             index.write("series", [base | {"n_instances": len(names)} | series], batch_id=batch_id),
@@ -66,7 +69,7 @@ def indexed(index: Index):
             said = [row | values for row, values in zip(objects, headers.values(), strict=True)]
             files.append(index.write("headers", said, batch_id=batch_id))
         with index.commit(batch_id=batch_id, kind="test", files=files) as one:
-            one.raise_heads([Head("store", f"i{series_uid}", 1, is_primary, STUDY, series_uid, len(names))])
+            one.raise_heads([Head("store", ident, 1, is_primary, study_uid, series_uid, len(names))])
             seqs = dict.fromkeys(("header_seq", "changed_seq", "indexed_seq"), one.seq)
             for row in objects:
                 values = {"bucket": "b", "key": "k", "state": "imported", "state_since": now(), "day": "2026-11-21"}
@@ -191,6 +194,35 @@ def test_a_study_under_two_patients_is_of_neither(index: Index, indexed) -> None
     assert index.query("SELECT patient_key, conflict_attrs FROM studies").rows == [(None, ["patient_key"])]
     assert sides(index) == {("study", "patient_key"): [("k1", "document", []), ("k2", "document", [])]}
     assert index.query("SELECT patient_key FROM patients ORDER BY 1").rows == [("k1",), ("k2",), (None,)]
+
+
+def test_every_image_set_that_was_put_aside_is_in_a_conflict_and_why(index: Index, indexed) -> None:
+    """HealthImaging puts aside what lacks a value or has an instance again, and leaves it when the primary one goes."""
+    told = {"AccessionNumber": "A", "StudyID": "1", "BodyPartExamined": "HEAD"}
+    indexed({}, {"1": {}}, series_uid="1.2.1", **told)
+    assert sides(index) == {}, "nothing was put aside"
+    indexed(
+        {}, {"1": {}}, series_uid="1.2.1", image_set_id="less", is_primary=False, **told | {"AccessionNumber": None}
+    )
+    indexed({}, {"1": {}}, series_uid="1.2.2", **told | {"StudyID": None})
+    indexed({}, {"1": {}}, series_uid="1.2.3", study_uid="1.3", **told)
+    indexed({}, {"1": {}}, series_uid="1.2.3", study_uid="1.3", image_set_id="same", is_primary=False, **told)
+    indexed({}, {"1": {}}, series_uid="1.2.4", study_uid="1.4", is_primary=False, **told)
+    sql = "SELECT entity_id, attribute, sides FROM conflicts"
+    found = {
+        (entity_id, attribute): {one["value"]: (one["is_primary"], one["image_set_ids"]) for one in found}
+        for entity_id, attribute, found in index.query(sql).rows  # type: ignore[attr-defined]
+    }
+    assert found == {
+        ("1.2", "AccessionNumber"): {"A": (True, ["i1.2.1", "i1.2.2"]), None: (False, ["less"])},
+        ("1.2", "is_primary"): {"true": (True, ["i1.2.1", "i1.2.2"]), "false": (False, ["less"])},
+        ("1.2.1", "is_primary"): {"true": (True, ["i1.2.1"]), "false": (False, ["less"])},
+        **{
+            (entity_id, "is_primary"): {"true": (True, ["i1.2.3"]), "false": (False, ["same"])}
+            for entity_id in ("1.3", "1.2.3")
+        },
+        ("1.4", "is_primary"): {"false": (False, ["i1.2.4"])},
+    }
 
 
 def test_they_are_found_in_an_attached_index(index: Index, indexed) -> None:
