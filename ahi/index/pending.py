@@ -62,8 +62,12 @@ class Pending:
     head_commits: Sequence[int]
 
 
-def read_pending(connection: sa.Connection) -> Pending | None:
-    """What is pending in the catalog now; None if nothing is."""
+def read_pending(connection: sa.Connection, datastore_id: str = "") -> Pending | None:
+    """What is pending in the catalog now; None if nothing is.
+
+    `datastore_id` is the data store that pending objects go into: a document of another has none of them. Empty: the
+    only one.
+    """
     import pyarrow as pa
 
     table, heads = c.objects, c.heads
@@ -83,7 +87,7 @@ def read_pending(connection: sa.Connection) -> Pending | None:
     columns = ["object_id", "batch_id", *names, "landed_at"]
     kinds = [pa.string()] * 5 + [pa.int64()]
     objects = pa.table({name: pa.array(one, kind) for name, one, kind in zip(columns, found, kinds, strict=False)})
-    shown = _heads(connection, {str(uid) for uid in found[3] if uid})
+    shown = _heads(connection, {str(uid) for uid in found[3] if uid}, datastore_id)
     heads_table = pa.table(
         {
             "StudyInstanceUID": pa.array([row.StudyInstanceUID for row in shown], pa.string()),
@@ -94,14 +98,15 @@ def read_pending(connection: sa.Connection) -> Pending | None:
     return Pending(objects, sorted(set(found[6])), heads_table, sorted({int(row.seq) for row in shown}))
 
 
-def _heads(connection: sa.Connection, series: set[str]) -> list[sa.Row[Any]]:
+def _heads(connection: sa.Connection, series: set[str], datastore_id: str) -> list[sa.Row[Any]]:
     heads = c.heads
+    own = heads.c.datastore_id == datastore_id if datastore_id else sa.true()
     found: list[Any] = []
     query = sa.select(heads.c.StudyInstanceUID, heads.c.SeriesInstanceUID, heads.c.is_primary, c.commits.c.seq).join(
         c.commits, c.commits.c.batch_id == heads.c.batch_id
     )
     for part in chunked(sorted(series), CHUNK):
-        here = sa.and_(heads.c.SeriesInstanceUID.in_(part), heads.c.deleted_at.is_(None))
+        here = sa.and_(heads.c.SeriesInstanceUID.in_(part), heads.c.deleted_at.is_(None), own)
         found += connection.execute(query.where(here)).fetchall()
     return found
 

@@ -111,7 +111,7 @@ def publish(index: Index) -> Publication:
         temporary = index.root / f".index-{uuid.uuid4().hex}.duckdb"
         views = _template(index, template)
         with index.snapshot() as connection:
-            shown = read_snapshot(connection, index.tables)
+            shown = read_snapshot(connection, index.tables, index.datastore_id)
             built = _build(index, temporary, views, shown, connection)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())

@@ -69,8 +69,8 @@ class Snapshot:
         return self.files.get(table, [])
 
 
-def read_snapshot(connection: sa.Connection, tables: Iterable[str]) -> Snapshot:
-    """What the catalog says now."""
+def read_snapshot(connection: sa.Connection, tables: Iterable[str], datastore_id: str = "") -> Snapshot:
+    """What the catalog says now; pending objects beside the documents of their data store (`read_pending`)."""
     newest = connection.execute(
         sa.select(c.commits.c.seq, c.commits.c.committed_at).order_by(c.commits.c.seq.desc()).limit(1)
     ).first()
@@ -82,7 +82,7 @@ def read_snapshot(connection: sa.Connection, tables: Iterable[str]) -> Snapshot:
             lambda row: str(row.table_name),
         ),
         dead=read_dead(connection, tables),
-        pending=read_pending(connection),
+        pending=read_pending(connection, datastore_id),
     )
 
 
@@ -261,6 +261,7 @@ def _early(connection: duckdb.DuckDBPyConnection, index: Index, shown: Snapshot)
     connection.register("pending_heads", pending.heads)
     # Few series have some rows from documents and some still to come; only theirs are looked up.
     here = f"SELECT d.* FROM ({documents}) d SEMI JOIN pending_heads h ON h.SeriesInstanceUID = d.SeriesInstanceUID"
+    here += f" WHERE d.datastore_id = {text(index.datastore_id)}" if index.datastore_id else ""
     connection.execute(f"CREATE TEMP TABLE keys AS {keys_select('pending', 'pending_heads', here)}")
     connection.unregister("pending")
     connection.unregister("pending_heads")

@@ -115,6 +115,19 @@ def test_what_is_pending_is_counted_by_study_and_store(index: Index, upload, ind
     assert dict(rows) == {"i": 1, "other study": 0, "other store": 0}
 
 
+def test_a_document_of_another_store_hides_nothing_that_is_pending(index: Index, upload, index_documents) -> None:
+    """An index may have rows of a store used before, and the same objects go into another one now."""
+    index_documents("1", "2")
+    index.datastore_id = "now"
+    upload("1", "2", "3")
+    index.publish()
+    sql = "SELECT datastore_id, row_source, {} FROM {} GROUP BY ALL ORDER BY ALL"
+    expected = [("now", "header", 3), ("store", "document", 2)]
+    assert index.query(sql.format("count(*)", "instances")).rows == expected
+    assert index.query(sql.format("sum(n_instances)", "series")).rows == expected
+    assert index.query("SELECT sum(n_pending) FROM series").rows == [(0,)]
+
+
 def test_two_uploads_of_one_instance_are_one_row(index: Index, upload) -> None:
     upload("1", prefix="old", PatientID="A")
     upload("1", prefix="new", PatientID="B")
