@@ -173,7 +173,8 @@ def _text(value: object, vr: str) -> str:
             raise CastError("not text")
         value = str(value)
     if vr == "PN":
-        return value.rstrip(PADDING).rstrip("=")
+        # Carets at the end of a group mean nothing (PS3.5 6.2.1); a name of nothing else stays as sent.
+        return "=".join(one.rstrip(PADDING + "^") for one in value.split("=")).rstrip("=") or value.rstrip(PADDING)
     if vr == "AE":
         return value.strip(PADDING + "\t\r\n")
     return value.rstrip(PADDING) if vr in LEADING_COUNTS else value.strip(PADDING)

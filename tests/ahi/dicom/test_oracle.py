@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -41,6 +42,9 @@ def plain(value, column):
     if value is None or not str(value).strip():
         return None
     text = str(value).rstrip() if column.vr in LEADING_COUNTS else str(value).strip()
+    if column.vr == "PN":
+        # Carets at the end of a group are no part of the name; pydicom leaves them.
+        text = re.sub(r"[ ^]+(?==|$)", "", text) or text
     if column.vr == "DA":
         date = DA(text.replace(".", ""))
         return dt.date(date.year, date.month, date.day)
