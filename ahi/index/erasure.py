@@ -40,10 +40,11 @@ CHUNK = 500
 Instance = tuple[str | None, str | None]
 # Set while files of the catalog's tables may hold what was erased from its rows.
 ERASING = "erasing"
-# Of the ledger, besides the key. Message and line name the object until their bucket's lifecycle ends them.
+# Of the ledger, besides the key. Message and line name the object until their bucket's lifecycle ends them. All that
+# a header says goes: a sender may write a name into any of it, Modality too.
 IDENTIFYING = (
     *("etag", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "association_prefix", "input_key"),
-    *("event_id", "manifest_line"),
+    *("SOPClassUID", "Modality", "Manufacturer", "TransferSyntaxUID", "event_id", "manifest_line"),
 )
 
 

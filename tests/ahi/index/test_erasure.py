@@ -229,6 +229,23 @@ def test_a_copy_is_spared_only_while_its_own_instance_is_in_an_image_set(index: 
     assert (holding(index, SECRET), due(index, now())) == ([], [])
 
 
+def test_nothing_that_a_sender_wrote_is_left_in_the_ledger(archive: Index) -> None:
+    """A name may stand in any element, also in one that says what sort of object it is."""
+    sent = ["key", *(column.name for column in c.objects.columns if column.comment == "From its header")]
+    assert {"Modality", "Manufacturer", "SOPClassUID", "TransferSyntaxUID"} < set(sent)
+    with archive.commit(kind="test") as commit:
+        mine = c.objects.update().where(c.objects.c.object_id.in_(("o1", "failed1")))
+        keep = {"SeriesInstanceUID", "SOPInstanceUID"}
+        values = {name: "ROE^JANE" for name in sent if name not in keep}
+        commit.connection.execute(mine.values(changed_seq=commit.seq, **values))
+    archive.publish()
+    delete(archive, "a")
+    erase(archive, due(archive, now()))
+    archive.publish()
+    archive.expire()
+    assert (holding(archive, "ROE^JANE"), holding(archive, SECRET)) == ([], [])
+
+
 @pytest.mark.both_catalogs
 def test_what_comes_while_an_erasure_is_at_work_is_erased_by_the_next(archive: Index) -> None:
     with archive.commit(kind="bury") as commit:
