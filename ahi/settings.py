@@ -176,7 +176,10 @@ class Settings(BaseSettings):
     small_file_bytes: int = Field(16 * 2**20, ge=1, description="A file below this size is small.")
     grace_seconds: float = Field(3_600.0, ge=0, description="How long a retired file is kept for readers of old lists.")
     erase_after_days: float = Field(
-        30.0, ge=0, description="Time from a deletion in HealthImaging to the erasure of its history and documents."
+        30.0,
+        ge=0,
+        description="Time from a deletion in HealthImaging to the erasure of its history and documents; not below "
+        "StagingDays of the template.",
     )
     keep_runs_days: float = Field(14.0, gt=0, description="Dagster runs that ended longer ago are deleted.")
     keep_clock_runs_days: float = Field(1.0, gt=0, description="The same for runs that a schedule asked for.")

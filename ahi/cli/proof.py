@@ -18,10 +18,13 @@ def proof(
 ) -> None:
     """Show every place that could hold a UID, and what holds it: zero everywhere after a deletion was erased.
 
+    A UID that a living object refers to is found in that object's rows for as long as it lives.
+
     Looks into the catalog, the published index with its history, each Parquet file by itself (retired ones, tiers and
     the folder of AHI_COPIES_TO too), and the lake bucket: kept documents, inbox batches, job outputs. Ends with 1 when
     something is left, or could not be read. An image set id, which says nothing of a patient, stays in inbox batches
-    and job outputs until a lifecycle rule of the bucket removes them.
+    and job outputs until a lifecycle rule of the bucket removes them. The landing bucket and the staging bucket, whose
+    copies expire after StagingDays of the template, are not looked at.
 
     Examples: `ahi proof 1.2.840.113619.2.55`, `ahi proof --no-lake --json 1.2.840.113619.2.55`
     """
