@@ -11,6 +11,7 @@ from ahi.index.registry import SCHEMA_VERSION
 from ahi.pipeline import Pipeline
 from ahi_assets.columns import catalog_schema, described, lineage_of_headers, view_schema
 from ahi_assets.common import OWNERS, BatchConfig, batches, counts, day_rows, domain_errors, stage
+from ahi_assets.told import CODE, code_of_day
 
 _LANDED = catalog_schema(catalog.objects, "bucket", "key", "version_id", "etag", "size_bytes", "landed_at")
 
@@ -40,7 +41,7 @@ def dicom_objects(
     """A ledger row for each uploaded object and a header row for each that is DICOM, read by ranged GET.
 
     Launched without a batch, it also gives the header rows of the day's objects the present patient key, as after a
-    change of its secret; a header is not kept, so its other values stay as they were read.
+    change of its secret; a header is not kept, so its other values stay as they were read, and the day stays stale.
     """
     remade = 0
     with domain_errors():
@@ -65,4 +66,7 @@ def dicom_objects(
         for name, numbers in (("state", report.states), ("reason", report.reasons), ("modality", report.modalities)):
             for key, value in counts(numbers, f"{name}: ").items():
                 metadata[key] = metadata.get(key, 0) + value
-    return dg.MaterializeResult(metadata=metadata)
+    codes = (code_of_day(context, "dicom_objects", day, _CODE) for day in context.partition_keys)
+    # Of several days, one that is not read by the present code.
+    code = next((code for code in codes if code != _CODE), _CODE)
+    return dg.MaterializeResult(metadata=metadata, tags={CODE: code})

@@ -25,7 +25,7 @@ from ahi_assets.common import (
     stage,
 )
 from ahi_assets.import_jobs import import_results
-from ahi_assets.told import CODE_VERSION, CORE, table_metadata, tell
+from ahi_assets.told import CODE, CODE_VERSION, CORE, code_of_day, table_metadata, tell
 
 
 @stage("image_sets", [import_results], {"aws", "s3", "json"}, catalog_schema(catalog.documents))
@@ -91,11 +91,13 @@ def index_tables(
         if not config.batch:
             for day in context.partition_keys:
                 report += indexing.index_again(pipeline, day)
-    shown = rows_shown(pipeline.index.engine)
+    shown, code = rows_shown(pipeline.index.engine), CODE_VERSION
+    if config.batch:
+        code = code_of_day(context, CORE[-1], context.partition_key, CODE_VERSION)
     selected = {key.to_user_string() for key in context.selected_asset_keys}
     for name in TABLE_ASSETS:
         metadata = table_metadata(report, name, shown)
         if name in selected:
-            yield dg.MaterializeResult(asset_key=name, metadata=metadata)
+            yield dg.MaterializeResult(asset_key=name, metadata=metadata, tags={CODE: code})
         elif report.rows.get(name) and config.batch:
-            tell(context, name, metadata, day=context.partition_key, code=CODE_VERSION)
+            tell(context, name, metadata, day=context.partition_key, code=code)

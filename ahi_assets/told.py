@@ -30,6 +30,25 @@ for each asset that a step depends on, and with thirty of them a run cost half a
 
 CODE_VERSION = f"{SCHEMA_VERSION}/{PARSER_VERSION}"
 """Of everything that is made from documents."""
+CODE = "dagster/code_version"
+
+
+def code_of_day(context: dg.AssetExecutionContext, asset: str, day: str, present: str) -> str:
+    """Code version to state of a day that gets rows besides those it has: that of its last materialization, if any.
+
+    With the present one, a day with rows of older code was no longer stale from the next batch on, and nobody was told
+    to index it again. Only a run that makes all rows of the day anew states the present one.
+
+    Args:
+        context: Of the run.
+        asset: An asset that each run which makes rows of the day materializes.
+        day: The partition, `YYYY-MM-DD`.
+        present: Version of the code that runs.
+    """
+    wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[day])
+    records = context.instance.fetch_materializations(wanted, limit=1).records
+    last = records[0].asset_materialization if records else None
+    return ((last.tags if last else None) or {}).get(CODE) or present
 
 
 def table_metadata(report: IndexReport, name: str, shown: Mapping[str, int]) -> dict[str, int]:
@@ -76,7 +95,7 @@ def tell(
         day: Its partition, `YYYY-MM-DD`.
         code: Version of the code that made it.
     """
-    tags = {"dagster/code_version": code} if code else None
+    tags = {CODE: code} if code else None
     context.log_event(dg.AssetMaterialization(asset, partition=day, metadata=dict(metadata), tags=tags))
 
 
@@ -108,6 +127,6 @@ def tell_of_documents(
     """
     tell_of_day(context, pipeline, "image_sets", catalog.documents, day, looked)
     if report.documents or report.deleted or report.quarantined:
-        shown = rows_shown(pipeline.index.engine)
+        shown, code = rows_shown(pipeline.index.engine), code_of_day(context, CORE[-1], day, CODE_VERSION)
         for name in dict.fromkeys([*CORE, *(name for name, rows in report.rows.items() if rows)]):
-            tell(context, name, table_metadata(report, name, shown), day=day, code=CODE_VERSION)
+            tell(context, name, table_metadata(report, name, shown), day=day, code=code)
