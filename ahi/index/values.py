@@ -174,7 +174,8 @@ def _text(value: object, vr: str) -> str:
         value = str(value)
     if vr == "PN":
         # Carets at the end of a group mean nothing (PS3.5 6.2.1); a name of nothing else stays as sent.
-        return "=".join(one.rstrip(PADDING + "^") for one in value.split("=")).rstrip("=") or value.rstrip(PADDING)
+        named = "=".join(one.rstrip(PADDING + "^") for one in value.split("=")).rstrip("=")
+        return named or value.rstrip(PADDING).rstrip("=")
     if vr == "AE":
         return value.strip(PADDING + "\t\r\n")
     return value.rstrip(PADDING) if vr in LEADING_COUNTS else value.strip(PADDING)
